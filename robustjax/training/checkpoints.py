@@ -1,0 +1,218 @@
+"""Checkpoints of a run: one pytree and one JSON dictionary an epoch, written by Orbax.
+
+A checkpoint holds three items: ``state`` (every leaf of the state), ``meta`` (a JSON dictionary of the caller) and
+``leaves`` (name, dtype and shape of every leaf, by which a foreign checkpoint is recognised before anything is read).
+Orbax writes into a temporary folder and renames it when complete, so a killed process leaves the previous one intact.
+"""
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+PathLike = str | os.PathLike[str]
+SaveFunction = Callable[[int, Any, Mapping[str, Any]], None]
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint is missing, damaged, or belongs to another model, method or setting."""
+
+
+@contextlib.contextmanager
+def open_writer(directory: PathLike, *, keep: int = 2, background: bool = False) -> Iterator[SaveFunction]:
+    """Open a folder of checkpoints and yield ``save(epoch, state, meta)``.
+
+    Leftovers of a killed save are removed. On leaving the context a save still under way is waited for.
+
+    Args:
+      directory: the folder; made if absent.
+      keep: how many of the newest checkpoints stay.
+      background: return as soon as the state is copied to the host, and write from a thread.
+
+    Raises:
+      ValueError: ``keep`` is below 1.
+      CheckpointError: by ``save``, if the folder already holds this or a later epoch (see ``discard_after``).
+    """
+    if keep < 1:
+        raise ValueError(f"keep must be at least 1, got {keep}")
+    with _manager(
+        directory, max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=background
+    ) as manager:
+
+        def save(epoch: int, state: Any, meta: Mapping[str, Any]) -> None:
+            newest = manager.latest_step()
+            if newest is not None and newest >= epoch:
+                raise CheckpointError(
+                    f"cannot save epoch {epoch} in {directory}: it already holds epoch {newest}; "
+                    "resume from it, discard the later epochs, or choose another directory"
+                )
+            described = _describe(state)
+            items = ocp.args.Composite(
+                state=ocp.args.StandardSave(_nonempty(state)),
+                meta=ocp.args.JsonSave(dict(meta)),
+                leaves=ocp.args.JsonSave(described),
+            )
+            manager.save(epoch, args=items)
+
+        yield save
+
+
+def save(directory: PathLike, epoch: int, state: Any, meta: Mapping[str, Any], *, keep: int = 2) -> None:
+    """Write one checkpoint and return when it is complete on disk.
+
+    Args:
+      directory: the folder of checkpoints; made if absent.
+      epoch: number of the checkpoint, larger than any in the folder.
+      state: any pytree of arrays; typed PRNG keys, NamedTuples and empty containers included.
+      meta: a JSON dictionary.
+      keep: how many of the newest checkpoints stay.
+
+    Raises:
+      CheckpointError: the folder already holds this or a later epoch.
+    """
+    with open_writer(directory, keep=keep) as write:
+        write(epoch, state, meta)
+
+
+def latest_epoch(directory: PathLike) -> int | None:
+    """Return the newest completely written epoch, or None if there is none (half-written ones do not count)."""
+    return max(_epochs(directory), default=None)
+
+
+def discard_after(directory: PathLike, epoch: int) -> None:
+    """Delete the checkpoints later than ``epoch``: after falling back past a damaged one, before training goes on."""
+    if not any(found > epoch for found in _epochs(directory)):
+        return
+    with _manager(directory) as manager:
+        for later in [found for found in manager.all_steps() if found > epoch]:
+            manager.delete(later)
+
+
+def restore(directory: PathLike, abstract_state: Any, epoch: int | None = None) -> tuple[Any, dict[str, Any], int]:
+    """Read a checkpoint onto the devices of ``abstract_state``; nothing in the folder is changed.
+
+    Without ``epoch`` the newest good checkpoint is read: a half-written or damaged one is passed over with a warning.
+
+    Args:
+      directory: the folder of checkpoints.
+      abstract_state: a pytree of arrays or ``jax.ShapeDtypeStruct`` like the saved one. Its shardings say where the
+        leaves go, whatever devices wrote them; a leaf without a sharding goes to the first local device.
+      epoch: the epoch wanted; default the newest.
+
+    Returns:
+      state, meta and the epoch they are from.
+
+    Raises:
+      CheckpointError: there is no checkpoint, none can be read, or it is not of this state (the message names the
+        first leaf that differs).
+    """
+    epochs = sorted(_epochs(directory), reverse=True)
+    if epoch is not None and epoch not in epochs:
+        raise CheckpointError(f"no checkpoint of epoch {epoch} in {directory}; there are {sorted(epochs) or 'none'}")
+    if not epochs:
+        raise CheckpointError(f"no complete checkpoint in {directory}")
+    for name in _half_written(directory):
+        warnings.warn(f"ignored the half-written checkpoint {name} in {directory}", stacklevel=2)
+
+    target = jax.tree.map(_placed, abstract_state)
+    with _manager(directory, read_only=True) as manager:
+        for candidate in epochs if epoch is None else [epoch]:
+            # Whatever Orbax raises here means unreadable; its many exception types are not documented.
+            try:
+                described = manager.restore(candidate, args=ocp.args.Composite(leaves=ocp.args.JsonRestore())).leaves
+                _require_same(described, _describe(target), f"{directory}, epoch {candidate}")
+                items = ocp.args.Composite(
+                    state=ocp.args.StandardRestore(_nonempty(target)), meta=ocp.args.JsonRestore()
+                )
+                restored = manager.restore(candidate, args=items)
+                return _refilled(target, restored.state), restored.meta, candidate
+            except CheckpointError:
+                raise
+            except Exception as error:
+                reason = (str(error).strip().splitlines() or [""])[0][:200]
+                damage = f"checkpoint of epoch {candidate} in {directory} cannot be read ({type(error).__name__})"
+                if candidate == epochs[-1] or epoch is not None:
+                    raise CheckpointError(f"{damage}, and there is no earlier one to use: {reason}") from error
+                warnings.warn(f"{damage}; trying the one before", stacklevel=2)
+    raise AssertionError("unreachable: the loop returns or raises")
+
+
+def _epochs(directory: PathLike) -> list[int]:
+    if not Path(directory).is_dir():
+        return []
+    with _silent_orbax():
+        return list(ocp.utils.checkpoint_steps(Path(directory).absolute()))
+
+
+def _half_written(directory: PathLike) -> list[str]:
+    return sorted(path.name for path in Path(directory).glob("*.orbax-checkpoint-tmp*"))
+
+
+def _nonempty(tree: Any) -> Any:
+    # Orbax refuses arrays without elements; nothing of them needs saving.
+    return jax.tree.map(lambda leaf: leaf if leaf.size else None, tree)
+
+
+def _refilled(target: Any, restored: Any) -> Any:
+    def fill(wanted: jax.ShapeDtypeStruct, leaf: jax.Array | None) -> jax.Array:
+        return jnp.zeros(wanted.shape, wanted.dtype, device=wanted.sharding) if leaf is None else leaf
+
+    return jax.tree.map(fill, target, restored)
+
+
+def _describe(tree: Any) -> dict[str, str]:
+    """Name, dtype and shape of every leaf: what must agree for a checkpoint to fit."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): _spec(path, leaf) for path, leaf in leaves}
+
+
+def _spec(path: Any, leaf: Any) -> str:
+    if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        raise TypeError(f"state leaf {name!r} must be an array, got {type(leaf).__name__}")
+    return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+
+
+def _require_same(found: Mapping[str, str], expected: Mapping[str, str], where: str) -> None:
+    for name in [*expected, *(name for name in found if name not in expected)]:
+        if found.get(name) != expected.get(name):
+            raise CheckpointError(
+                f"the checkpoint in {where} is of another model, method or setting: leaf {name!r} is "
+                f"{found.get(name, 'absent')} there and {expected.get(name, 'absent')} here; nothing was changed"
+            )
+
+
+def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
+    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    dtype = leaf.dtype if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) else np.asarray(leaf).dtype
+    return jax.ShapeDtypeStruct(np.shape(leaf), dtype, sharding=sharding)
+
+
+@contextlib.contextmanager
+def _manager(directory: PathLike, **options: Any) -> Iterator[ocp.CheckpointManager]:
+    with _silent_orbax():
+        settings = ocp.CheckpointManagerOptions(**options)
+        with ocp.CheckpointManager(Path(directory).absolute(), options=settings) as manager:
+            yield manager
+
+
+@contextlib.contextmanager
+def _silent_orbax() -> Iterator[None]:
+    """Orbax reports every step of its work through absl (and asyncio); only our own messages are for the user."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
