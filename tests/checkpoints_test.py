@@ -131,7 +131,7 @@ def foreign(change):
     return {
         "shape": make_state(0, width=301),
         "dtype": state._replace(step=jnp.float32(0)),
-        "missing": state._replace(memory={"targets": []}),
+        "missing": state._replace(memory={**state.memory, "targets": []}),
         "extra": state._replace(memory={**state.memory, "margins": jnp.ones(10)}),
         "optimizer": state._replace(optimizer=optax.sgd(0.1).init(state.params)),
         "key": state._replace(key=jax.random.split(jax.random.key(0, impl="rbg"), 2)),

@@ -1,0 +1,224 @@
+"""What a run is judged by: accuracy, calibration, memorization and the quality of corrected labels.
+
+The array functions are pure and jit-able and return float32; a mean over nothing is nan. Clean labels are used only
+here, never in training.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+GROUP_NAMES = ("head", "medium", "tail")
+
+
+def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Return the share of examples whose largest logit is at the label.
+
+    Args:
+      logits: [N, C].
+      labels: integers [N].
+    """
+    _require_examples(logits, labels)
+    return jnp.mean(_predictions(logits) == labels, dtype=jnp.float32)
+
+
+def group_accuracy(logits: jax.Array, labels: jax.Array, groups: jax.Array, num_groups: int) -> jax.Array:
+    """Return the accuracy of each group, [num_groups]; nan for a group without examples.
+
+    Args:
+      logits: [N, C].
+      labels: integers [N].
+      groups: the group of each example, integers [N] in 0..num_groups-1; for the groups of classes of
+        ``head_medium_tail`` pass ``class_groups[labels]``.
+      num_groups: static.
+    """
+    _require_examples(logits, labels)
+    _require_examples(logits, groups, "groups")
+    correct = (_predictions(logits) == labels).astype(jnp.float32)
+    hits = jax.ops.segment_sum(correct, groups, num_groups)
+    return hits / jax.ops.segment_sum(jnp.ones_like(correct), groups, num_groups)
+
+
+def per_class_accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Return the accuracy (recall) of each class, [C]; nan for a class that no label names."""
+    return group_accuracy(logits, labels, labels, logits.shape[-1])
+
+
+def balanced_accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Return the mean of the per-class accuracies over the classes present."""
+    return jnp.nanmean(per_class_accuracy(logits, labels))
+
+
+def head_medium_tail(class_counts: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Return the group of each class, int32 [C]: 0 head, 1 medium, 2 tail (``GROUP_NAMES``).
+
+    Classes are sorted by falling count (equal counts by index) and cut into thirds; where C is no multiple of 3 the
+    head gets the first spare class and the medium group the second. The cut follows rank, not absolute counts, so that
+    it means the same on every data set; with equal counts the groups say nothing.
+
+    Args:
+      class_counts: training examples of each class, [C].
+    """
+    counts = np.asarray(class_counts)
+    if counts.ndim != 1 or len(counts) < 3:
+        raise ValueError(f"class_counts must be [C] with at least 3 classes, got shape {counts.shape}")
+    order = np.argsort(-counts, kind="stable")
+    groups = np.empty(len(counts), np.int32)
+    for group, members in enumerate(np.array_split(order, 3)):
+        groups[members] = group
+    return groups
+
+
+def expected_calibration_error(logits: jax.Array, labels: jax.Array, num_bins: int = 15) -> jax.Array:
+    """Return the expected calibration error of the softmax confidences, in [0, 1].
+
+    Bins ((b-1)/B, b/B] of equal width; the absolute gap between accuracy and mean confidence of each bin, weighted by
+    its share of the examples (Guo et al. 2017, section 2).
+
+    Args:
+      logits: [N, C].
+      labels: integers [N].
+      num_bins: static.
+    """
+    _require_examples(logits, labels)
+    if num_bins < 1:
+        raise ValueError(f"num_bins must be at least 1, got {num_bins}")
+    confidence = jnp.max(jax.nn.softmax(logits.astype(jnp.float32)), axis=-1)
+    correct = _predictions(logits) == labels
+    bins = jnp.clip(jnp.ceil(confidence * num_bins).astype(jnp.int32) - 1, 0, num_bins - 1)
+    gaps = jax.ops.segment_sum(correct - confidence, bins, num_bins)
+    return jnp.sum(jnp.abs(gaps)) / len(labels)
+
+
+def memorization(logits: jax.Array, given: jax.Array, clean: jax.Array) -> dict[str, jax.Array]:
+    """Return what the network predicts for rightly and for wrongly labelled training examples (ELR, Fig. 1).
+
+    Args:
+      logits: [N, C] of training examples.
+      given: the labels trained on, integers [N].
+      clean: the true labels, integers [N].
+
+    Returns:
+      shares in [0, 1] (nan where there is no such example): of the rightly labelled ``clean_true`` and ``clean_other``;
+      of the wrongly labelled ``wrong_true`` (the true class is predicted in spite of the label), ``wrong_memorized``
+      (the given class is) and ``wrong_other``. Each of the two families sums to 1.
+    """
+    _require_examples(logits, given, "given")
+    _require_examples(logits, clean, "clean")
+    predicted, wrong = _predictions(logits), given != clean
+    return {
+        "clean_true": _mean_where(predicted == clean, ~wrong),
+        "clean_other": _mean_where(predicted != clean, ~wrong),
+        "wrong_true": _mean_where(predicted == clean, wrong),
+        "wrong_memorized": _mean_where(predicted == given, wrong),
+        "wrong_other": _mean_where((predicted != clean) & (predicted != given), wrong),
+    }
+
+
+def correction_accuracy(corrected: jax.Array, clean: jax.Array) -> jax.Array:
+    """Return the share of corrected labels whose largest entry is the true class (Dynamic Loss, Fig. 6).
+
+    Args:
+      corrected: corrected label distributions [N, C].
+      clean: the true labels, integers [N].
+    """
+    return accuracy(corrected, clean)
+
+
+def label_trust(weights: jax.Array, given: jax.Array, clean: jax.Array) -> dict[str, jax.Array]:
+    """Return the mean weight put on the given labels that are ``right`` and on those that are ``wrong``.
+
+    Args:
+      weights: weight of each given label in its corrected label, [N].
+      given: the labels trained on, integers [N].
+      clean: the true labels, integers [N].
+    """
+    _require_examples(weights, given, "given")
+    _require_examples(weights, clean, "clean")
+    weights = weights.astype(jnp.float32)
+    return {"right": _mean_where(weights, given == clean), "wrong": _mean_where(weights, given != clean)}
+
+
+def noise_detection_auroc(scores: jax.Array, is_wrong: jax.Array) -> jax.Array:
+    """Return the area under the ROC curve of finding wrong labels by score.
+
+    The probability that a wrongly labelled example scores higher than a rightly labelled one, ties counting one half
+    (Mann-Whitney statistic). nan if either kind is absent or a score is nan.
+
+    Args:
+      scores: suspicion of each example (its loss, say), [N]; higher means more likely wrong.
+      is_wrong: bool [N].
+    """
+    _require_examples(scores, is_wrong, "is_wrong")
+    is_wrong = is_wrong.astype(bool)
+    order = jnp.argsort(scores)
+    ranked = scores[order]
+    # Counts of right labels among the k lowest scores: exact integers, where rank sums would overflow float32.
+    right_below = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(~is_wrong[order], dtype=jnp.int32)])
+    lower = right_below[jnp.searchsorted(ranked, scores, side="left")]
+    lower_or_equal = right_below[jnp.searchsorted(ranked, scores, side="right")]
+    share_beaten = (lower + lower_or_equal) / (2.0 * right_below[-1])
+    return jnp.where(jnp.any(jnp.isnan(scores)), jnp.nan, _mean_where(share_beaten, is_wrong))
+
+
+def summarise(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Summarise one seed's run from its per-epoch records.
+
+    Args:
+      history: records in the order of training, each with ``epoch`` and, in the epochs that were evaluated,
+        ``test_accuracy`` in [0, 1]; None or nan counts as not evaluated.
+
+    Returns:
+      ``test_accuracy_last``; ``test_accuracy_mean_last_10`` over the last 10 epochs; ``test_accuracy_best`` with its
+      ``best_epoch`` (the first, if several) and ``best_chosen_on``, which says that the maximum was picked on the test
+      set and so is no estimate of what a user would get; ``epochs``, the number of records; and ``final``, the other
+      metrics of the last record.
+
+    Raises:
+      ValueError: no record has a test accuracy.
+    """
+    measured = [(record["epoch"], float(record["test_accuracy"])) for record in history if _has_accuracy(record)]
+    if not measured:
+        raise ValueError(f"history has no finite 'test_accuracy' in its {len(history)} records")
+    best_epoch, best = max(measured, key=lambda item: item[1])
+    recent = [value for epoch, value in measured if epoch > history[-1]["epoch"] - 10]
+    return {
+        "test_accuracy_last": measured[-1][1],
+        "test_accuracy_mean_last_10": float(np.mean(recent)) if recent else math.nan,
+        "test_accuracy_best": best,
+        "best_epoch": best_epoch,
+        "best_chosen_on": "test set",
+        "epochs": len(history),
+        "final": {name: value for name, value in history[-1].items() if name not in ("epoch", "test_accuracy")},
+    }
+
+
+def mean_std(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """Return mean and sample standard deviation (ddof 1) over seeds; the latter is nan for a single seed."""
+    array = np.asarray(values, np.float64)
+    if array.ndim != 1 or not len(array):
+        raise ValueError(f"values must be a non-empty list of numbers, got shape {array.shape}")
+    return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else math.nan
+
+
+def _predictions(logits: jax.Array) -> jax.Array:
+    return jnp.argmax(logits, axis=-1)
+
+
+def _mean_where(values: jax.Array, where: jax.Array) -> jax.Array:
+    return jnp.mean(values, where=where, dtype=jnp.float32)
+
+
+def _has_accuracy(record: Mapping[str, Any]) -> bool:
+    value = record.get("test_accuracy")
+    return value is not None and math.isfinite(value)
+
+
+def _require_examples(values: jax.Array, labels: jax.Array, name: str = "labels") -> None:
+    # Broadcasting [N, 1] against [N] would give a plausible wrong number.
+    if labels.shape != values.shape[:1]:
+        raise ValueError(f"{name} must have shape {values.shape[:1]} to go with {values.shape}, got {labels.shape}")
