@@ -1,0 +1,306 @@
+"""The pictures of a run. ``draw_*`` builds a Figure from arrays; the function of the same name saves it as a PNG.
+
+Records are those of ``metrics.jsonl``: dictionaries with ``epoch`` (0 for the first); pictures count epochs from 1.
+Colours are Okabe and Ito's, which colour-blind readers can tell apart; line styles repeat what colour says.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+PathLike = str | os.PathLike[str]
+Records = Sequence[Mapping[str, Any]]
+
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
+_CYCLE = (BLUE, RED, GREEN, ORANGE, PURPLE, SKY)
+_LINES = ("-", "--", "-.", ":")
+_STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.5,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "figure.dpi": 130,
+}
+_MAX_PANELS = 20
+
+
+def learning_curves(runs: Mapping[str, Sequence[Records]], path: PathLike) -> Path:
+    """Save train loss, test accuracy and learning rate by epoch, see ``draw_learning_curves``."""
+    return _save(draw_learning_curves(runs), path)
+
+
+@rc_context(_STYLE)
+def draw_learning_curves(runs: Mapping[str, Sequence[Records]]) -> Figure:
+    """Draw a line a run: the mean over its seeds, in a band of one sample standard deviation to either side.
+
+    Args:
+      runs: by label, the records of each seed, with ``train_loss``, ``test_accuracy`` and ``learning_rate``; a
+        quantity that no record holds gets no panel, and an epoch without it no point.
+    """
+    panels = {"train_loss": "train loss", "test_accuracy": "test accuracy", "learning_rate": "learning rate"}
+    everything = [record for seeds in runs.values() for records in seeds for record in records]
+    panels = {name: title for name, title in panels.items() if any(r.get(name) is not None for r in everything)}
+    if not panels:
+        raise ValueError("runs hold no train_loss, test_accuracy or learning_rate")
+    figure, axes = _panels(len(panels), columns=3)
+    for ax, (name, title) in zip(axes, panels.items(), strict=True):
+        for number, (label, seeds) in enumerate(runs.items()):
+            epochs, values = _curves(seeds, name)
+            color, line = _CYCLE[number % len(_CYCLE)], _LINES[number % len(_LINES)]
+            mean = values.mean(0)
+            ax.plot(epochs, mean, line, color=color, label=f"{label} ({len(seeds)} seeds)" if len(seeds) > 1 else label)
+            if len(seeds) > 1:
+                std = values.std(0, ddof=1)
+                ax.fill_between(epochs, mean - std, mean + std, color=color, alpha=0.2, linewidth=0)
+        ax.set_ylabel(title)
+        _epoch_axis(ax)
+        if name.endswith("accuracy"):
+            _percent_axis(ax)
+    if len(runs) > 1 or any(len(seeds) > 1 for seeds in runs.values()):
+        _legend_below(figure, axes[0])
+    return figure
+
+
+def label_weights(
+    weights: np.ndarray, noisy_share: np.ndarray | None, class_names: Sequence[str] | None, path: PathLike
+) -> Path:
+    """Save the corrector's weight by loss-rank bin, a panel a class, see ``draw_label_weights``."""
+    return _save(draw_label_weights(weights, noisy_share, class_names), path)
+
+
+@rc_context(_STYLE)
+def draw_label_weights(
+    weights: np.ndarray, noisy_share: np.ndarray | None = None, class_names: Sequence[str] | None = None
+) -> Figure:
+    """Draw the learned weight g(r|y) of the given label over the loss-rank bin r (Dynamic Loss, Figs. 3, 10 and 12).
+
+    Of more than 20 classes, 20 evenly spaced ones are shown. A dotted line marks the share of right labels in the
+    class, where a perfect corrector steps from 1 to 0.
+
+    Args:
+      weights: [C, R], bins by rising loss.
+      noisy_share: share of truly wrong labels in each bin, [C, R], nan where a bin is empty; None if unknown. The
+        dotted line takes the bins to be equally full, as ranks make them.
+      class_names: default class 0, class 1, …
+    """
+    weights = _matrix(weights, "weights")
+    noisy_share = None if noisy_share is None else _matrix(noisy_share, "noisy_share", weights.shape)
+    names = _names(class_names, len(weights))
+    shown = _spread(len(weights), _MAX_PANELS)
+    figure, axes = _panels(len(shown), columns=5, size=(2.2, 1.9), share=True)
+    bins = np.arange(1, weights.shape[1] + 1)
+    for ax, c in zip(axes, shown, strict=True):
+        ax.plot(bins, weights[c], color=BLUE, label="learned weight g(r | y)")
+        if noisy_share is not None and np.isfinite(noisy_share[c]).any():
+            ax.bar(bins, noisy_share[c], width=1.0, color=ORANGE, alpha=0.6, label="wrong labels in the bin")
+            clean_share = 1 - np.nanmean(noisy_share[c])
+            ax.axvline(clean_share * len(bins), color="black", linestyle=":", label="right labels in the class")
+        ax.set(title=names[c], xlim=(0.5, len(bins) + 0.5), ylim=(-0.03, 1.03))
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10], prune="lower"))
+    for ax in axes[-5:]:  # the lowest of each column
+        ax.set_xlabel("loss-rank bin r")
+        ax.tick_params(labelbottom=True)
+    for ax in axes[::5]:
+        ax.set_ylabel("weight, share")
+    _legend_below(figure, max(axes, key=lambda ax: len(ax.get_legend_handles_labels()[0])))
+    return figure
+
+
+def margins(margin: np.ndarray, class_counts: np.ndarray, class_names: Sequence[str] | None, path: PathLike) -> Path:
+    """Save the learned class margins beside the class sizes, see ``draw_margins``."""
+    return _save(draw_margins(margin, class_counts, class_names), path)
+
+
+@rc_context(_STYLE)
+def draw_margins(margin: np.ndarray, class_counts: np.ndarray, class_names: Sequence[str] | None = None) -> Figure:
+    """Draw the margin q_j that is added to logit j beside the size of class j (Dynamic Loss, Figs. 4, 8 and 11).
+
+    Args:
+      margin: [C], in units of logits.
+      class_counts: training examples of each class, [C].
+      class_names: default the class's number.
+    """
+    margin, class_counts = np.asarray(margin, float), np.asarray(class_counts)
+    if margin.ndim != 1 or class_counts.shape != margin.shape:
+        raise ValueError(f"margin and class_counts must both be [C], got {margin.shape} and {class_counts.shape}")
+    figure, axes = _panels(2, columns=1, size=(min(4 + 0.2 * len(margin), 9), 1.9), share="col")
+    classes = np.arange(len(margin))
+    for ax, values, color, title in (
+        (axes[0], margin, BLUE, "margin q (logits)"),
+        (axes[1], class_counts, ORANGE, "examples in class"),
+    ):
+        ax.bar(classes, values, color=color, width=0.8)
+        ax.set(ylabel=title, xlim=(-0.6, len(margin) - 0.4))
+        ax.grid(axis="x", visible=False)
+    axes[0].axhline(0, color="black", linewidth=0.8)
+    if len(margin) <= _MAX_PANELS and class_names is not None:
+        axes[1].set_xticks(classes, _names(class_names, len(margin)), rotation=40, ha="right", rotation_mode="anchor")
+    else:
+        axes[1].xaxis.set_major_locator(MaxNLocator(10, integer=True, steps=[1, 2, 5, 10]))
+    axes[1].set_xlabel("class")
+    figure.align_ylabels()
+    return figure
+
+
+def correction_accuracy(runs: Mapping[str, Records], uncorrected: Mapping[str, float], path: PathLike) -> Path:
+    """Save the accuracy of the corrected labels by epoch, see ``draw_correction_accuracy``."""
+    return _save(draw_correction_accuracy(runs, uncorrected), path)
+
+
+@rc_context(_STYLE)
+def draw_correction_accuracy(runs: Mapping[str, Records], uncorrected: Mapping[str, float]) -> Figure:
+    """Draw the share of corrected labels that are right, a line a run (Dynamic Loss, Fig. 6).
+
+    Args:
+      runs: records by label (a noise rate, say), with ``correction_accuracy``.
+      uncorrected: the share of given labels that are right, by the same labels; drawn dashed. May be empty.
+    """
+    figure, (ax,) = _panels(1, columns=1, size=(4.6, 3.2))
+    for number, (label, records) in enumerate(runs.items()):
+        color = _CYCLE[number % len(_CYCLE)]
+        epochs, values = _curves([records], "correction_accuracy")
+        ax.plot(epochs, values[0], color=color, label=label)
+        if label in uncorrected:
+            ax.axhline(uncorrected[label], color=color, linestyle="--", linewidth=1)
+    ax.set(ylabel="labels that are right", title="corrected labels (dashed: as given)")
+    _epoch_axis(ax)
+    _percent_axis(ax)
+    ax.legend()
+    return figure
+
+
+def memorization(records: Records, path: PathLike) -> Path:
+    """Save what is predicted for rightly and wrongly labelled examples by epoch, see ``draw_memorization``."""
+    return _save(draw_memorization(records), path)
+
+
+@rc_context(_STYLE)
+def draw_memorization(records: Records) -> Figure:
+    """Draw what is predicted for rightly (left) and wrongly labelled training examples (right) by epoch (ELR, Fig. 1).
+
+    Args:
+      records: with the shares of ``evaluation.memorization``: ``clean_true``, ``clean_other``, ``wrong_true``,
+        ``wrong_memorized`` and ``wrong_other``.
+    """
+    figure, axes = _panels(2, columns=2, size=(3.6, 3.0), share=True)
+    families = (
+        ("rightly labelled examples", {"clean_true": ("correct", GREEN, "-"), "clean_other": ("wrong", BLUE, "-.")}),
+        (
+            "wrongly labelled examples",
+            {
+                "wrong_true": ("correct (true class)", GREEN, "-"),
+                "wrong_memorized": ("memorized (given label)", RED, "--"),
+                "wrong_other": ("other class", BLUE, "-."),
+            },
+        ),
+    )
+    for ax, (title, lines) in zip(axes, families, strict=True):
+        for name, (label, color, line) in lines.items():
+            epochs, values = _curves([records], name)
+            ax.plot(epochs, values[0], line, color=color, label=label)
+        ax.set(title=title, ylim=(-0.02, 1.02))
+        _epoch_axis(ax)
+        _percent_axis(ax)
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
+    axes[0].set_ylabel("share of predictions")
+    return figure
+
+
+def label_weights_over_epochs(weights: np.ndarray, path: PathLike) -> Path:
+    """Save the heat map of one class's label weights, see ``draw_label_weights_over_epochs``."""
+    return _save(draw_label_weights_over_epochs(weights), path)
+
+
+@rc_context(_STYLE)
+def draw_label_weights_over_epochs(weights: np.ndarray) -> Figure:
+    """Draw the weight g(r) of one class by epoch and loss-rank bin as a heat map (Dynamic Loss, Fig. 7).
+
+    Args:
+      weights: [E, R]: after each epoch, by bin of rising loss.
+    """
+    weights = _matrix(weights, "weights")
+    figure, (ax,) = _panels(1, columns=1, size=(5.2, 3.2))
+    epochs, bins = weights.shape
+    extent = (0.5, epochs + 0.5, 0.5, bins + 0.5)
+    image = ax.imshow(weights.T, origin="lower", aspect="auto", extent=extent, cmap="cividis", vmin=0, vmax=1)
+    ax.grid(False)
+    ax.set_ylabel("loss-rank bin r")
+    _epoch_axis(ax)
+    figure.colorbar(image, label="weight of the given label g(r)")
+    return figure
+
+
+def _save(figure: Figure, path: PathLike) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    FigureCanvasAgg(figure).print_png(path)
+    return path
+
+
+def _panels(count: int, columns: int, size: tuple[float, float] = (3.4, 2.8), share: bool | str = False):
+    """A figure of ``count`` panels of ``size`` inches, and its axes row by row; made without pyplot's global state."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=share, sharey=share is True).ravel().tolist()
+    for empty in grid[count:]:
+        empty.remove()
+    return figure, grid[:count]
+
+
+def _curves(seeds: Sequence[Records], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Epochs (from 1) at which every seed has ``name``, and the values there, [seeds, epochs]."""
+    by_seed = [
+        {record["epoch"]: record[name] for record in records if record.get(name) is not None} for records in seeds
+    ]
+    epochs = sorted(set.intersection(*map(set, by_seed)))
+    return np.array(epochs) + 1, np.array([[values[epoch] for epoch in epochs] for values in by_seed], float)
+
+
+def _epoch_axis(ax: Axes) -> None:
+    ax.set_xlabel("epoch")
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+
+
+def _percent_axis(ax: Axes) -> None:
+    ax.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+
+
+def _legend_below(figure: Figure, ax: Axes) -> None:
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+
+
+def _names(names: Sequence[str] | None, count: int) -> list[str]:
+    names = [f"class {c}" for c in range(count)] if names is None else list(names)
+    if len(names) != count:
+        raise ValueError(f"class_names must name {count} classes, got {len(names)}")
+    return names
+
+
+def _spread(count: int, most: int) -> list[int]:
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
+
+
+def _matrix(values: Any, name: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    array = np.asarray(values, float)
+    if array.ndim != 2 or shape not in (None, array.shape):
+        raise ValueError(f"{name} must have two axes{'' if shape is None else f' {shape}'}, got shape {array.shape}")
+    return array

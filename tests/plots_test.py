@@ -1,0 +1,166 @@
+"""Plots: what is drawn is what was given; files are real pictures; nothing global is touched."""
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import plots
+
+
+def records(seed, epochs=5):
+    rng = np.random.default_rng(seed)
+    names = ("train_loss", "test_accuracy", "learning_rate", "correction_accuracy")
+    names += ("clean_true", "clean_other", "wrong_true", "wrong_memorized", "wrong_other")
+    return [{"epoch": e, **{name: float(rng.random()) for name in names}} for e in range(epochs)]
+
+
+def line(ax, label):
+    (found,) = [item for item in ax.lines if item.get_label() == label]
+    return found
+
+
+def values(history, name):
+    return [record[name] for record in history]
+
+
+def bars(ax):
+    return [patch.get_height() for patch in ax.patches]
+
+
+def test_learning_curves_draw_mean_and_band():
+    runs = {"ce": [records(0), records(1), records(2)], "elr": [records(3)]}
+    figure = plots.draw_learning_curves(runs)
+    assert [ax.get_ylabel() for ax in figure.axes] == ["train loss", "test accuracy", "learning rate"]
+    for ax, name in zip(figure.axes, ("train_loss", "test_accuracy", "learning_rate"), strict=True):
+        seeds = np.array([values(history, name) for history in runs["ce"]])
+        drawn = line(ax, "ce (3 seeds)")
+        np.testing.assert_array_equal(drawn.get_xdata(), [1, 2, 3, 4, 5])
+        np.testing.assert_allclose(drawn.get_ydata(), seeds.mean(0))
+        np.testing.assert_array_equal(line(ax, "elr").get_ydata(), values(runs["elr"][0], name))
+        (band,) = ax.collections
+        corners = band.get_paths()[0].vertices
+        for edge in (seeds.mean(0) - seeds.std(0, ddof=1), seeds.mean(0) + seeds.std(0, ddof=1)):
+            assert all(np.isclose(corners[:, 1], y).any() for y in edge)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ce (3 seeds)", "elr"]
+
+
+def test_learning_curves_leave_out_what_was_not_measured():
+    history = [{"epoch": e, "test_accuracy": None if e % 2 else e / 10} for e in range(5)]
+    figure = plots.draw_learning_curves({"run": [history]})
+    (ax,) = figure.axes
+    assert ax.get_ylabel() == "test accuracy" and not figure.legends
+    np.testing.assert_array_equal(ax.lines[0].get_xydata(), [[1, 0], [3, 0.2], [5, 0.4]])
+    with pytest.raises(ValueError, match="no train_loss"):
+        plots.draw_learning_curves({"run": [[{"epoch": 0}]]})
+
+
+def test_lines_of_many_runs_differ_in_colour_and_dash():
+    figure = plots.draw_learning_curves({str(k): [records(k)] for k in range(6)})
+    looks = [(item.get_color(), item.get_linestyle()) for item in figure.axes[0].lines]
+    assert len({color for color, _ in looks}) == 6 and len(set(looks[:4])) == len({dash for _, dash in looks[:4]}) == 4
+
+
+def test_label_weights():
+    rng = np.random.default_rng(0)
+    weights, noisy = rng.random((3, 10)), rng.random((3, 10))
+    noisy[1, 4:6] = np.nan
+    figure = plots.draw_label_weights(weights, noisy, ["cat", "dog", "frog"])
+    assert [ax.get_title() for ax in figure.axes] == ["cat", "dog", "frog"]
+    for c, ax in enumerate(figure.axes):
+        drawn = line(ax, "learned weight g(r | y)")
+        np.testing.assert_array_equal(drawn.get_xdata(), np.arange(1, 11))
+        np.testing.assert_array_equal(drawn.get_ydata(), weights[c])
+        np.testing.assert_array_equal(bars(ax), noisy[c])
+        np.testing.assert_allclose(line(ax, "right labels in the class").get_xdata(), 10 * (1 - np.nanmean(noisy[c])))
+
+
+def test_label_weights_of_unknown_noise_and_many_classes():
+    weights = np.random.default_rng(0).random((100, 10))
+    figure = plots.draw_label_weights(weights)
+    titles = [ax.get_title() for ax in figure.axes]
+    assert len(titles) == 20 and (titles[0], titles[-1]) == ("class 0", "class 99")
+    for ax, title in zip(figure.axes, titles, strict=True):
+        assert not ax.patches
+        np.testing.assert_array_equal(ax.lines[0].get_ydata(), weights[int(title.split()[1])])
+    assert [len(plots.draw_label_weights(weights[:count]).axes) for count in (1, 7, 10)] == [1, 7, 10]
+
+
+def test_margins():
+    margin, counts = np.array([1.0, -0.5, -2]), [500, 50, 5]
+    figure = plots.draw_margins(margin, counts, ["cat", "dog", "frog"])
+    upper, lower = figure.axes
+    np.testing.assert_array_equal(bars(upper), margin)
+    assert bars(lower) == counts
+    assert [tick.get_text() for tick in lower.get_xticklabels()] == ["cat", "dog", "frog"]
+    many = plots.draw_margins(np.ones(100), np.ones(100), [str(c) for c in range(100)])
+    assert len(many.axes[1].get_xticks()) <= 12
+
+
+def test_correction_accuracy():
+    runs = {"noise 0.2": records(0), "noise 0.4": records(1)}
+    (ax,) = plots.draw_correction_accuracy(runs, {"noise 0.2": 0.82}).axes
+    for label, history in runs.items():
+        np.testing.assert_array_equal(line(ax, label).get_ydata(), values(history, "correction_accuracy"))
+    (dashed,) = [item for item in ax.lines if item.get_linestyle() == "--"]
+    assert set(dashed.get_ydata()) == {0.82} and dashed.get_color() == line(ax, "noise 0.2").get_color()
+
+
+def test_memorization():
+    history = records(0)
+    right, wrong = plots.draw_memorization(history).axes
+    for ax, label, name in (
+        (right, "correct", "clean_true"),
+        (right, "wrong", "clean_other"),
+        (wrong, "correct (true class)", "wrong_true"),
+        (wrong, "memorized (given label)", "wrong_memorized"),
+        (wrong, "other class", "wrong_other"),
+    ):
+        np.testing.assert_array_equal(line(ax, label).get_ydata(), values(history, name))
+    assert (len(right.lines), len(wrong.lines)) == (2, 3)
+
+
+def test_label_weights_over_epochs():
+    weights = np.random.default_rng(0).random((6, 4))
+    figure = plots.draw_label_weights_over_epochs(weights)
+    (image,) = figure.axes[0].images
+    np.testing.assert_array_equal(image.get_array(), weights.T)
+    assert image.origin == "lower" and image.get_extent() == [0.5, 6.5, 0.5, 4.5]
+    assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("epoch", "loss-rank bin r")
+
+
+SAVED = {
+    "learning_curves": ({"ce": [records(0), records(1)]},),
+    "label_weights": (np.full((2, 5), 0.5), np.full((2, 5), 0.1), ["cat", "dog"]),
+    "margins": (np.ones(4), np.arange(4), None),
+    "correction_accuracy": ({"run": records(0)}, {}),
+    "memorization": (records(0),),
+    "label_weights_over_epochs": (np.full((3, 5), 0.5),),
+}
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_saved_pictures(tmp_path, name):
+    settings = dict(mpl.rcParams)
+    path = tmp_path / "plots" / f"{name}.png"
+    assert getattr(plots, name)(*SAVED[name], path) == path
+    with Image.open(path) as picture:
+        assert picture.format == "PNG" and min(picture.size) > 200
+        assert len(picture.convert("RGB").getcolors(2**24)) > 20
+    assert dict(mpl.rcParams) == settings
+    drawn = getattr(plots, f"draw_{name}")(*SAVED[name])
+    assert drawn.axes[0].get_ylabel() and drawn.axes[-1].get_xlabel() + drawn.axes[-1].get_ylabel()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: plots.draw_label_weights(np.ones(5)), r"weights must have two axes, got shape \(5,\)"),
+        (lambda: plots.draw_label_weights(np.ones((2, 5)), np.ones((2, 4))), r"noisy_share must have .* \(2, 5\)"),
+        (lambda: plots.draw_label_weights(np.ones((2, 5)), None, ["cat"]), "class_names must name 2 classes, got 1"),
+        (lambda: plots.draw_margins(np.ones(3), np.ones(2)), r"must both be \[C\]"),
+    ],
+)
+def test_wrong_shapes_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
