@@ -1,0 +1,92 @@
+"""Networks by name: `get_model("resnet32", num_classes=10)` is a `Model`, a value made of pure functions."""
+
+import dataclasses
+import difflib
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from robustjax.models import layers
+from robustjax.models.base import Model, Taps, Variables, from_linen
+from robustjax.models.cnn import ConvNet, Mlp, sr_cnn
+from robustjax.models.preact_resnet import PreActResNet
+from robustjax.models.resnet import ResNet, cifar, wide
+
+__all__ = ["Model", "Taps", "Variables", "from_linen", "get_model", "names"]
+
+_REGISTRY: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
+    "resnet20": (ResNet, cifar(20)),
+    "resnet32": (ResNet, cifar(32)),  # HAR, Dynamic Loss, LDAM
+    "resnet44": (ResNet, cifar(44)),
+    "resnet56": (ResNet, cifar(56)),
+    "resnet10": (ResNet, wide(1, 1, 1, 1) | {"stem": "imagenet"}),  # ImageNet-LT
+    "resnet18": (ResNet, wide(2, 2, 2, 2)),
+    "resnet34": (ResNet, wide(3, 4, 6, 3)),  # SR on CIFAR-100 (initialization="kaiming_xavier"), ELR
+    "preact_resnet18": (PreActResNet, {"blocks": (2, 2, 2, 2)}),  # ELR+, DivideMix, Dynamic Loss without a tail
+    "preact_resnet34": (PreActResNet, {"blocks": (3, 4, 6, 3)}),  # PLC
+    "cnn4": (ConvNet, sr_cnn((32,), (64,), hidden=128)),  # SR on MNIST
+    "cnn8": (ConvNet, sr_cnn((64, 64), (128, 128), (196, 196), hidden=256)),  # SR on CIFAR-10
+    "small_cnn": (ConvNet, {"stages": ((32,), (64,), (64,))}),  # 8×8 to 28×28 images on a CPU
+    "mlp": (Mlp, {}),
+}
+_COMMON = {"initialization": "torch", "head": "linear", "unbiased_running_variance": False}
+_CHOICES = {
+    "initialization": tuple(layers.INITIALIZATIONS),
+    "head": ("linear", "cosine"),
+    "pooling": ("flatten", "average"),
+    "stem": ("cifar", "imagenet"),
+    "shortcut": ("pad", "conv"),
+}
+
+
+def names() -> tuple[str, ...]:
+    """The names that `get_model` knows, sorted."""
+    return tuple(sorted(_REGISTRY))
+
+
+def get_model(name: str, num_classes: int, *, dtype: Any = jnp.float32, **overrides: Any) -> Model:
+    """A network by name.
+
+    The number of input channels is taken from the inputs given to `Model.init`.
+
+    Args:
+      name: one of `names()`.
+      num_classes: C, at least 1.
+      dtype: of the activations; parameters, batch statistics and logits are at least float32.
+      **overrides: options of every network:
+        - `initialization`: "torch" (PyTorch's defaults), "kaiming_normal" (HAR) or "kaiming_xavier" (SR: Kaiming
+          uniform convolutions, Xavier uniform linear layers);
+        - `head`: "linear", or "cosine" for LDAM's classifier (features and weights of length 1, no bias);
+        - `unbiased_running_variance`: PyTorch's running variance (True) or Flax's (False, the default);
+
+        and the fields of the network's own class, such as `stages`, `widths` or `blocks`.
+
+    Returns:
+      The `Model`.
+
+    Raises:
+      ValueError: unknown name, option or choice, `num_classes` below 1, or a `dtype` that is not floating.
+    """
+    if name not in _REGISTRY:
+        near = difflib.get_close_matches(name, names()) or names()
+        raise ValueError(f"unknown model {name!r}; did you mean one of {', '.join(near)}?")
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"dtype must be a floating type, got {dtype}")
+    module, defaults = _REGISTRY[name]
+    fields = {field.name for field in dataclasses.fields(module)} - {"kit", "parent", "name"}
+    for option, value in overrides.items():
+        if option not in fields | _COMMON.keys():
+            raise ValueError(f"{name} has no option {option!r}; it has {', '.join(sorted(fields | _COMMON.keys()))}")
+        if option in _CHOICES and value not in _CHOICES[option]:
+            raise ValueError(f"{option} must be one of {', '.join(_CHOICES[option])}, got {value!r}")
+    settings = _COMMON | defaults | overrides
+    kit = layers.kit(num_classes, dtype=dtype, **{option: settings[option] for option in _COMMON})
+    own = {option: _as_tuple(value) for option, value in settings.items() if option in fields}
+    return from_linen(name, module(kit, **own))
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(map(_as_tuple, value)) if isinstance(value, list | tuple) else value
