@@ -1,0 +1,38 @@
+"""Checks of hyperparameters: clear errors for concrete values, silence for traced ones."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+
+
+def check(name: str, value: Any, accepted: Callable[[np.ndarray], Any], description: str) -> None:
+    """Raises ValueError unless `accepted(value)` holds for every element.
+
+    A traced value is let through: its number is not known while the function is compiled.
+
+    Args:
+      name: the argument's name, for the message.
+      value: a number or array; under a transformation perhaps a tracer.
+      accepted: maps the value as a NumPy array to a truth value or an array of them.
+      description: what is accepted, completing the sentence "`name` must be …".
+    """
+    if isinstance(value, jax.core.Tracer):
+        return
+    if not np.all(accepted(np.asarray(value))):
+        raise ValueError(f"{name} must be {description}, got {value!r}")
+
+
+def check_class_vector(name: str, value: ArrayLike, num_classes: int) -> None:
+    """Raises ValueError unless `value` has shape `[num_classes]`."""
+    if np.shape(value) != (num_classes,):
+        raise ValueError(f"{name} must have shape ({num_classes},), one entry a class, got {np.shape(value)}")
+
+
+def check_positive_counts(name: str, value: ArrayLike) -> None:
+    """Raises ValueError unless `value` is a vector of positive finite numbers."""
+    if np.ndim(value) != 1:
+        raise ValueError(f"{name} must have shape [C], one entry a class, got shape {np.shape(value)}")
+    check(name, value, lambda counts: np.isfinite(counts) & (counts > 0), "positive and finite for every class")

@@ -1,0 +1,100 @@
+"""What losses and regularisers share: log-probabilities in safe precision, labels as distributions."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from robustjax._checks import check
+
+Clip = tuple[float, float]
+
+
+def promote(x: ArrayLike) -> Array:
+    """`x` as an array of at least float32: bfloat16 and float16 are widened, float64 stays."""
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"expected a floating-point array (logits or probabilities), got dtype {x.dtype}")
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def clipped_log_softmax(logits: ArrayLike, clip: Clip | None) -> Array:
+    """log clip(softmax(logits), *clip), with zero gradient where clipped, as `torch.clamp` has.
+
+    Args:
+      logits: `[..., C]`, C ≥ 2.
+      clip: lower and upper limit on the probabilities, 0 ≤ lower < upper ≤ 1; None clips nothing.
+
+    Returns:
+      Log-probabilities `[..., C]`, at least float32.
+    """
+    logits = promote(logits)
+    if logits.ndim == 0 or logits.shape[-1] < 2:
+        raise ValueError(f"logits must have shape [..., C] with at least 2 classes, got shape {logits.shape}")
+    return clip_log(jax.nn.log_softmax(logits), clip)
+
+
+def clip_log(log_p: Array, clip: Clip | None) -> Array:
+    """Clips log-probabilities to the logarithms of the limits `clip` on probabilities."""
+    if clip is None:
+        return log_p
+    check("clip", clip, lambda c: c.shape == (2,) and 0 <= c[0] < c[1] <= 1, "(lower, upper), 0 <= lower < upper <= 1")
+    lower, upper = clip
+    # Selections rather than jnp.clip: no half gradient at ties, and limits that do not bind are not traced at all.
+    if lower > 0:
+        log_p = jnp.where(log_p < math.log(lower), math.log(lower), log_p)
+    if upper < 1:
+        log_p = jnp.where(log_p > math.log(upper), math.log(upper), log_p)
+    return log_p
+
+
+def is_integer(labels: ArrayLike) -> bool:
+    """Whether labels are class indices rather than distributions."""
+    return jnp.issubdtype(jnp.asarray(labels).dtype, jnp.integer)
+
+
+def as_distribution(labels: ArrayLike, values: Array) -> Array:
+    """Labels as distributions with the shape and dtype of `values`.
+
+    Args:
+      labels: int `[...]`, class indices, or floating `[..., C]`, distributions.
+      values: `[..., C]`: what the distributions will weigh.
+
+    Returns:
+      Distributions `[..., C]`.
+    """
+    labels = jnp.asarray(labels)
+    num_classes = values.shape[-1]
+    if is_integer(labels):
+        if labels.shape != values.shape[:-1]:
+            raise ValueError(f"integer labels must have shape {values.shape[:-1]} for these logits, got {labels.shape}")
+        check("labels", labels, lambda y: (y >= 0) & (y < num_classes), f"class indices in [0, {num_classes})")
+        return jax.nn.one_hot(labels, num_classes, dtype=values.dtype)
+    if not jnp.issubdtype(labels.dtype, jnp.floating):
+        raise TypeError(f"labels must be integer class indices or floating-point distributions, got {labels.dtype}")
+    if labels.shape != values.shape:
+        raise ValueError(f"label distributions must have shape {values.shape} for these logits, got {labels.shape}")
+    return labels.astype(values.dtype)
+
+
+def expect(values: Array, labels: ArrayLike) -> Array:
+    """Σ_k y_k values_k: the entry of each label, or its expectation under a label distribution.
+
+    Args:
+      values: `[..., C]`, finite.
+      labels: int `[...]` or distributions `[..., C]`.
+
+    Returns:
+      `[...]`.
+    """
+    return jnp.sum(as_distribution(labels, values) * values, axis=-1)
+
+
+def check_transition(transition: ArrayLike, num_classes: int) -> None:
+    """Raises ValueError unless `transition` is a `[C, C]` matrix whose rows are distributions."""
+    if np.shape(transition) != (num_classes, num_classes):
+        raise ValueError(f"transition must have shape {(num_classes, num_classes)}, got {np.shape(transition)}")
+    check("transition", transition, lambda t: (t >= 0) & (np.abs(t.sum(-1) - 1) < 1e-3)[:, None], "row-stochastic")

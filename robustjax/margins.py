@@ -1,0 +1,161 @@
+"""What class counts and class errors imply: margins, class weights, regularisation strengths.
+
+Every function maps `[C]` to `[C]` in at least float32 and runs under jit. Counts are of the given, perhaps wrong,
+labels: no method knows the true ones.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from robustjax._checks import check, check_positive_counts
+
+
+def ldam_margins(class_counts: ArrayLike, max_margin: float = 0.5) -> Array:
+    """Label-distribution-aware margins, proportional to n_c^(-1/4).
+
+    Cao et al., Learning Imbalanced Datasets with LDAM Loss, 2019, eq. 13; the rarest class gets `max_margin`.
+
+    Args:
+      class_counts: `[C]`, examples a class, all positive.
+      max_margin: the largest margin, in logits before scaling; positive.
+
+    Returns:
+      Margins `[C]` for `robustjax.losses.ldam`.
+    """
+    counts = _positive_counts(class_counts)
+    check("max_margin", max_margin, lambda m: m > 0, "positive")
+    return max_margin * (jnp.min(counts) / counts) ** 0.25
+
+
+def class_balanced_weights(class_counts: ArrayLike, beta: float) -> Array:
+    """Weights by the effective number of examples, (1 - beta) / (1 - beta^n_c), scaled to sum to C.
+
+    Cui et al., Class-Balanced Loss Based on Effective Number of Samples, 2019, eq. 2 and section 4.1.
+
+    Args:
+      class_counts: `[C]`, examples a class, all positive.
+      beta: in [0, 1); 0 gives ones, values near 1 give weights proportional to 1 / n_c.
+
+    Returns:
+      Weights `[C]` that sum to C.
+    """
+    counts = _positive_counts(class_counts)
+    check("beta", beta, lambda b: (b >= 0) & (b < 1), "in [0, 1)")
+    # expm1 and log1p: 1 - 0.9999^n has lost three digits in float32 when formed directly.
+    weights = 1.0 / -jnp.expm1(counts * jnp.log1p(jnp.asarray(-(1.0 - beta), counts.dtype)))
+    return weights * (weights.size / jnp.sum(weights))
+
+
+def deferred_weights(epoch: ArrayLike, class_counts: ArrayLike, *, start_epoch: ArrayLike, beta: float) -> Array:
+    """Deferred re-weighting: ones before `start_epoch`, class-balanced weights from then on.
+
+    Cao et al., 2019, Algorithm 1 (DRW); HAR-DRW uses beta 0.9999 and start_epoch 80 of 120.
+
+    Args:
+      epoch: the current epoch, from 0; may be traced.
+      class_counts: `[C]`, examples a class, all positive.
+      start_epoch: the first epoch with weights.
+      beta: as in `class_balanced_weights`.
+
+    Returns:
+      Weights `[C]` that sum to C.
+    """
+    weights = class_balanced_weights(class_counts, beta)
+    return jnp.where(jnp.asarray(epoch) >= start_epoch, weights, jnp.ones_like(weights))
+
+
+def inverse_frequency_weights(class_counts: ArrayLike) -> Array:
+    """Weights max_k n_k / n_c, at least 1; the commonest class has weight 1.
+
+    The class weights of NLNL (Kim et al., 2019) as coded in the APL and SR repositories.
+
+    Args:
+      class_counts: `[C]`, examples a class, all positive.
+
+    Returns:
+      Weights `[C]`.
+    """
+    counts = _positive_counts(class_counts)
+    return jnp.max(counts) / counts
+
+
+def har_strengths(
+    class_errors: ArrayLike,
+    class_counts: ArrayLike,
+    *,
+    error_exponent: float = 0.6,
+    count_exponent: float = 0.4,
+    max_strength: float = 1.0,
+) -> Array:
+    """Heteroskedastic regularisation strengths, tau_c = error_c^(3/5) / n_c^(2/5), scaled to a given maximum.
+
+    Cao et al., Heteroskedastic and Imbalanced Deep Learning with Adaptive Regularization, 2021, eq. 7 and
+    Algorithm 1. The optimal rule fixes strengths up to one factor: the authors' code sets the largest to 1 and tunes
+    the regulariser's weight; the paper tunes that weight until the largest product is 0.1.
+
+    Args:
+      class_errors: `[C]`, in [0, 1]: the share of held-out examples of each given label that a plain model gets
+        wrong. NaN (no held-out example of a class) is refused.
+      class_counts: `[C]`, examples of each given label in the full training set, all positive.
+      error_exponent: 3/5 in the paper.
+      count_exponent: 2/5 in the paper.
+      max_strength: the largest strength.
+
+    Returns:
+      Strengths `[C]` in [0, max_strength]; a class without errors gets 0, and all are 0 if no class has errors.
+    """
+    counts = _positive_counts(class_counts)
+    check("class_errors", class_errors, lambda e: (e >= 0) & (e <= 1), "in [0, 1] for every class")
+    check("max_strength", max_strength, lambda s: s > 0, "positive")
+    if np.shape(class_errors) != counts.shape:
+        raise ValueError(
+            f"class_errors must have the shape of class_counts, {counts.shape}, got {np.shape(class_errors)}"
+        )
+    errors = jnp.asarray(class_errors, counts.dtype)
+    strengths = errors**error_exponent * (jnp.min(counts) / counts) ** count_exponent
+    largest = jnp.max(strengths)
+    return max_strength * strengths / jnp.where(largest > 0, largest, 1.0)
+
+
+def example_weights(labels: ArrayLike, class_weights: ArrayLike) -> Array:
+    """The class weight of each example's label.
+
+    Args:
+      labels: int `[...]`, or distributions `[..., C]`, which give the expected weight.
+      class_weights: `[C]`.
+
+    Returns:
+      Weights `[...]`.
+    """
+    labels, weights = jnp.asarray(labels), jnp.asarray(class_weights)
+    if jnp.issubdtype(labels.dtype, jnp.integer):
+        return weights[labels]
+    return jnp.sum(labels * weights, axis=-1)
+
+
+def weighted_mean(values: ArrayLike, weights: ArrayLike) -> Array:
+    """Sum of w_i v_i over sum of w_i: how class-weighted losses (DRW, HAR-DRW) are averaged over a batch.
+
+    Args:
+      values: `[...]`, one an example.
+      weights: `[...]`, non-negative; 0 leaves an example out, so a mask is a weight.
+
+    Returns:
+      A scalar; 0 if every weight is 0.
+    """
+    values, weights = jnp.asarray(values), jnp.asarray(weights)
+    total = jnp.sum(weights)
+    return jnp.sum(weights * values) / jnp.where(total > 0, total, 1)
+
+
+def _positive_counts(class_counts: ArrayLike) -> Array:
+    check_positive_counts("class_counts", class_counts)
+    counts = jnp.asarray(class_counts)
+    # An integer count becomes JAX's default float: float64 under x64, else float32.
+    return counts.astype(jnp.promote_types(counts.dtype, jnp.float32) if _floating(counts) else float)
+
+
+def _floating(array: Array) -> bool:
+    return jnp.issubdtype(array.dtype, jnp.floating)

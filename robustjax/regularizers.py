@@ -1,0 +1,206 @@
+"""Regularisers: SR's sparsity, ELR's early-learning term and its targets, HAR's hidden-layer Jacobian norms.
+
+Like the losses: per example, never reduced over the batch, at least float32 inside, finite value and gradient at
+logits of ±1e4. Reduction and the regulariser's weight are the step's business.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from robustjax._checks import check
+from robustjax._probabilities import Clip, clipped_log_softmax, expect, promote
+
+
+def sharpen(logits: ArrayLike, temperature: float, normalize: bool = True) -> Array:
+    """Logits divided by a temperature, after L2 normalisation if asked: softmax of it is the sharpened output.
+
+    Zhou et al., Learning with Noisy Labels via Sparse Regularization, 2021, eq. 7. Both the base loss and
+    `lp_sparsity` see the result. Normalising (CIFAR; not MNIST) stops the network from undoing the temperature by
+    scaling its logits, and bounds the largest probability: at temperature 0.5 and C = 10 by 0.478.
+
+    Args:
+      logits: `[..., C]`.
+      temperature: positive; below 1 sharpens.
+      normalize: divide each example's logits by max(‖z‖₂, 1e-12) first.
+
+    Returns:
+      Sharpened logits `[..., C]`.
+    """
+    check("temperature", temperature, lambda t: t > 0, "positive")
+    logits = promote(logits)
+    if normalize:
+        logits = logits / jnp.maximum(safe_norm(logits, axis=-1, keepdims=True), 1e-12)
+    return logits / temperature
+
+
+def lp_sparsity(logits: ArrayLike, p: float, *, clip: Clip | None = (1e-7, 1.0)) -> Array:
+    """Sparsity of the output distribution: sum_k s_k^p with s = softmax(logits), no outer root.
+
+    Zhou et al., 2021, eq. 9, on sharpened logits (`sharpen`). It is 1 at one-hot outputs (plus (C-1) 1e-7^p with the
+    clip) and C^(1-p) at the uniform one.
+
+    Args:
+      logits: `[..., C]`.
+      p: in (0, 1].
+      clip: limits on s, zero gradient outside. The authors' (1e-7, 1) is the default because s^p has infinite slope
+        at 0; `None` is the bare formula.
+
+    Returns:
+      The regulariser `[...]`.
+    """
+    check("p", p, lambda p: (p > 0) & (p <= 1), "in (0, 1]")
+    return jnp.sum(jnp.exp(p * clipped_log_softmax(logits, clip)), axis=-1)
+
+
+def sparsity_strength(epoch: ArrayLike, *, initial: float, growth: float, every: int) -> Array:
+    """SR's regularisation weight, initial · growth^⌊epoch / every⌋.
+
+    Args:
+      epoch: int `[...]`, from 0; may be traced.
+      initial: the weight at epoch 0.
+      growth: the factor, at least 1.
+      every: epochs between two multiplications, at least 1.
+
+    Returns:
+      The weight `[...]`.
+    """
+    check("growth", growth, lambda g: g >= 1, "at least 1")
+    check("every", every, lambda r: r >= 1, "at least 1")
+    return initial * jnp.asarray(growth, float) ** (jnp.asarray(epoch) // every)
+
+
+def clipped_probabilities(logits: ArrayLike, clip: Clip | None = (1e-4, 1 - 1e-4)) -> Array:
+    """Softmax clipped to the limits of ELR's code, with zero gradient outside them.
+
+    Args:
+      logits: `[..., C]`.
+      clip: lower and upper limit, or None for the plain softmax.
+
+    Returns:
+      Probabilities `[..., C]`; after clipping they need not sum to 1.
+    """
+    return jnp.exp(clipped_log_softmax(logits, clip))
+
+
+def early_learning(logits: ArrayLike, targets: ArrayLike, *, clip: Clip | None = (1e-4, 1 - 1e-4)) -> Array:
+    """ELR's regulariser, log(1 - ⟨p, t⟩), p = softmax(logits); minimising it keeps p near the targets.
+
+    Liu et al., Early-Learning Regularization Prevents Memorization of Noisy Labels, 2020, eq. 6. No gradient reaches
+    the targets.
+
+    Args:
+      logits: `[..., C]`.
+      targets: `[..., C]`, non-negative, with sums of at most 1; zeros before the first update.
+      clip: limits on p. The authors' code clips to (1e-4, 1 - 1e-4), which bounds the term from below; that is the
+        default. `None` is the paper's formula, unbounded below as p and t approach the same one-hot vector.
+
+    Returns:
+      The regulariser `[...]`, never positive.
+    """
+    log_p = clipped_log_softmax(logits, clip)
+    targets = _constant_targets(targets, log_p)
+    if clip is not None:
+        return jnp.log1p(-jnp.sum(jnp.exp(log_p) * targets, axis=-1))
+    # 1 - ⟨p, t⟩ = Σ p_k (1 - t_k) since Σ p_k = 1: a sum without the cancellation that would lose the gradient.
+    return jax.nn.logsumexp(log_p, axis=-1, b=jnp.maximum(1 - targets, 0))
+
+
+def early_learning_kl(logits: ArrayLike, targets: ArrayLike) -> Array:
+    """The alternative that ELR's appendix C rejects: cross entropy to the targets, -Σ_k t_k log p_k.
+
+    Its gradient is that of KL(t‖p). It delays memorisation and does not prevent it.
+
+    Args:
+      logits: `[..., C]`.
+      targets: `[..., C]`; no gradient reaches them.
+
+    Returns:
+      The regulariser `[...]`.
+    """
+    log_p = clipped_log_softmax(logits, None)
+    return expect(-log_p, _constant_targets(targets, log_p))
+
+
+def update_targets(targets: ArrayLike, probs: ArrayLike, beta: ArrayLike) -> Array:
+    """Temporal ensembling of targets, t ← beta t + (1 - beta) p / Σp, before the loss is formed.
+
+    Liu et al., 2020, eq. 9. The division by Σp changes nothing for a distribution; for the clipped probabilities of
+    the authors' code (`clipped_probabilities`) it is their re-normalisation.
+
+    Args:
+      targets: `[..., C]`: the batch's rows of the table, zeros at the start.
+      probs: `[..., C]`; no gradient flows through them.
+      beta: the memory, in [0, 1].
+
+    Returns:
+      New targets `[..., C]` in the dtype of `targets`.
+    """
+    check("beta", beta, lambda b: (b >= 0) & (b <= 1), "in [0, 1]")
+    targets, probs = jnp.asarray(targets), jax.lax.stop_gradient(promote(probs))
+    new = beta * targets + (1 - beta) * probs / jnp.sum(probs, axis=-1, keepdims=True)
+    return new.astype(targets.dtype)
+
+
+def safe_norm(x: ArrayLike, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Array:
+    """The 2-norm, with gradient (of any order) 0 at 0 where that of `jnp.linalg.norm` is NaN.
+
+    Args:
+      x: any shape.
+      axis: the axes to reduce; all by default.
+      keepdims: keep reduced axes with length 1.
+
+    Returns:
+      The norm, at least float32.
+    """
+    squares = jnp.sum(jnp.square(promote(x)), axis=axis, keepdims=keepdims)
+    positive = squares > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0)
+
+
+def layer_norms(grads: object) -> Array:
+    """The 2-norm of every example's gradient at every layer.
+
+    Args:
+      grads: a pytree of L arrays `[B, ...]`: gradients at hidden layers.
+
+    Returns:
+      Norms `[B, L]`, layers in the pytree's order.
+    """
+    leaves = jax.tree.leaves(grads)
+    if not leaves:
+        raise ValueError("grads must contain at least one array [B, ...], got an empty pytree")
+    return jnp.stack([safe_norm(leaf, axis=tuple(range(1, jnp.ndim(leaf)))) for leaf in leaves], axis=-1)
+
+
+def hidden_jacobian_norms(grads: object, form: Literal["paper", "code"] = "paper") -> Array:
+    """HAR's regulariser R(x): the size of the loss gradient at all hidden layers together.
+
+    Cao et al., Heteroskedastic and Imbalanced Deep Learning with Adaptive Regularization, 2021, section 2.3.
+    Twice differentiable, with gradient 0 where a gradient vanishes. The scale of `grads` is the caller's: the paper
+    differentiates each example's own loss, the authors' code the batch mean (1/B of it).
+
+    Args:
+      grads: a pytree of L arrays `[B, ...]`: the loss differentiated at hidden layers.
+      form: "paper" is eq. 6, sqrt(Σ_j ‖g_j‖²); "code" is Σ_j ‖g_j‖, as in appendix B and the authors' code, between
+        1 and sqrt(L) times the former.
+
+    Returns:
+      R `[B]`.
+    """
+    norms = layer_norms(grads)
+    if form == "paper":
+        return safe_norm(norms, axis=-1)
+    if form == "code":
+        return jnp.sum(norms, axis=-1)
+    raise ValueError(f"form must be 'paper' or 'code', got {form!r}")
+
+
+def _constant_targets(targets: ArrayLike, log_p: Array) -> Array:
+    targets = jax.lax.stop_gradient(jnp.asarray(targets, log_p.dtype))
+    if targets.shape != log_p.shape:
+        raise ValueError(f"targets must have the shape of the logits, {log_p.shape}, got {targets.shape}")
+    return targets

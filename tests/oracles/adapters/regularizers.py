@@ -1,0 +1,108 @@
+"""Oracle cases of SR, ELR and of HAR's class weights."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from robustjax import losses, margins, regularizers
+from tests.oracles.adapters.common import Adapter, Arrays, Case, over_instances
+from tests.oracles.adapters.losses import value_and_gradient
+
+_BASE_LOSSES = {
+    "ce": lambda hyper: losses.cross_entropy,
+    "fl": lambda hyper: lambda z, y: losses.focal(z, y, gamma=hyper["gamma"], detach=True),
+    "gce": lambda hyper: lambda z, y: losses.generalized_cross_entropy(z, y, q=hyper["q"], clip=(1e-7, 1.0)),
+}
+
+
+def _sparse(case: Case, inputs: Arrays) -> Mapping[str, Any]:
+    hyper = case["hyperparameters"]
+    base = _BASE_LOSSES[hyper["base"]](hyper)
+
+    def objective(logits: jax.Array, batch: Arrays) -> jax.Array:
+        sharpened = regularizers.sharpen(logits, hyper["tau"], hyper["l2_normalise_logits"])
+        penalty = regularizers.lp_sparsity(sharpened, hyper["p"])
+        return jnp.mean(base(sharpened, batch["labels"]) + hyper["lambda"] * penalty)
+
+    return value_and_gradient(case, inputs, objective)
+
+
+def _pnorm(case: Case, inputs: Arrays) -> Mapping[str, Any]:
+    p = case["hyperparameters"]["p"]
+    return value_and_gradient(case, inputs, lambda logits, batch: jnp.mean(regularizers.lp_sparsity(logits, p)))
+
+
+def _sparsity_strength(case: Case, inputs: Arrays) -> Mapping[str, Any]:
+    hyper = case["hyperparameters"]
+    return {
+        "lam": regularizers.sparsity_strength(
+            inputs["epoch"], initial=hyper["lambda0"], growth=hyper["rho"], every=hyper["freq"]
+        )
+    }
+
+
+def _early_learning(case: Case, inputs: Arrays) -> Mapping[str, Any]:
+    hyper = case["hyperparameters"]
+    clip = tuple(hyper["clip"])
+
+    def one_instance(instance: Arrays) -> dict[str, Any]:
+        table = jnp.zeros((hyper["num_examples"], instance["logits"].shape[-1]), instance["logits"].dtype)
+        values, gradients, tables = [], [], []
+        for logits, labels, rows in zip(instance["logits"], instance["labels"], instance["indexes"], strict=True):
+            probs = regularizers.clipped_probabilities(logits, clip)
+            targets = regularizers.update_targets(table[rows], probs, hyper["beta"])
+            table = table.at[rows].set(targets)
+
+            def objective(logits: jax.Array, labels: Any = labels, targets: jax.Array = targets) -> jax.Array:
+                penalty = regularizers.early_learning(logits, targets, clip=clip)
+                return jnp.mean(losses.cross_entropy(logits, labels) + hyper["lambda"] * penalty)
+
+            value, gradient = jax.value_and_grad(objective)(logits)
+            values.append(value)
+            gradients.append(gradient)
+            tables.append(table)
+        return {
+            "loss": jnp.stack(values),
+            "grad_logits": jnp.stack(gradients),
+            "target_table_after": jnp.stack(tables),
+        }
+
+    return over_instances(one_instance, inputs)
+
+
+def _har_strengths(case: Case, inputs: Arrays) -> Mapping[str, Any]:
+    return over_instances(
+        lambda x: {"weights": margins.har_strengths(1 - x["val_accuracy"], x["label_counts"])}, inputs
+    )
+
+
+def _deferred_weights(case: Case, inputs: Arrays) -> Mapping[str, Any]:
+    beta = case["hyperparameters"]["betas"][1]
+
+    def one_instance(instance: Arrays) -> dict[str, Any]:
+        before, after = (
+            margins.deferred_weights(epoch, instance["class_counts"], start_epoch=80, beta=beta) for epoch in (79, 80)
+        )
+        return {"weights_stage0": before, "weights_stage1": after}
+
+    return over_instances(one_instance, inputs)
+
+
+def _ldam_margins(case: Case, inputs: Arrays) -> Mapping[str, Any]:
+    max_margin = case["hyperparameters"]["max_m"]
+    return over_instances(lambda x: {"margins": margins.ldam_margins(x["class_counts"], max_margin)}, inputs)
+
+
+ADAPTERS: dict[str, Adapter] = {
+    "lp regulariser": _pnorm,
+    "CE+SR training loss": _sparse,
+    "FL+SR training loss": _sparse,
+    "GCE+SR training loss": _sparse,
+    "SR lambda schedule": _sparsity_strength,
+    "ELR loss and target update, 3 consecutive iterations": _early_learning,
+    "HAR per-class regularisation weights": _har_strengths,
+    "DRW / class-balanced weights": _deferred_weights,
+    "LDAM margins": _ldam_margins,
+}
