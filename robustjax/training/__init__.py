@@ -1,0 +1,1 @@
+"""Training any method: engine, parallelism, schedules, checkpoints, evaluation, logging."""

@@ -1,0 +1,217 @@
+"""A run's settings and its command line: one dataclass, one flag a field, one flag for each option of a method."""
+
+import argparse
+import dataclasses
+import difflib
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from robustjax import methods, models
+from robustjax.data import augment, pipelines
+from robustjax.training import parallel
+
+
+def setting(default: Any, group: str, text: str, **metadata: Any) -> Any:
+    """A field of `Config` with its help text."""
+    return dataclasses.field(default=default, metadata={"group": group, "help": text, **metadata})
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """All settings of a run. Defaults here hold where neither the recipe nor the user says otherwise."""
+
+    method: str = setting("dynamic_loss", "what", "training method")
+    dataset: str = setting("digits", "what", "digits (embedded), a TFDS name, npz:FILE or folder:DIR")
+    model: str = setting("small_cnn", "what", "classifier")
+
+    noise: str = setting("none", "labels", "how labels are made wrong", choices=pipelines.NOISES)
+    noise_rate: float = setting(0.0, "labels", "noise rate in [0, 1]")
+    imbalance: str = setting("none", "labels", "how classes are made unequal", choices=pipelines.IMBALANCES)
+    imbalance_ratio: float = setting(1.0, "labels", "largest class over smallest, at least 1")
+    noise_file: str | None = setting(None, "labels", "take kept examples and labels from this file of an earlier run")
+    data_seed: int | None = setting(None, "labels", "seed of the corruption for all seeds; default: each seed's own")
+
+    epochs: int = setting(60, "training", "epochs")
+    batch_size: int = setting(128, "training", "global batch size")
+    optimizer: str = setting("sgd", "training", "optimizer", choices=("sgd", "adam"))
+    learning_rate: float = setting(0.1, "training", "base learning rate")
+    momentum: float = setting(0.9, "training", "SGD momentum")
+    nesterov: bool = setting(False, "training", "Nesterov momentum")
+    weight_decay: float = setting(5e-4, "training", "L2 penalty, added to the gradient, on all parameters")
+    schedule: str = setting(
+        "cosine", "training", "constant, cosine, multistep:40,80:0.1, cosine_restarts:10:0.001 or exponential:0.97"
+    )
+    lr_warmup_epochs: float = setting(0.0, "training", "epochs of linear learning-rate warm-up from a tenth")
+    augmentation: str = setting("none", "training", "strong view, pieces joined by '-', e.g. crop-flip-autoaugment")
+    weak_augmentation: str = setting("none", "training", "weak view, likewise")
+    precision: str = setting("float32", "training", "compute type of the network", choices=("float32", "bfloat16"))
+
+    seed: int = setting(0, "run", "first seed")
+    seeds: int = setting(1, "run", "train seeds seed … seed+K−1 at once and report mean ± std")
+    parallel: str = setting(
+        "auto", "run", "several devices: split the batch or spread the seeds", choices=parallel.MODES
+    )
+    data_dir: str | None = setting(None, "run", "folder of prepared TFDS data sets")
+    out: str | None = setting(None, "run", "run directory; default: a name made from the settings, under runs/")
+    resume: bool = setting(False, "run", "go on with a run that was cut")
+    overwrite: bool = setting(False, "run", "delete what is in the run directory and start anew")
+    checkpoint_every: int = setting(1, "run", "epochs between checkpoints; 0: only at the end")
+    track_every: int = setting(1, "run", "epochs between looks at the training set (memorization); 0: never")
+    compilation_cache: str | None = setting(None, "run", "folder for compiled programs; 'off' for none")
+    quiet: bool = setting(False, "run", "print the final table only")
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict, metadata={"group": None})
+
+
+# Settings that change where or how a run is carried out, but not its result.
+_NOT_IDENTITY = (
+    "out", "resume", "overwrite", "checkpoint_every", "quiet", "data_dir", "parallel", "compilation_cache"
+)  # fmt: skip
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """The settings that determine a run's result, as a JSON-able dict."""
+    return {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_IDENTITY}
+
+
+def method_options(name: str) -> dict[str, inspect.Parameter]:
+    """The options of a method: keyword-only parameters of its factory."""
+    parameters = inspect.signature(methods.get(name)).parameters
+    return {k: p for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+
+def _option_help(name: str) -> dict[str, str]:
+    """Help texts of a method's options, from the Args section of its factory's docstring."""
+    factory = methods.get(name)
+    text = inspect.getdoc(getattr(factory, "func", factory)) or ""
+    _, _, args = text.partition("Args:\n")
+    entries = re.findall(r"^  (\w+): (.*(?:\n    .*)*)", args, re.MULTILINE)
+    return {key: re.sub(r"\s+", " ", value) for key, value in entries}
+
+
+def _add(group: Any, name: str, kind: Any, text: str, default: Any, choices: Sequence[Any] | None = None) -> None:
+    flag = "--" + name.replace("_", "-")
+    flags = [flag] if flag == "--" + name else [flag, "--" + name]
+    shown = "" if default is None else f" (default: {default})"
+    text = (text + shown).replace("%", "%%")
+    if kind is bool:
+        group.add_argument(
+            *flags, dest=name, action=argparse.BooleanOptionalAction, help=text, default=argparse.SUPPRESS
+        )
+        return
+    group.add_argument(*flags, dest=name, type=kind, choices=choices, help=text, default=argparse.SUPPRESS,
+                       metavar=None if choices else kind.__name__.upper())  # fmt: skip
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line: a flag for each field of `Config` and each option of each method."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.run",
+        description="Train one method on one data set. What is not given comes from the recipe for that method and "
+        "data set (experiments/recipes.py).",
+        epilog=f"methods: {', '.join(methods.names())}. models: {', '.join(models.names())}.",
+        allow_abbrev=False,
+    )
+    groups: dict[str, Any] = {}
+    for field in dataclasses.fields(Config):
+        title = field.metadata["group"]
+        if title is not None:
+            groups.setdefault(title, parser.add_argument_group(title))
+            _add(groups[title], field.name, _plain_type(field.type), field.metadata["help"], field.default,
+                 field.metadata.get("choices"))  # fmt: skip
+    seen: set[str] = set()
+    for name in methods.names():
+        options, texts = method_options(name), _option_help(name)
+        fresh = {k: p for k, p in options.items() if k not in seen}
+        if fresh:
+            group = parser.add_argument_group(f"options of {name}")
+            for key, parameter in fresh.items():
+                _add(group, key, _plain_type(parameter.annotation), texts.get(key, ""), parameter.default)
+        seen |= set(options)
+    return parser
+
+
+def _plain_type(annotation: Any) -> Any:
+    """int for int and for int | None."""
+    kinds = [k for k in getattr(annotation, "__args__", (annotation,)) if k is not type(None)]
+    return kinds[0]
+
+
+def parse(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """What the user gave, as a flat dict; exits with a message for what is not understood."""
+    parser = make_parser()
+    given, unknown = parser.parse_known_args(argv)
+    for item in unknown:
+        flags = [flag for action in parser._actions for flag in action.option_strings]
+        close = difflib.get_close_matches(item.split("=")[0], flags, 3, 0.5)
+        parser.error(f"{item} is not known" + (f": did you mean {', '.join(close)}?" if close else "; see --help."))
+    return vars(given)
+
+
+def resolve(given: Mapping[str, Any]) -> tuple[Config, tuple[str, ...]]:
+    """Defaults, then the recipe, then what the user gave; checked.
+
+    Args:
+      given: settings and method options, flat.
+
+    Returns:
+      The config, and where the recipe's values come from.
+
+    Raises:
+      ValueError: for an unknown name, an option that the method does not have, or a value out of range.
+    """
+    from experiments import recipes
+
+    fields = {f.name for f in dataclasses.fields(Config)} - {"options"}
+    method = methods.canonical_name(given.get("method", Config.method))
+    options = method_options(method)
+    foreign = [key for key in given if key not in fields and key not in options]
+    for key in foreign:
+        owners = [name for name in methods.names() if key in method_options(name)]
+        where = f"belongs to {', '.join(owners)}" if owners else "is no setting"
+        raise ValueError(f"--{key.replace('_', '-')} {where}; method={method!r} takes {', '.join(options) or 'none'}.")
+    recipe = recipes.get(method, given.get("dataset", Config.dataset))
+    settings = {**recipe.settings, **{k: v for k, v in given.items() if k in fields}, "method": method}
+    chosen = {k: p.default for k, p in options.items()}
+    chosen |= {k: v for k, v in recipe.options.items() if k in options}
+    chosen |= {k: v for k, v in given.items() if k in options and k not in fields}
+    if "epochs" in given and "warmup_epochs" in options and "warmup_epochs" not in given:
+        # A short run keeps the recipe's proportion, so that it still reaches the method's main phase.
+        full = recipe.settings.get("epochs", Config.epochs)
+        chosen["warmup_epochs"] = min(chosen["warmup_epochs"], chosen["warmup_epochs"] * given["epochs"] // full + 1)
+        chosen["warmup_epochs"] = min(chosen["warmup_epochs"], max(given["epochs"] - 1, 0))
+    config = Config(**settings, options=chosen)
+    check(config)
+    return config, recipe.sources
+
+
+def check(config: Config) -> None:
+    """Refuse what cannot work, before any data is read.
+
+    Raises:
+      ValueError: naming the setting, its value and what is accepted.
+    """
+
+    def need(condition: bool, name: str, accepted: str) -> None:
+        if not condition:
+            raise ValueError(f"{name}={getattr(config, name)!r}: {accepted}.")
+
+    for name in ("noise", "imbalance", "optimizer", "precision", "parallel"):
+        choices = next(f for f in dataclasses.fields(Config) if f.name == name).metadata["choices"]
+        need(getattr(config, name) in choices, name, f"one of {', '.join(choices)} is accepted")
+    need(0 <= config.noise_rate <= 1, "noise_rate", "a rate in [0, 1] is accepted")
+    need(config.imbalance_ratio >= 1, "imbalance_ratio", "largest over smallest class, at least 1, is accepted")
+    need(config.noise == "none" or config.noise_rate > 0, "noise_rate", f"noise={config.noise!r} needs a rate above 0")
+    need(config.noise != "none" or config.noise_rate == 0, "noise_rate", "a rate needs --noise=KIND")
+    need(config.imbalance != "none" or config.imbalance_ratio == 1, "imbalance_ratio", "a ratio needs --imbalance=KIND")
+    for name in ("epochs", "batch_size", "seeds"):
+        need(getattr(config, name) >= 1, name, "at least 1 is accepted")
+    for name in ("checkpoint_every", "track_every", "lr_warmup_epochs", "weight_decay", "seed"):
+        need(getattr(config, name) >= 0, name, "at least 0 is accepted")
+    need(config.learning_rate > 0, "learning_rate", "a positive number is accepted")
+    need(0 <= config.momentum < 1, "momentum", "a number in [0, 1) is accepted")
+    need(not (config.resume and config.overwrite), "resume", "--resume and --overwrite contradict each other")
+    models.get_model(config.model, 2)
+    for spec in (config.augmentation, config.weak_augmentation):
+        augment.make_view(spec, (0.0,), (1.0,))

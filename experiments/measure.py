@@ -1,0 +1,67 @@
+"""An epoch's record: what the engine saw, judged with the clean labels that training never sees."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from robustjax import losses
+from robustjax.data.pipelines import Corrupted
+from robustjax.training import evaluation
+from robustjax.training.engine import Epoch
+
+
+@jax.jit
+def _test_metrics(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+    return {
+        "test_accuracy": evaluation.accuracy(logits, labels),
+        "test_loss": losses.cross_entropy(logits, labels).mean(),
+        "balanced_accuracy": evaluation.balanced_accuracy(logits, labels),
+        "expected_calibration_error": evaluation.expected_calibration_error(logits, labels),
+        "per_class_accuracy": evaluation.per_class_accuracy(logits, labels),
+    }
+
+
+@jax.jit
+def _train_metrics(logits: jax.Array, given: jax.Array, clean: jax.Array) -> dict[str, jax.Array]:
+    auroc = evaluation.noise_detection_auroc(losses.cross_entropy(logits, given), given != clean)
+    return {**evaluation.memorization(logits, given, clean), "noise_detection_auroc": auroc}
+
+
+def record(epoch: Epoch, k: int, seed: int, test_labels: np.ndarray, labels: Corrupted) -> dict[str, Any]:
+    """The record of seed number `k` for metrics.jsonl.
+
+    Args:
+      epoch: what the engine yielded.
+      k: position of the seed among those trained at once.
+      seed: the seed itself.
+      test_labels: int [T].
+      labels: the seed's given and clean training labels.
+    """
+    metrics = {"train_loss" if name == "loss" else name: value for name, value in epoch.metrics[k].items()}
+    found: dict[str, Any] = {"epoch": epoch.epoch + 1, "seed": seed, **metrics}
+    found |= _test_metrics(epoch.test_logits[k], test_labels)
+    if epoch.train_logits is not None:
+        found |= _train_metrics(epoch.train_logits[k], labels.given, labels.clean)
+    seen = epoch.inspected[k]
+    if "corrected_labels" in seen:
+        found["correction_accuracy"] = evaluation.correction_accuracy(seen["corrected_labels"], labels.clean)
+    if "label_weight" in seen:
+        trust = evaluation.label_trust(seen["label_weight"], labels.given, labels.clean)
+        found |= {f"label_weight_{which}": value for which, value in trust.items()}
+    return {name: np.asarray(value).tolist() for name, value in found.items()}
+
+
+def diagnostics(epoch: Epoch, k: int, labels: Corrupted, num_classes: int) -> dict[str, np.ndarray]:
+    """What is worth a file of its own: learned tables, and the true share of wrong labels in each loss-rank bin."""
+    seen = epoch.inspected[k]
+    kept = {name: np.asarray(seen[name]) for name in ("weight_table", "margin") if name in seen}
+    if "weight_table" in seen:
+        shape = (num_classes, seen["weight_table"].shape[1])
+        cell = (labels.given, np.asarray(seen["rank"]))
+        size, wrong = np.zeros(shape), np.zeros(shape)
+        np.add.at(size, cell, 1)
+        np.add.at(wrong, cell, labels.given != labels.clean)
+        with np.errstate(invalid="ignore"):
+            kept["noisy_share"] = (wrong / size).astype(np.float32)
+    return kept

@@ -1,0 +1,215 @@
+"""One training run: `python -m experiments.run --method=dynamic_loss`.
+
+Trains a method on a data set, for one seed or several at once, and leaves a run directory (`experiments.rundir`).
+"""
+
+import contextlib
+import dataclasses
+import pathlib
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from experiments import build, config, measure, pictures, rundir
+from robustjax import data
+from robustjax.data import corruptions
+from robustjax.data.pipelines import Corrupted
+from robustjax.training import backend, checkpoints, engine, evaluation, logging, parallel
+
+STOPPED = 3  # exit status of a run that a signal stopped after saving
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop; everything up to its last epoch is saved."""
+
+
+def execute(settings: config.Config, sources: Sequence[str] = (), command: str = "") -> dict[str, Any]:
+    """Train as `settings` say; returns the run's summary, which is also in its run directory.
+
+    A run that is complete already is not run again unless `settings.overwrite`.
+
+    Raises:
+      ValueError: for settings that do not fit the data or the devices, before any training.
+      rundir.RunDirectoryError: if the run directory is not free.
+      checkpoints.CheckpointError: if there is nothing (or nothing that fits) to resume from.
+      engine.NonFiniteLossError: if the loss becomes NaN; the last good checkpoint is kept.
+      Stopped: after SIGTERM or SIGINT; `resume` goes on from there.
+    """
+    console = Console(quiet=settings.quiet, soft_wrap=True)
+    if settings.compilation_cache != "off":
+        backend.enable_compilation_cache(settings.compilation_cache)
+    path = pathlib.Path(settings.out) if settings.out else rundir.default_path(settings)
+    summary = None if settings.overwrite else rundir.read_summary(path)
+    if summary is not None:
+        rundir.check_same(path, settings)
+        console.print(f"{path} is complete already; --overwrite runs it again.")
+        return summary
+
+    seeds = [settings.seed + k for k in range(settings.seeds)]
+    layout = parallel.make_layout(settings.parallel, seeds=settings.seeds, batch_size=settings.batch_size)
+    dataset = _load(settings, console)
+    corrupted = [build.corrupt(settings, dataset, seed) for seed in seeds]
+    build.check_equal_sizes(corrupted)
+    task = build.make_task(settings, dataset, len(corrupted[0].kept))
+    method = build.make_method(settings, task)
+    console.print(f"{settings.method} on {settings.dataset} with {settings.model}: {layout.describe()}")
+    console.print(build.describe(dataset, corrupted[0]) + (" (first seed)" if len(seeds) > 1 else ""))
+
+    resuming = rundir.claim(path, settings)
+    path.mkdir(parents=True, exist_ok=True)
+    if not resuming:
+        logging.write_json_atomic(
+            path / "config.json",
+            {
+                "settings": config.identity(settings),
+                "command": command,
+                "sources": list(sources),
+                "environment": logging.environment(),
+                "layout": layout.describe(),
+                "labels": {s: corruptions.label_hash(c.given) for s, c in zip(seeds, corrupted, strict=True)},
+            },
+        )
+    for seed, labels in zip(seeds, corrupted, strict=True):
+        corruptions.save_noise(
+            path / f"labels-seed{seed}.npz", labels.given, labels.kept, clean_labels=dataset.train_labels
+        )
+    seconds = _train(settings, path, layout, dataset, corrupted, task, method, seeds, resuming)
+    records = logging.read_records(path / "metrics.jsonl")
+    summary = {
+        "settings": config.identity(settings),
+        "command": command,
+        "environment": logging.environment(),
+        "seconds": seconds,
+        "seeds": [{"seed": seed, **evaluation.summarise([r for r in records if r["seed"] == seed])} for seed in seeds],
+    }
+    summary["mean_std"] = {
+        name: evaluation.mean_std([each[name] for each in summary["seeds"]])
+        for name in ("test_accuracy_last", "test_accuracy_best", "test_accuracy_mean_last_10")
+    }
+    pictures.draw_all(path, settings, dataset, corrupted, seeds, records)
+    logging.write_json_atomic(path / "summary.json", summary)
+    return summary
+
+
+def _load(settings: config.Config, console: Console) -> data.Dataset:
+    with console.status(f"reading {settings.dataset}…"):
+        return data.load(settings.dataset, settings.data_dir)
+
+
+def _train(
+    settings: config.Config,
+    path: pathlib.Path,
+    layout: parallel.Layout,
+    dataset: data.Dataset,
+    corrupted: Sequence[Corrupted],
+    task: engine.Task,
+    method: engine.Method,
+    seeds: Sequence[int],
+    resuming: bool,
+) -> float:
+    """Train to the end, writing records, diagnostics and checkpoints; returns seconds of training, all sessions."""
+    owns = [build.own(labels, seed) for labels, seed in zip(corrupted, seeds, strict=True)]
+    resident, folder, metrics = build.resident(dataset), path / "checkpoints", path / "metrics.jsonl"
+    state, start, before = None, 0, 0.0
+    if resuming and checkpoints.latest_epoch(folder) is not None:
+        fresh = engine.init_states(method, layout, owns, resident.train_inputs[:1])
+        saved, meta, start = checkpoints.restore(folder, parallel.by_seed(layout, fresh))
+        state, before = parallel.place_seeds(layout, saved), meta["seconds"]
+        checkpoints.discard_after(folder, start)
+    logging.truncate_records(metrics, start)
+    (path / "diagnostics").mkdir(exist_ok=True)
+
+    began = time.monotonic()
+    mode = "quiet" if settings.quiet else "auto"
+    with (
+        _signals() as stop_asked,
+        checkpoints.open_writer(folder) as save,
+        logging.progress(task.epochs, task.steps_per_epoch, start_epoch=start, mode=mode) as progress,
+    ):
+        epochs = engine.train(
+            method, task, layout, resident, owns, state=state, start_epoch=start, track_every=settings.track_every,
+            on_phase=progress.phase, on_step=progress.step,
+        )  # fmt: skip
+        for epoch in epochs:
+            done = epoch.epoch + 1
+            records = []
+            for k, (seed, labels) in enumerate(zip(seeds, corrupted, strict=True)):
+                records.append(measure.record(epoch, k, seed, dataset.test_labels, labels))
+                logging.append_record(metrics, records[-1])
+                if seen := measure.diagnostics(epoch, k, labels, dataset.num_classes):
+                    np.savez_compressed(path / "diagnostics" / f"seed{seed}-epoch{done:04d}.npz", **seen)
+            progress.epoch(
+                done,
+                loss=float(np.mean([r["train_loss"] for r in records])),
+                learning_rate=records[0].get("learning_rate"),
+                test_accuracy=float(np.mean([r["test_accuracy"] for r in records])),
+            )
+            stopping = bool(stop_asked) and done < task.epochs
+            due = settings.checkpoint_every and done % settings.checkpoint_every == 0
+            if due or stopping or done == task.epochs:
+                meta = {"seconds": before + time.monotonic() - began, "seeds": list(seeds)}
+                save(done, parallel.by_seed(layout, epoch.state), meta)
+            if stopping:
+                raise Stopped(f"stopped by {stop_asked[0]} after epoch {done} of {task.epochs}; --resume goes on.")
+    return before + time.monotonic() - began
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[str]]:
+    """Collect SIGTERM and SIGINT instead of dying of them; a second one is final."""
+    asked: list[str] = []
+
+    def note(number: int, frame: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(signal.Signals(number).name)
+
+    try:
+        old = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # not in the main thread: signals are somebody else's
+        yield asked
+        return
+    try:
+        yield asked
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def show(summary: dict[str, Any], path: pathlib.Path | None, class_names: Sequence[str] | None = None) -> None:
+    """Print the table of a run's results."""
+    seeds = [each["seed"] for each in summary["seeds"]]
+    table = logging.results_table(summary["seeds"], seeds=seeds, class_names=class_names, run_directory=path)
+    Console(soft_wrap=False).print(table)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status: 0, 2 for bad input, 1 for a failed and 3 for a stopped run."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    given = config.parse(arguments)
+    command = shlex.join(["python", "-m", "experiments.run", *arguments])
+    try:
+        settings, sources = config.resolve(given)
+        settings = dataclasses.replace(settings, out=settings.out or str(rundir.default_path(settings)))
+        summary = execute(settings, sources, command)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return STOPPED
+    except (engine.NonFiniteLossError, checkpoints.CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    show(summary, pathlib.Path(settings.out))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""The run directory: who may write into it, and what a person finds there.
+
+config.json          all settings, resolved; versions; device; git commit
+labels-seed0.npz     which examples were kept, and the labels they were given
+metrics.jsonl        a line for each epoch and seed
+diagnostics/         what the method has learned, a file for each epoch and seed
+checkpoints/         Orbax
+plots/               PNG
+summary.json         written last: it is there when the run is complete
+"""
+
+import hashlib
+import json
+import pathlib
+import shutil
+from typing import Any
+
+from experiments.config import Config, identity
+
+
+class RunDirectoryError(ValueError):
+    """A run directory that cannot be used as asked."""
+
+
+def default_path(config: Config) -> pathlib.Path:
+    """A name made from the settings, equal for equal settings."""
+    corruption = [
+        f"{kind}{amount:g}"
+        for kind, amount in ((config.noise, config.noise_rate), (config.imbalance, config.imbalance_ratio))
+        if kind != "none"
+    ]
+    digest = hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:8]
+    dataset = "".join(c if c.isalnum() or c in "-_." else "_" for c in config.dataset)
+    return pathlib.Path("runs") / "-".join([dataset, config.method, *corruption, f"seed{config.seed}", digest])
+
+
+def read_summary(path: pathlib.Path) -> dict[str, Any] | None:
+    """The summary of a complete run, else None."""
+    file = path / "summary.json"
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def claim(path: pathlib.Path, config: Config) -> bool:
+    """Decide whether a run may use `path`; True if it goes on with an unfinished run there.
+
+    A complete run in `path` must have been dealt with before (`read_summary`).
+
+    Raises:
+      RunDirectoryError: if something else is there. Nothing is changed then.
+    """
+    if config.overwrite and (path / "config.json").exists():
+        shutil.rmtree(path)
+    if not path.exists() or not any(path.iterdir()):
+        return False
+    if not (path / "config.json").exists():
+        raise RunDirectoryError(f"out={str(path)!r} is not empty and not a run directory; choose another.")
+    if not config.resume:
+        raise RunDirectoryError(
+            f"out={str(path)!r} holds an unfinished run; go on with --resume, or start anew with --overwrite."
+        )
+    check_same(path, config)
+    return True
+
+
+def check_same(path: pathlib.Path, config: Config) -> None:
+    """Compare the settings that determine the result with those of the run in `path`.
+
+    Raises:
+      RunDirectoryError: naming the first setting that differs.
+    """
+    before, now = json.loads((path / "config.json").read_text())["settings"], json.loads(json.dumps(identity(config)))
+    for name in {**before, **now}:
+        if name in now and before.get(name) != now[name]:
+            raise RunDirectoryError(
+                f"out={str(path)!r} holds a run with {name}={before.get(name)!r}, not {now[name]!r}; "
+                "give the same settings, another --out, or --overwrite."
+            )

@@ -1,0 +1,1 @@
+"""Learning from wrong labels and unbalanced classes, in JAX."""

@@ -1,0 +1,92 @@
+"""From a data set's clean labels to what a run trains on: which examples are kept, and the labels they are given."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from robustjax.data import corruptions
+
+NOISES = ("none", *corruptions.NOISE_KINDS)
+IMBALANCES = ("none", "long_tailed", "step", "step_rare_noisy", "step_rare_clean")
+
+
+class Corrupted(NamedTuple):
+    """A corrupted training set: `kept` int64 [N] positions in the original, `given` and `clean` labels int32 [N]."""
+
+    kept: np.ndarray
+    given: np.ndarray
+    clean: np.ndarray
+
+
+def corrupt(
+    labels: np.ndarray,
+    num_classes: int,
+    seed: int,
+    *,
+    noise: str = "none",
+    rate: float = 0.0,
+    imbalance: str = "none",
+    ratio: float = 1.0,
+    dataset: str | None = None,
+) -> Corrupted:
+    """Make labels wrong and classes unequal, as the papers do.
+
+    Imbalance comes first (Dynamic Loss, ROLT, SR): its class sizes are those of the clean labels. HAR's two step forms
+    are cut by the *noisy* labels, after the noise. Symmetric noise includes the own class, as in Dynamic Loss and ELR
+    (realised noise r(C−1)/C).
+
+    Args:
+      labels: clean labels int [M].
+      num_classes: C.
+      seed: of everything random here.
+      noise: one of `NOISES`.
+      rate: noise rate in [0, 1].
+      imbalance: one of `IMBALANCES`; "step_rare_noisy" makes HAR's noisy classes rare, "step_rare_clean" all others.
+      ratio: largest over smallest class.
+      dataset: name of the data set, for noise that is defined by data set.
+
+    Raises:
+      ValueError: for an unknown kind, a rate or ratio out of range, noise that is not defined for the data set, or a
+        class left empty.
+    """
+    if noise not in NOISES:
+        raise ValueError(f"noise={noise!r} is none of {', '.join(NOISES)}.")
+    if imbalance not in IMBALANCES:
+        raise ValueError(f"imbalance={imbalance!r} is none of {', '.join(IMBALANCES)}.")
+    subset_seed, noise_seed = np.random.SeedSequence(seed).generate_state(2)
+    kept = np.arange(len(labels))
+    if imbalance in ("long_tailed", "step"):
+        sizes = corruptions.long_tailed_counts if imbalance == "long_tailed" else corruptions.step_counts
+        counts = sizes(np.bincount(labels, minlength=num_classes), ratio)
+        kept = corruptions.subsample(labels, counts, int(subset_seed))
+    clean = np.asarray(labels)[kept].astype(np.int32)
+    given = _relabel(clean, num_classes, int(noise_seed), noise, rate, dataset)
+    if imbalance in ("step_rare_noisy", "step_rare_clean"):
+        noisy = {c for group in corruptions.noisy_groups(dataset) for c in group}
+        rare = noisy if imbalance == "step_rare_noisy" else set(range(num_classes)) - noisy
+        counts = corruptions.step_counts(np.bincount(clean, minlength=num_classes), ratio, rare=sorted(rare))
+        kept = corruptions.subsample(given, counts, int(subset_seed), at_most=True)
+        clean, given = clean[kept], given[kept]
+    missing = np.flatnonzero(np.bincount(given, minlength=num_classes) == 0)
+    if len(missing):
+        raise ValueError(
+            f"noise={noise!r} at rate {rate} and imbalance={imbalance!r} at ratio {ratio} leave no example labelled "
+            f"{missing.tolist()}; lower the rate or the ratio, or use another seed than {seed}."
+        )
+    return Corrupted(kept, given, clean)
+
+
+def _relabel(clean: np.ndarray, num_classes: int, seed: int, noise: str, rate: float, dataset: str | None):
+    match noise:
+        case "none":
+            return clean
+        case "symmetric":
+            return corruptions.symmetric(clean, rate, num_classes, seed, include_own=True)
+        case "asymmetric":
+            return corruptions.asymmetric(clean, rate, seed, dataset=dataset)
+        case "pair_flip":
+            return corruptions.pair_flip(clean, rate, num_classes, seed)
+        case "heteroskedastic":
+            return corruptions.heteroskedastic(clean, num_classes, seed, rate=rate, dataset=dataset)
+        case _:
+            return corruptions.frequency_proportional(clean, rate, num_classes, seed)

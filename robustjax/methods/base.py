@@ -1,0 +1,194 @@
+"""The Method contract: a method is a value made of pure functions.
+
+A factory `make(task, **options) -> Method` closes over what is static (the model, the views, the optimizer); everything
+that changes, or that differs between seeds, is in the state that `init` makes and `step` passes on. The engine
+(`robustjax.training.engine`) runs any Method on any data, on any number of devices and for any number of seeds at once,
+so a method never loops, never asks how many devices there are, and never sees a clean label.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from robustjax.meta import StepResult
+from robustjax.models import Model
+
+State = Any
+Metrics = dict[str, tuple[jax.Array, jax.Array]]
+
+
+class Batch(NamedTuple):
+    """Examples of one stream for one step.
+
+    Attributes:
+      inputs: [B, …], as stored (uint8 images); the method applies a view to them.
+      labels: int32 [B], as given: perhaps wrong.
+      index: int32 [B], position in the training set; every per-example memory is addressed by it.
+      mask: float32 [B], 0 for padding. Padding repeats real examples, so batch statistics stay meaningful.
+    """
+
+    inputs: jax.Array
+    labels: jax.Array
+    index: jax.Array
+    mask: jax.Array
+
+
+class Clock(NamedTuple):
+    """When a step happens: `epoch` int32 scalar (0 first) and `progress` float32 scalar, epochs done so far."""
+
+    epoch: jax.Array
+    progress: jax.Array
+
+
+class Task(NamedTuple):
+    """What a method may know before it starts; the same for every seed.
+
+    Attributes:
+      num_examples: N, size of the training set.
+      num_classes: C.
+      epochs: length of the run.
+      batch_size: global batch size B.
+      model: the classifier, see `robustjax.models.Model`.
+      optimizer: learning rate -> optax transformation; the rate may be traced.
+      schedule: progress in epochs -> learning rate.
+      weak: view (key, inputs) -> float inputs with little or no augmentation.
+      strong: view with the full augmentation.
+      plain: inputs -> float inputs, normalisation only; what is evaluated.
+    """
+
+    num_examples: int
+    num_classes: int
+    epochs: int
+    batch_size: int
+    model: Model
+    optimizer: Callable[[Any], optax.GradientTransformation]
+    schedule: Callable[[Any], jax.Array]
+    weak: Callable[[jax.Array, jax.Array], jax.Array]
+    strong: Callable[[jax.Array, jax.Array], jax.Array]
+    plain: Callable[[jax.Array], jax.Array]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of an epoch over the whole training set; the last batch is padded."""
+        return -(-self.num_examples // self.batch_size)
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the run if every epoch draws the whole training set once."""
+        return self.epochs * self.steps_per_epoch
+
+
+class Stream(NamedTuple):
+    """What a stream draws in an epoch: the first `size` (int32 scalar) entries of `order` (int32 [N])."""
+
+    order: jax.Array
+    size: jax.Array
+
+
+Plan = dict[str, Stream]
+
+
+class Survey(NamedTuple):
+    """A look at the whole training set in evaluation mode: `logits` [N, C] and the given `labels` int32 [N]."""
+
+    logits: jax.Array
+    labels: jax.Array
+
+
+class Pass(NamedTuple):
+    """One pass within an epoch.
+
+    Attributes:
+      streams: names of the plan's streams that a step draws from; the first one is drawn once and sets the number of
+        steps, the others are cycled.
+      steps: step functions (state, batches, clock, key) -> (state, metrics), taken in turn. `batches` is a dict with
+        one `Batch` a stream. `metrics` maps names to (sum, count); "loss" must be among them.
+    """
+
+    streams: tuple[str, ...]
+    steps: tuple[Callable[..., tuple[State, Metrics]], ...]
+
+
+class Method(NamedTuple):
+    """A training method.
+
+    Attributes:
+      init: (key, labels int [N] on the host, example inputs [1, …]) -> state, one pytree, all of it checkpointed.
+      step: (state, batches, clock, key) -> (state, metrics): one optimisation step over the global batch.
+      predict: (state, inputs [B, …] as stored) -> logits [B, C]; what is evaluated.
+      begin_epoch: (state, survey, clock, key) -> (state, plan), or None for one shuffled pass over everything.
+        Jittable.
+      survey: (state, inputs as stored) -> logits of one batch for `begin_epoch`'s survey; None where it needs none
+        (it is then given a survey without logits).
+      passes: epoch -> the passes of this epoch; None for one pass of `step` over the stream "train".
+      inspect: (state, survey) -> dict of arrays about what the method has learned, once an epoch, for evaluation and
+        plots. Known keys: "corrected_labels" [N, C], "label_weight" [N], "weight_table" [C, R], "rank" [N],
+        "margin" [C].
+    """
+
+    init: Callable[..., State]
+    step: Callable[..., tuple[State, Metrics]]
+    predict: Callable[[State, jax.Array], jax.Array]
+    begin_epoch: Callable[..., tuple[State, Plan]] | None = None
+    survey: Callable[[State, jax.Array], jax.Array] | None = None
+    passes: Callable[[int], tuple[Pass, ...]] | None = None
+    inspect: Callable[[State, Survey], dict[str, jax.Array]] | None = None
+
+
+class Learner(NamedTuple):
+    """A network in training: parameters, batch statistics and optimizer state."""
+
+    params: Any
+    stats: Any
+    opt_state: Any
+
+
+def init_learner(key: jax.Array, task: Task, example: jax.Array) -> Learner:
+    """A freshly initialised network with its optimizer's state."""
+
+    @jax.jit
+    def build(key: jax.Array) -> Learner:
+        variables = task.model.init(key, task.plain(example))
+        return Learner(variables.params, variables.stats, task.optimizer(0.0).init(variables.params))
+
+    return build(key)
+
+
+def train_apply(task: Task, learner: Learner, params: Any, inputs: jax.Array, key: jax.Array):
+    """Forward pass in train mode: (logits [B, C], new batch statistics)."""
+    return task.model.apply(params, learner.stats, inputs, train=True, key=key)
+
+
+def predict_with(task: Task, learner: Learner, inputs: jax.Array) -> jax.Array:
+    """Logits [B, C] of stored `inputs` in evaluation mode."""
+    return task.model.apply(learner.params, learner.stats, task.plain(inputs), train=False)[0]
+
+
+def updated(result: StepResult, stats: Any) -> Learner:
+    """The learner after an optimizer step whose forward pass left `stats`."""
+    return Learner(result.params, stats, result.opt_state)
+
+
+def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean of per-example `values` [B] where `mask` [B] is 1; 0 for an empty mask."""
+    return jnp.sum(values * mask) / jnp.maximum(jnp.sum(mask), 1)
+
+
+def tally(values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A metric as (sum, count), to be divided once at the end."""
+    return jnp.sum(values * mask), jnp.sum(mask)
+
+
+def shuffled(key: jax.Array, chosen: jax.Array) -> Stream:
+    """A stream that draws the examples of the boolean mask `chosen` [N] in random order."""
+    order = jnp.lexsort((jax.random.uniform(key, chosen.shape), ~chosen))
+    return Stream(order.astype(jnp.int32), jnp.sum(chosen, dtype=jnp.int32))
+
+
+def class_counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """How often each class is given: int64 [C]."""
+    return np.bincount(np.asarray(labels), minlength=num_classes)

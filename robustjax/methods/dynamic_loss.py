@@ -1,0 +1,501 @@
+"""Dynamic Loss (Jiang et al., TPAMI 2023): a meta-learned label corrector and margin generator.
+
+The loss of example i is DL_i = ℓ(y*_i, f(x_i) + q). A *label corrector* g trusts the given label by an amount that
+depends on the label's class and on how large the example's loss is among its class,
+y*_i = g(r_i | y_i) e_{y_i} + (1 − g(r_i | y_i)) y'_i, with y' the classifier's own prediction; a *margin generator*
+gives q ∈ R^C. Both are learned by the meta-gradient of `robustjax.meta` on a meta set that *hierarchical sampling*
+picks anew each epoch from the noisy data itself: no clean example is used.
+
+Where the paper and the authors' code differ, the paper's form is the default and the code's a named option
+(`rank_form`, `finetune`); where the paper is silent (what y' is, how the nets look), the code's is the default.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from robustjax import losses, meta
+from robustjax.methods import base
+
+CORRECTORS = ("mlp", "agnostic", "vector", "none")
+MARGINS = ("mlp", "vector", "balanced_softmax", "none")
+SAMPLINGS = ("hierarchical", "naive")
+PSEUDO_LABELS = ("sample", "hard", "soft")
+RANK_FORMS = ("paper", "code")
+
+
+# --- The meta net: label corrector and margin generator -------------------------------------------------------------
+
+
+def init_mlp(key: jax.Array, num_inputs: int, hidden: int, num_outputs: int, output_bias: float) -> dict[str, Any]:
+    """An embedding of `num_inputs` entries and three linear layers: what the corrector and the margin generator share.
+
+    Xavier-uniform embedding, Xavier-normal weights [in, out], zero biases but the last (authors' code).
+    """
+    sizes = [hidden, hidden, hidden, num_outputs]
+    keys = jax.random.split(key, len(sizes))
+    xavier = jax.nn.initializers.glorot_normal()
+    layers = [
+        {"kernel": xavier(k, (m, n)), "bias": jnp.zeros(n)}
+        for k, m, n in zip(keys, sizes[:-1], sizes[1:], strict=False)
+    ]
+    layers[-1]["bias"] += output_bias
+    return {"embedding": jax.nn.initializers.glorot_uniform()(keys[-1], (num_inputs, hidden)), "layers": layers}
+
+
+def apply_mlp(params: dict[str, Any]) -> jax.Array:
+    """The net's outputs for every entry of its embedding: [num_inputs, num_outputs]."""
+    *hidden, last = params["layers"]
+    x = params["embedding"]
+    for layer in hidden:
+        x = jax.nn.relu(x @ layer["kernel"] + layer["bias"])
+    return x @ last["kernel"] + last["bias"]
+
+
+def init_corrector(
+    key: jax.Array, num_classes: int, num_bins: int, *, form: str = "mlp", hidden: int = 64, bias: float = 3.98
+) -> dict[str, Any]:
+    """Parameters of the label corrector, starting at g = sigmoid(bias): it trusts the given labels.
+
+    Args:
+      key: PRNG key.
+      num_classes: C.
+      num_bins: R, the number of loss-rank bins.
+      form: "mlp" (class-wise), "agnostic" (one output for all classes), "vector" (a free table), "none".
+      hidden: width of the net.
+      bias: output bias; 3.98 gives g = 0.982 (authors' code).
+    """
+    if form == "none":
+        return {}
+    if form == "vector":
+        return {"table": jnp.full((num_bins, num_classes), bias)}
+    return init_mlp(key, num_bins, hidden, 1 if form == "agnostic" else num_classes, bias)
+
+
+def init_margin(
+    key: jax.Array, num_classes: int, *, form: str = "mlp", hidden: int = 64, bias: float = 1.0
+) -> dict[str, Any]:
+    """Parameters of the margin generator, starting near q = `bias`; forms "mlp", "vector", others have none."""
+    if form == "vector":
+        return {"table": jnp.full((1, num_classes), bias)}
+    return init_mlp(key, 1, hidden, num_classes, bias) if form == "mlp" else {}
+
+
+def weight_table(corrector: dict[str, Any], num_classes: int) -> jax.Array:
+    """Learned label weights g(r | y), [C, R], in (0, 1)."""
+    outputs = corrector["table"] if "table" in corrector else apply_mlp(corrector)
+    return jax.nn.sigmoid(jnp.broadcast_to(outputs, (outputs.shape[0], num_classes))).T
+
+
+def margin_vector(margin: dict[str, Any]) -> jax.Array:
+    """The learned margins q, [C], added to the logits."""
+    return (margin["table"] if "table" in margin else apply_mlp(margin))[0]
+
+
+def corrected_labels(weights: jax.Array, labels: jax.Array, pseudo_labels: jax.Array) -> jax.Array:
+    """y* = w e_y + (1 − w) y', [B, C], from weights [B], given labels [B] and the classifier's labels y' [B, C]."""
+    given = jax.nn.one_hot(labels, pseudo_labels.shape[-1], dtype=pseudo_labels.dtype)
+    return weights[:, None] * given + (1 - weights[:, None]) * pseudo_labels
+
+
+def pseudo_labels(key: jax.Array, logits: jax.Array, form: str) -> jax.Array:
+    """The classifier's labels y' [B, C], without gradient: one "sample" of its softmax, "hard" argmax, or "soft"."""
+    logits = jax.lax.stop_gradient(logits)
+    if form == "soft":
+        return jax.nn.softmax(logits)
+    classes = jax.random.categorical(key, logits) if form == "sample" else jnp.argmax(logits, -1)
+    return jax.nn.one_hot(classes, logits.shape[-1], dtype=logits.dtype)
+
+
+def corrector_warmup_loss(weights: jax.Array, labels: jax.Array, logits: jax.Array) -> jax.Array:
+    """−log(y*_y + 1e-8) per example [B], y' = softmax: the corrector's own objective while the classifier warms up.
+
+    Authors' code. It pulls g towards 1 for the labels that the classifier does not predict.
+    """
+    soft = corrected_labels(weights, labels, pseudo_labels(jax.random.key(0), logits, "soft"))
+    return -jnp.log(jnp.take_along_axis(soft, labels[:, None], -1)[:, 0] + 1e-8)
+
+
+# --- Loss ranks and the meta set ------------------------------------------------------------------------------------
+
+
+def rank_bins(class_counts: np.ndarray, num_bins: int, form: str = "paper") -> np.ndarray:
+    """The bin of the i-th smallest loss of a class, for all classes one after the other: int32 [N], on the host.
+
+    Args:
+      class_counts: given labels a class, int [C].
+      num_bins: R.
+      form: "paper", R equal bins, ⌊iR/n⌋; "code", int(i/(n+1)·R) evaluated in float64 from left to right, which in
+        rare exact cases is one less than the integer quotient.
+    """
+    if form == "paper":
+        bins = [np.arange(n) * num_bins // max(n, 1) for n in class_counts]
+    else:
+        bins = [(1.0 * np.arange(n) / (n + 1) * num_bins).astype(np.int64) for n in class_counts]
+    return np.concatenate(bins).astype(np.int32)
+
+
+def order_in_class(values: jax.Array, labels: jax.Array, num_classes: int) -> tuple[jax.Array, jax.Array]:
+    """Examples sorted by (class, value), and each one's position within its class: two int32 [N]."""
+    order = jnp.lexsort((values, labels)).astype(jnp.int32)
+    counts = jnp.bincount(labels, length=num_classes)
+    starts = jnp.cumsum(counts) - counts
+    position = jnp.arange(len(labels)) - starts[labels[order]]
+    return order, jnp.zeros_like(order).at[order].set(position.astype(jnp.int32))
+
+
+def loss_ranks(values: jax.Array, labels: jax.Array, bins: jax.Array) -> jax.Array:
+    """Loss-rank bins r_i in {0 … R−1} within each given class, int32 [N], from losses [N] and `rank_bins`."""
+    order = jnp.lexsort((values, labels))
+    return jnp.zeros(len(labels), jnp.int32).at[order].set(bins)
+
+
+def sample_primary(key: jax.Array, labels: jax.Array, size: jax.Array, num_classes: int) -> jax.Array:
+    """A random primary set of `size` examples a class, as a boolean mask [N]."""
+    return order_in_class(jax.random.uniform(key, labels.shape), labels, num_classes)[1] < size
+
+
+def select_meta(
+    values: jax.Array, labels: jax.Array, primary: jax.Array, size: jax.Array, num_classes: int
+) -> jax.Array:
+    """The `size` primary examples of lowest loss in each class, as a boolean mask [N]."""
+    position = order_in_class(jnp.where(primary, values, jnp.inf), labels, num_classes)[1]
+    return primary & (position < size)
+
+
+def sampling_sizes(smallest_class: int, primary_ratio: float, meta_ratio: float) -> tuple[int, int]:
+    """Primary and meta examples a class, fractions M0 and M1 of the smallest class's given labels; at least one."""
+    return max(1, int(primary_ratio * smallest_class)), max(1, int(meta_ratio * smallest_class))
+
+
+# --- One iteration --------------------------------------------------------------------------------------------------
+
+
+class Iteration(NamedTuple):
+    """Results of `iteration`: the meta-gradient, new meta parameters and their optimizer state, and the real step."""
+
+    meta: meta.MetaGradient
+    meta_params: Any
+    meta_opt_state: Any
+    real: meta.StepResult
+
+
+def iteration(
+    weak: Callable[[Any], jax.Array],
+    strong: Callable[[Any], tuple[jax.Array, Any]],
+    meta_loss: Callable[[Any], jax.Array],
+    targets: Callable[[Any, jax.Array, int], tuple[jax.Array, jax.Array]],
+    mask: jax.Array,
+    params: Any,
+    opt_state: Any,
+    optimizer: optax.GradientTransformation,
+    meta_params: Any,
+    meta_opt_state: Any,
+    meta_optimizer: optax.GradientTransformation,
+) -> Iteration:
+    """One iteration of Algorithm 1: virtual step, meta step, real step.
+
+    Args:
+      weak: params -> logits [B, C] of the train batch's weak view.
+      strong: params -> (logits [B, C] of its strong view, auxiliary output).
+      meta_loss: params -> scalar cross entropy of the meta batch, without margin.
+      targets: (meta_params, weak logits, draw) -> (corrected labels [B, C], margins [C]); `draw` is 0 in the virtual
+        and 1 in the real step, so that sampled labels are drawn anew.
+      mask: [B], 0 for padding.
+      params, opt_state, optimizer: the classifier's.
+      meta_params, meta_opt_state, meta_optimizer: the meta net's.
+    """
+
+    def dynamic_loss(logits: jax.Array, theta: Any, weak_logits: jax.Array, draw: int) -> jax.Array:
+        labels, margin = targets(theta, jax.lax.stop_gradient(weak_logits), draw)
+        return base.masked_mean(losses.cross_entropy(logits + margin, labels), mask)
+
+    def virtual_loss(params: Any, theta: Any) -> tuple[jax.Array, jax.Array]:
+        logits = weak(params)
+        return dynamic_loss(logits, theta, logits, 0), logits
+
+    found = meta.meta_gradient(virtual_loss, lambda p: (meta_loss(p), ()), meta_params, params, opt_state, optimizer)
+    updates, meta_opt_state = meta_optimizer.update(found.gradient, meta_opt_state, meta_params)
+    meta_params = optax.apply_updates(meta_params, updates)
+
+    def real_loss(params: Any) -> tuple[jax.Array, tuple]:
+        logits, aux = strong(params)
+        return dynamic_loss(logits, meta_params, found.train_aux, 1), (logits, aux)
+
+    real = meta.optimizer_step(real_loss, params, opt_state, optimizer)
+    return Iteration(found, meta_params, meta_opt_state, real)
+
+
+# --- The method -----------------------------------------------------------------------------------------------------
+
+
+class DynamicLossState(NamedTuple):
+    """The classifier, the meta net, and what sampling needs to know of this seed's labels."""
+
+    learner: base.Learner
+    meta_params: dict[str, Any]
+    meta_opt_state: Any
+    ranks: jax.Array
+    bins: jax.Array
+    log_prior: jax.Array
+    primary_size: jax.Array
+    meta_size: jax.Array
+    steps: jax.Array
+
+
+def dynamic_loss(
+    task: base.Task,
+    *,
+    num_bins: int = 100,
+    warmup_epochs: int = 5,
+    primary_ratio: float = 0.5,
+    meta_ratio: float = 0.25,
+    meta_learning_rate: float = 3e-3,
+    corrector_warmup_steps: int = 2000,
+    corrector_bias: float = 3.98,
+    hidden: int = 64,
+    meta_every: int = 1,
+    views: int = 2,
+    corrector: str = "mlp",
+    margin: str = "mlp",
+    sampling: str = "hierarchical",
+    pseudo_label: str = "sample",
+    rank_form: str = "paper",
+    finetune: bool = False,
+) -> base.Method:
+    """Dynamic Loss.
+
+    Args:
+      task: what is to be learned, and with what.
+      num_bins: R, loss-rank bins a class.
+      warmup_epochs: epochs of cross entropy before the meta net takes part.
+      primary_ratio: M0, size of a class's random primary set as a fraction of the smallest class.
+      meta_ratio: M1, size of a class's meta set (lowest losses of the primary set), likewise.
+      meta_learning_rate: Adam's learning rate for the meta net.
+      corrector_warmup_steps: warm-up steps in which the corrector is trained on its own objective (authors' code).
+      corrector_bias: the corrector starts at sigmoid(bias).
+      hidden: width of the meta net.
+      meta_every: make the meta step in every k-th iteration only; 1 is the paper's.
+      views: 2 draws labels and the virtual step from a weak view of the batch (authors' code), 1 from the strong one.
+      corrector: "mlp", or the ablations "agnostic", "vector", "none".
+      margin: "mlp", or the ablations "vector", "balanced_softmax" (fixed, log class counts), "none".
+      sampling: "hierarchical", or "naive" (the lowest losses of each whole class).
+      pseudo_label: y' is a "sample" of the classifier's softmax, its "hard" argmax, or the "soft" distribution.
+      rank_form: "paper" or "code", see `rank_bins`.
+      finetune: end each epoch with a pass over the meta set (authors' code, not in the paper).
+
+    Raises:
+      ValueError: for an option outside its range, by name.
+    """
+    for name, value, accepted in (
+        ("corrector", corrector, CORRECTORS),
+        ("margin", margin, MARGINS),
+        ("sampling", sampling, SAMPLINGS),
+        ("pseudo_label", pseudo_label, PSEUDO_LABELS),
+        ("rank_form", rank_form, RANK_FORMS),
+        ("views", views, (1, 2)),
+    ):
+        if value not in accepted:
+            raise ValueError(f"{name}={value!r} is none of {', '.join(map(str, accepted))}.")
+    if num_bins < 1 or meta_every < 1 or hidden < 1:
+        raise ValueError(f"num_bins={num_bins}, meta_every={meta_every} and hidden={hidden} must be at least 1.")
+    if not 0 < meta_ratio <= primary_ratio <= 1:
+        raise ValueError(f"0 < meta_ratio <= primary_ratio <= 1 is needed, got {meta_ratio} and {primary_ratio}.")
+    if not 0 <= warmup_epochs < max(task.epochs, 1):
+        raise ValueError(f"warmup_epochs={warmup_epochs} must be at least 0 and less than epochs={task.epochs}.")
+    if corrector == "none" and margin in ("none", "balanced_softmax"):
+        raise ValueError(f"corrector='none' with margin={margin!r} leaves nothing to learn; use an ERM method instead.")
+
+    num_classes = task.num_classes
+    meta_optimizer = optax.adam(meta_learning_rate)
+    learns_corrector = corrector != "none"
+
+    def init(key: jax.Array, labels: np.ndarray, example: jax.Array) -> DynamicLossState:
+        keys = jax.random.split(key, 3)
+        counts = base.class_counts(labels, num_classes)
+        meta_params = {
+            "corrector": init_corrector(
+                keys[1], num_classes, num_bins, form=corrector, hidden=hidden, bias=corrector_bias
+            ),
+            "margin": init_margin(keys[2], num_classes, form=margin, hidden=hidden),
+        }
+        primary_size, meta_size = sampling_sizes(int(counts.min()), primary_ratio, meta_ratio)
+        return DynamicLossState(
+            learner=base.init_learner(keys[0], task, example),
+            meta_params=meta_params,
+            meta_opt_state=meta_optimizer.init(meta_params),
+            ranks=jnp.zeros(len(labels), jnp.int32),
+            bins=jnp.asarray(rank_bins(counts, num_bins, rank_form)),
+            log_prior=jnp.log(jnp.maximum(jnp.asarray(counts, jnp.float32), 1)),
+            primary_size=jnp.int32(primary_size),
+            meta_size=jnp.int32(meta_size),
+            steps=jnp.int32(0),
+        )
+
+    def margins(state: DynamicLossState, theta: dict[str, Any]) -> jax.Array:
+        if margin == "none":
+            return jnp.zeros(num_classes)
+        return state.log_prior if margin == "balanced_softmax" else margin_vector(theta["margin"])
+
+    def weights(theta: dict[str, Any], labels: jax.Array, ranks: jax.Array) -> jax.Array:
+        if not learns_corrector:
+            return jnp.ones(labels.shape)
+        return weight_table(theta["corrector"], num_classes)[labels, ranks]
+
+    def begin_epoch(state: DynamicLossState, survey: base.Survey, clock: base.Clock, key: jax.Array):
+        primary_key, train_key, meta_key = jax.random.split(key, 3)
+        values = losses.cross_entropy(survey.logits, survey.labels)
+        if sampling == "hierarchical":
+            primary = sample_primary(primary_key, survey.labels, state.primary_size, num_classes)
+        else:
+            primary = jnp.ones(survey.labels.shape, bool)
+        chosen = select_meta(values, survey.labels, primary, state.meta_size, num_classes)
+        chosen &= clock.epoch >= warmup_epochs
+        plan = {"train": base.shuffled(train_key, ~chosen), "meta": base.shuffled(meta_key, chosen)}
+        return state._replace(ranks=loss_ranks(values, survey.labels, state.bins)), plan
+
+    def warmup_step(state: DynamicLossState, batches: dict[str, base.Batch], clock: base.Clock, key: jax.Array):
+        """Cross entropy for the classifier, the corrector's own objective for the corrector."""
+        batch, learner = batches["train"], state.learner
+        weak_key, strong_key, model_key = jax.random.split(key, 3)
+        theta, meta_opt_state = state.meta_params, state.meta_opt_state
+        if learns_corrector and corrector_warmup_steps > 0:
+            weak_logits, _ = base.train_apply(
+                task, learner, learner.params, task.weak(weak_key, batch.inputs), model_key
+            )
+
+            def corrector_objective(theta):
+                trust = weights(theta, batch.labels, state.ranks[batch.index])
+                return base.masked_mean(corrector_warmup_loss(trust, batch.labels, weak_logits), batch.mask)
+
+            updates, new_opt_state = meta_optimizer.update(jax.grad(corrector_objective)(theta), meta_opt_state, theta)
+            active = state.steps < corrector_warmup_steps
+            theta, meta_opt_state = jax.tree.map(
+                lambda new, old: jnp.where(active, new, old),
+                (optax.apply_updates(theta, updates), new_opt_state),
+                (theta, meta_opt_state),
+            )
+        state = state._replace(meta_params=theta, meta_opt_state=meta_opt_state)
+        given = jax.nn.one_hot(batch.labels, num_classes)
+        return plain_step(state, batch, task.strong(strong_key, batch.inputs), given, 0.0, clock, model_key)
+
+    def plain_step(state, batch, inputs, labels, margin, clock, model_key):
+        """A step of the classifier towards fixed labels [B, C] with a fixed margin."""
+        learner = state.learner
+
+        def objective(params):
+            logits, stats = base.train_apply(task, learner, params, inputs, model_key)
+            return base.masked_mean(losses.cross_entropy(logits + margin, labels), batch.mask), (logits, stats)
+
+        rate = task.schedule(clock.progress)
+        result = meta.optimizer_step(objective, learner.params, learner.opt_state, task.optimizer(rate))
+        return advanced(state, result, batch, rate)
+
+    def advanced(state, result: meta.StepResult, batch: base.Batch, rate: jax.Array):
+        """The state after the classifier's step, and the metrics that all steps share."""
+        logits, stats = result.aux
+        metrics = {
+            "loss": (result.loss * jnp.sum(batch.mask), jnp.sum(batch.mask)),
+            "train_accuracy": base.tally(jnp.argmax(logits, -1) == batch.labels, batch.mask),
+            "learning_rate": (rate, jnp.ones(())),
+        }
+        return state._replace(learner=base.updated(result, stats), steps=state.steps + 1), metrics
+
+    def make_targets(state: DynamicLossState, batch: base.Batch, key: jax.Array):
+        ranks = state.ranks[batch.index]
+
+        def targets(theta: dict[str, Any], logits: jax.Array, draw: int) -> tuple[jax.Array, jax.Array]:
+            pseudo = pseudo_labels(jax.random.fold_in(key, draw), logits, pseudo_label)
+            return corrected_labels(weights(theta, batch.labels, ranks), batch.labels, pseudo), margins(state, theta)
+
+        return targets
+
+    def view_inputs(batch: base.Batch, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+        strong = task.strong(keys[0], batch.inputs)
+        return (task.weak(keys[1], batch.inputs) if views == 2 else strong), strong
+
+    def step(state: DynamicLossState, batches: dict[str, base.Batch], clock: base.Clock, key: jax.Array):
+        """A meta iteration."""
+        batch, meta_batch, learner = batches["train"], batches["meta"], state.learner
+        keys = jax.random.split(key, 5)
+        weak, strong = view_inputs(batch, keys)
+        meta_inputs = task.strong(keys[2], meta_batch.inputs)
+
+        def forward(params: Any, inputs: jax.Array):
+            return base.train_apply(task, learner, params, inputs, keys[4])
+
+        def meta_loss(params: Any) -> jax.Array:
+            values = losses.cross_entropy(forward(params, meta_inputs)[0], meta_batch.labels)
+            return base.masked_mean(values, meta_batch.mask)
+
+        rate = task.schedule(clock.progress)
+        done = iteration(
+            weak=lambda params: forward(params, weak)[0],
+            strong=lambda params: forward(params, strong),
+            meta_loss=meta_loss,
+            targets=make_targets(state, batch, keys[3]),
+            mask=batch.mask,
+            params=learner.params,
+            opt_state=learner.opt_state,
+            optimizer=task.optimizer(rate),
+            meta_params=state.meta_params,
+            meta_opt_state=state.meta_opt_state,
+            meta_optimizer=meta_optimizer,
+        )
+        state, metrics = advanced(state, done.real, batch, rate)
+        metrics["meta_loss"] = (done.meta.meta_loss, jnp.ones(()))
+        return state._replace(meta_params=done.meta_params, meta_opt_state=done.meta_opt_state), metrics
+
+    def frozen_step(state: DynamicLossState, batches: dict[str, base.Batch], clock: base.Clock, key: jax.Array):
+        """An iteration without meta step, for `meta_every` > 1."""
+        batch, learner = batches["train"], state.learner
+        keys = jax.random.split(key, 5)
+        weak, strong = view_inputs(batch, keys)
+        weak_logits, _ = base.train_apply(task, learner, learner.params, weak, keys[4])
+        labels, margin = make_targets(state, batch, keys[3])(state.meta_params, weak_logits, 1)
+        state, metrics = plain_step(state, batch, strong, labels, margin, clock, keys[4])
+        return state, metrics | {"meta_loss": (jnp.zeros(()), jnp.zeros(()))}
+
+    def finetune_step(state: DynamicLossState, batches: dict[str, base.Batch], clock: base.Clock, key: jax.Array):
+        """A step on the meta set towards its given labels, with the learned margin."""
+        batch = batches["meta"]
+        view_key, model_key = jax.random.split(key)
+        given = jax.nn.one_hot(batch.labels, num_classes)
+        inputs = task.strong(view_key, batch.inputs)
+        return plain_step(state, batch, inputs, given, margins(state, state.meta_params), clock, model_key)
+
+    warmup = (base.Pass(("train",), (warmup_step,)),)
+    meta_training = (base.Pass(("train", "meta"), (step, *[frozen_step] * (meta_every - 1))),)
+    if finetune:
+        meta_training += (base.Pass(("meta",), (finetune_step,)),)
+
+    def inspect(state: DynamicLossState, survey: base.Survey) -> dict[str, jax.Array]:
+        ranks = loss_ranks(losses.cross_entropy(survey.logits, survey.labels), survey.labels, state.bins)
+        trust = weights(state.meta_params, survey.labels, ranks)
+        pseudo = pseudo_labels(jax.random.key(0), survey.logits, "hard")
+        found = {
+            "corrected_labels": corrected_labels(trust, survey.labels, pseudo),
+            "label_weight": trust,
+            "rank": ranks,
+            "margin": margins(state, state.meta_params),
+        }
+        if learns_corrector:
+            found["weight_table"] = weight_table(state.meta_params["corrector"], num_classes)
+        return found
+
+    def predict(state: DynamicLossState, inputs: jax.Array) -> jax.Array:
+        return base.predict_with(task, state.learner, inputs)
+
+    return base.Method(
+        init=init,
+        step=step,
+        predict=predict,
+        begin_epoch=begin_epoch,
+        survey=predict,
+        passes=lambda epoch: warmup if epoch < warmup_epochs else meta_training,
+        inspect=inspect,
+    )

@@ -1,0 +1,67 @@
+"""What differs between CPU and accelerators, decided here and nowhere else."""
+
+import functools
+import os
+import pathlib
+import warnings
+
+import jax
+import jax.numpy as jnp
+
+# XLA:CPU runs convolution gradients up to 7× faster outside the YNN library; reductions are better left inside it.
+_FAST_CPU_CONVOLUTIONS = {
+    "xla_cpu_experimental_ynn_fusion_type": ",".join(
+        f"LIBRARY_FUSION_TYPE_{kind}" for kind in ("DOT", "ELTWISE", "REDUCE")
+    )
+}
+
+
+@functools.cache
+def compiler_options() -> dict[str, str] | None:
+    """Compile options for training programs on the default backend; None where there are none or XLA refuses them."""
+    if jax.default_backend() != "cpu":
+        return None
+    try:
+        jax.jit(jnp.sin).lower(jnp.zeros(())).compile(compiler_options=_FAST_CPU_CONVOLUTIONS)
+    except Exception:  # the option is experimental: any other jaxlib may not know it
+        return None
+    return _FAST_CPU_CONVOLUTIONS
+
+
+def loops_on_device() -> bool:
+    """Whether an epoch is one compiled loop.
+
+    On GPU and TPU it is. On CPU it is a Python loop over the compiled step: inside a loop XLA:CPU keeps convolution
+    gradients in a slow layout, 20 to 60 times slower.
+    """
+    return jax.default_backend() != "cpu"
+
+
+def user_cache_dir() -> pathlib.Path:
+    """The folder for robustjax's caches: $XDG_CACHE_HOME or ~/.cache, then robustjax."""
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "robustjax"
+
+
+def enable_compilation_cache(folder: str | os.PathLike | None = None) -> pathlib.Path | None:
+    """Keep compiled programs on disk, so that the next start does not compile them again.
+
+    Args:
+      folder: where; default a folder in the user's cache. JAX's own setting, if there is one, is left alone.
+
+    Returns:
+      The folder in use, or None if it cannot be written.
+    """
+    if jax.config.jax_compilation_cache_dir and folder is None:
+        return pathlib.Path(jax.config.jax_compilation_cache_dir)
+    path = pathlib.Path(folder) if folder is not None else user_cache_dir() / "xla"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK):
+            raise PermissionError(path)
+    except OSError as error:
+        warnings.warn(f"No compilation cache: {path} cannot be written ({error}).", stacklevel=2)
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    return path
