@@ -240,7 +240,7 @@ def test_tfrecord_on_disk_is_named(tmp_path):
         _prepare_tiny(tmp_path, name=kind, version=version)
         (info,) = tmp_path.glob(f"{name}/*/dataset_info.json")
         info.write_text(json.dumps(json.loads(info.read_text()) | {"fileFormat": "tfrecord"}))
-        with pytest.raises(FileNotFoundError, match="there as tfrecord, which is not read without TensorFlow"):
+        with pytest.raises(FileNotFoundError, match="there as tfrecord, which is not read here"):
             data.load(name, tmp_path, tmp_path)
 
 

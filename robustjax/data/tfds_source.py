@@ -77,7 +77,7 @@ def _how_to(name: str, builder: Any) -> str:
     versions = sorted({path.parent.name for path in folder.glob("**/dataset_info.json")})
     have = ""
     if builder.is_prepared():
-        have = f" It is there as {builder.info.file_format.value}, which is not read without TensorFlow: use another data_dir."
+        have = f" It is there as {builder.info.file_format.value}, which is not read here: use another data_dir."
     elif versions:
         have = f" There are version(s) {', '.join(versions)}: ask for '{builder.name}:{versions[-1]}'."
     return (
