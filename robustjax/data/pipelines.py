@@ -6,7 +6,7 @@ import numpy as np
 
 from robustjax.data import corruptions
 
-NOISES = ("none", *corruptions.NOISE_KINDS)
+NOISES = ("none", *corruptions.NOISE_KINDS, "symmetric_exclusive")
 IMBALANCES = ("none", "long_tailed", "step", "step_rare_noisy", "step_rare_clean")
 
 
@@ -33,7 +33,7 @@ def corrupt(
 
     Imbalance comes first (Dynamic Loss, ROLT, SR): its class sizes are those of the clean labels. HAR's two step forms
     are cut by the *noisy* labels, after the noise. Symmetric noise includes the own class, as in Dynamic Loss and ELR
-    (realised noise r(C−1)/C).
+    (realised noise r(C−1)/C); "symmetric_exclusive" never gives the own class (SR; realised noise r).
 
     Args:
       labels: clean labels int [M].
@@ -82,6 +82,8 @@ def _relabel(clean: np.ndarray, num_classes: int, seed: int, noise: str, rate: f
             return clean
         case "symmetric":
             return corruptions.symmetric(clean, rate, num_classes, seed, include_own=True)
+        case "symmetric_exclusive":
+            return corruptions.symmetric(clean, rate, num_classes, seed, include_own=False)
         case "asymmetric":
             return corruptions.asymmetric(clean, rate, seed, dataset=dataset)
         case "pair_flip":
