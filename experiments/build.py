@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.config import Config
+from experiments.config import Config, model_options
 from robustjax import methods, models
 from robustjax.data import Dataset, augment, corruptions, pipelines
 from robustjax.methods import Method, Task
@@ -58,17 +58,22 @@ def make_schedule(spec: str, base: float, epochs: int, warmup_epochs: float = 0.
 
 
 def make_optimizer(config: Config) -> Callable[[Any], optax.GradientTransformation]:
-    """learning rate -> optimizer. The L2 penalty is added to the gradient, on all parameters, as the papers do."""
+    """learning rate -> optimizer. The L2 penalty is added to the gradient, on all parameters, as the papers do.
+
+    A limit on the gradient's norm holds before the penalty is added.
+    """
+    clip = [optax.clip_by_global_norm(config.gradient_clip)] if config.gradient_clip else []
 
     def sgd(rate: Any) -> optax.GradientTransformation:
         return optax.chain(
+            *clip,
             optax.add_decayed_weights(config.weight_decay),
             optax.sgd(rate, momentum=config.momentum or None, nesterov=config.nesterov),
         )
 
     def adam(rate: Any) -> optax.GradientTransformation:
         # eps_root keeps the update differentiable at a gradient of 0, which meta-gradients need.
-        return optax.chain(optax.add_decayed_weights(config.weight_decay), optax.adam(rate, eps_root=1e-16))
+        return optax.chain(*clip, optax.add_decayed_weights(config.weight_decay), optax.adam(rate, eps_root=1e-16))
 
     return sgd if config.optimizer == "sgd" else adam
 
@@ -81,7 +86,9 @@ def make_task(config: Config, dataset: Dataset, num_examples: int) -> Task:
         num_classes=dataset.num_classes,
         epochs=config.epochs,
         batch_size=config.batch_size,
-        model=models.get_model(config.model, dataset.num_classes, dtype=jnp.dtype(config.precision)),
+        model=models.get_model(
+            config.model, dataset.num_classes, dtype=jnp.dtype(config.precision), **model_options(config)
+        ),
         optimizer=make_optimizer(config),
         schedule=make_schedule(config.schedule, config.learning_rate, config.epochs, config.lr_warmup_epochs),
         weak=view(config.weak_augmentation),

@@ -10,6 +10,7 @@ from typing import Any
 
 from robustjax import methods, models
 from robustjax.data import augment, pipelines
+from robustjax.methods import sparse
 from robustjax.training import parallel
 
 
@@ -25,6 +26,8 @@ class Config:
     method: str = setting("dynamic_loss", "what", "training method")
     dataset: str = setting("digits", "what", "digits (embedded), a TFDS name, npz:FILE or folder:DIR")
     model: str = setting("small_cnn", "what", "classifier")
+    head: str | None = setting(None, "what", "classifier layer: linear or cosine (LDAM); default: the model's")
+    initialization: str | None = setting(None, "what", "torch, kaiming_normal or kaiming_xavier; default: the model's")
 
     noise: str = setting("none", "labels", "how labels are made wrong", choices=pipelines.NOISES)
     noise_rate: float = setting(0.0, "labels", "noise rate in [0, 1]")
@@ -40,6 +43,7 @@ class Config:
     momentum: float = setting(0.9, "training", "SGD momentum")
     nesterov: bool = setting(False, "training", "Nesterov momentum")
     weight_decay: float = setting(5e-4, "training", "L2 penalty, added to the gradient, on all parameters")
+    gradient_clip: float = setting(0.0, "training", "limit on the gradient's global norm; 0: none")
     schedule: str = setting(
         "cosine", "training", "constant, cosine, multistep:40,80:0.1, cosine_restarts:10:0.001 or exponential:0.97"
     )
@@ -73,6 +77,11 @@ _NOT_IDENTITY = (
 def identity(config: Config) -> dict[str, Any]:
     """The settings that determine a run's result, as a JSON-able dict."""
     return {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_IDENTITY}
+
+
+def model_options(config: Config) -> dict[str, str]:
+    """The options of the network that were chosen."""
+    return {name: value for name in ("head", "initialization") if (value := getattr(config, name)) is not None}
 
 
 def method_options(name: str) -> dict[str, inspect.Parameter]:
@@ -120,15 +129,18 @@ def make_parser() -> argparse.ArgumentParser:
             groups.setdefault(title, parser.add_argument_group(title))
             _add(groups[title], field.name, _plain_type(field.type), field.metadata["help"], field.default,
                  field.metadata.get("choices"))  # fmt: skip
-    seen: set[str] = set()
+    owners: dict[str, dict[str, inspect.Parameter]] = {}
     for name in methods.names():
-        options, texts = method_options(name), _option_help(name)
-        fresh = {k: p for k, p in options.items() if k not in seen}
-        if fresh:
-            group = parser.add_argument_group(f"options of {name}")
-            for key, parameter in fresh.items():
-                _add(group, key, _plain_type(parameter.annotation), texts.get(key, ""), parameter.default)
-        seen |= set(options)
+        for key, parameter in method_options(name).items():
+            owners.setdefault(key, {})[name] = parameter
+    for key, by_method in owners.items():
+        title = f"options of {', '.join(by_method)}"
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        first, *others = by_method.values()
+        agreed = all(other.default == first.default for other in others)
+        text = _option_help(next(iter(by_method))).get(key, "") + ("" if agreed else " (default: the method's)")
+        _add(groups[title], key, _plain_type(first.annotation), text, first.default if agreed else None)
     return parser
 
 
@@ -164,6 +176,8 @@ def resolve(given: Mapping[str, Any]) -> tuple[Config, tuple[str, ...]]:
     from experiments import recipes
 
     fields = {f.name for f in dataclasses.fields(Config)} - {"options"}
+    if "loss" in given and given.get("method", "erm") == "erm":
+        given = {**given, "method": "custom"}
     method = methods.canonical_name(given.get("method", Config.method))
     options = method_options(method)
     foreign = [key for key in given if key not in fields and key not in options]
@@ -171,11 +185,23 @@ def resolve(given: Mapping[str, Any]) -> tuple[Config, tuple[str, ...]]:
         owners = [name for name in methods.names() if key in method_options(name)]
         where = f"belongs to {', '.join(owners)}" if owners else "is no setting"
         raise ValueError(f"--{key.replace('_', '-')} {where}; method={method!r} takes {', '.join(options) or 'none'}.")
-    recipe = recipes.get(method, given.get("dataset", Config.dataset))
+    regularizer = given.get("regularizer", options["regularizer"].default if "regularizer" in options else "none")
+    unused = [key for key in sparse.OPTIONS[1:] if key in given and "regularizer" in options and regularizer == "none"]
+    if unused:
+        raise ValueError(f"--{unused[0]} needs --regularizer=sparse.")
+    recipe = recipes.get(
+        method,
+        given.get("dataset", Config.dataset),
+        regularizer=regularizer,
+        noise=given.get("noise"),
+        imbalance=given.get("imbalance"),
+    )
     settings = {**recipe.settings, **{k: v for k, v in given.items() if k in fields}, "method": method}
     chosen = {k: p.default for k, p in options.items()}
     chosen |= {k: v for k, v in recipe.options.items() if k in options}
     chosen |= {k: v for k, v in given.items() if k in options and k not in fields}
+    if "loss" in chosen:
+        chosen["loss"] = methods.custom.pin(chosen["loss"])
     if "epochs" in given and "warmup_epochs" in options and "warmup_epochs" not in given:
         # A short run keeps the recipe's proportion, so that it still reaches the method's main phase.
         full = recipe.settings.get("epochs", Config.epochs)
@@ -207,11 +233,11 @@ def check(config: Config) -> None:
     need(config.imbalance != "none" or config.imbalance_ratio == 1, "imbalance_ratio", "a ratio needs --imbalance=KIND")
     for name in ("epochs", "batch_size", "seeds"):
         need(getattr(config, name) >= 1, name, "at least 1 is accepted")
-    for name in ("checkpoint_every", "track_every", "lr_warmup_epochs", "weight_decay", "seed"):
+    for name in ("checkpoint_every", "track_every", "lr_warmup_epochs", "weight_decay", "gradient_clip", "seed"):
         need(getattr(config, name) >= 0, name, "at least 0 is accepted")
     need(config.learning_rate > 0, "learning_rate", "a positive number is accepted")
     need(0 <= config.momentum < 1, "momentum", "a number in [0, 1) is accepted")
     need(not (config.resume and config.overwrite), "resume", "--resume and --overwrite contradict each other")
-    models.get_model(config.model, 2)
+    models.get_model(config.model, 2, **model_options(config))
     for spec in (config.augmentation, config.weak_augmentation):
         augment.make_view(spec, (0.0,), (1.0,))

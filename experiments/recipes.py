@@ -37,11 +37,55 @@ DATASETS: dict[str, Recipe] = {
     "mnist": _recipe(
         "SR (ICCV 2021), section 4 and code: 4-layer CNN",
         model="cnn4", epochs=50, batch_size=128, learning_rate=0.01, momentum=0.9, weight_decay=1e-3,
-        schedule="cosine",
+        schedule="cosine", gradient_clip=5.0,
     ),
     "cifar10": _CIFAR_LONG_TAILED,
     "cifar100": _CIFAR_LONG_TAILED,
 }  # fmt: skip
+
+# SR's protocol for CIFAR, where it is not the data set's own above.
+_SR_CIFAR = {
+    "noise": "symmetric_exclusive", "noise_rate": 0.4, "imbalance": "none", "imbalance_ratio": 1.0, "batch_size": 128,
+    "momentum": 0.9, "schedule": "cosine", "lr_warmup_epochs": 0.0, "gradient_clip": 5.0,
+}  # fmt: skip
+_SR_CIFAR10 = _SR_CIFAR | {
+    "model": "cnn8", "epochs": 120, "learning_rate": 0.01, "weight_decay": 1e-4, "augmentation": "crop-flip"
+}  # fmt: skip
+_SR_CIFAR100 = _SR_CIFAR | {
+    "model": "resnet34", "epochs": 200, "learning_rate": 0.1, "weight_decay": 1e-5, "augmentation": "crop-flip-rotate",
+    "initialization": "kaiming_xavier",
+}  # fmt: skip
+_SR_TAIL = {"noise": "none", "noise_rate": 0.0, "imbalance": "long_tailed", "imbalance_ratio": 10.0,
+            "gradient_clip": 0.0}  # fmt: skip
+
+
+def _sr(source: str, temperature: float, p: float, strength: float, growth: float, every: int, normalize: bool,
+        **settings: Any) -> Recipe:  # fmt: skip
+    options = {"temperature": temperature, "p": p, "strength": strength, "growth": growth, "every": every}
+    return _recipe(f"SR (ICCV 2021), {source}", options | {"normalize": normalize}, **settings)
+
+
+# What `--regularizer=sparse` changes in a data set's protocol, whatever the loss; by kind of corruption.
+SPARSE: dict[tuple[str, str], Recipe] = {
+    ("mnist", ""): _sr("code: MNIST", 0.1, 0.1, 4.0, 2.0, 5, False),
+    ("cifar10", ""): _sr("code: CIFAR-10", 0.5, 0.1, 1.2, 1.03, 1, True, **_SR_CIFAR10),
+    ("cifar10", "imbalanced"): _sr(
+        "code: imbalanced CIFAR-10", 0.5, 0.1, 1.0, 1.03, 1, False, **_SR_CIFAR10 | _SR_TAIL
+    ),
+    ("cifar100", ""): _sr("code: CIFAR-100", 0.5, 0.01, 4.0, 1.02, 1, True, **_SR_CIFAR100),
+    ("cifar100", "asymmetric"): _sr(
+        "code: CIFAR-100, asymmetric noise", 0.5, 0.01, 10.0, 1.02, 1, True, **_SR_CIFAR100
+    ),
+    ("cifar100", "imbalanced"): _sr(
+        "code: imbalanced CIFAR-100", 0.5, 0.01, 1.0, 1.02, 1, True, **_SR_CIFAR100 | _SR_TAIL
+    ),
+}  # fmt: skip
+
+
+def _sr_baseline(dataset: str, **options: Any) -> Recipe:
+    settings = {"cifar10": _SR_CIFAR10, "cifar100": _SR_CIFAR100}.get(dataset, {})
+    return _recipe("SR (ICCV 2021), code: baselines", options, **settings)
+
 
 # What a method changes in a data set's protocol; (method, "*") holds for every data set.
 METHODS: dict[tuple[str, str], Recipe] = {
@@ -53,14 +97,44 @@ METHODS: dict[tuple[str, str], Recipe] = {
             "meta_learning_rate": 1e-2,
         },
     ),
+    ("fl_sr", "*"): _recipe("SR, code: no gradient through the focal factor", {"detach": True}),
+    ("gce_sr", "mnist"): _recipe("SR, code: MNIST", {"temperature": 0.5, "strength": 3.0}),
+    ("gce_sr", "cifar100"): _recipe("SR, code: CIFAR-100", {"q": 0.001}),
+    ("focal", "mnist"): _sr_baseline("mnist", detach=True),
+    ("sce", "mnist"): _recipe("APL (ICML 2020), code (SR's has alpha = 1)", {"alpha": 0.01, "beta": 1.0}),
+    ("apl", "mnist"): _recipe("APL (ICML 2020), code (SR's has beta = 100)", {"alpha": 1.0, "beta": 10.0}),
+    **{(name, dataset): _sr_baseline(dataset)
+       for name in ("gce", "mae", "nce", "rce", "sce", "apl", "nfl", "phuber_ce", "nlnl")
+       for dataset in ("cifar10", "cifar100")},
+    ("sce", "cifar100"): _sr_baseline("cifar100", alpha=6.0, beta=0.1),
+    ("apl", "cifar100"): _sr_baseline("cifar100", alpha=10.0, beta=1.0),
+    ("nce_mae", "mnist"): _recipe("APL (ICML 2020), code", {"alpha": 1.0, "beta": 10.0}),
+    ("nce_mae", "cifar10"): _sr_baseline("cifar10"),
+    ("nce_mae", "cifar100"): _sr_baseline("cifar100", alpha=10.0, beta=1.0),
+    ("nce_rce", "cifar10"): _sr_baseline("cifar10"),
+    ("nce_rce", "cifar100"): _sr_baseline("cifar100", alpha=10.0, beta=0.1),
+    ("phuber_ce", "cifar10"): _recipe("PHuber (ICLR 2020): tau = 2 on CIFAR-10", {"tau": 2.0}, **_SR_CIFAR10),
+    ("nlnl", "*"): _recipe(
+        "SR and APL, code: negative learning alone", {"selective_from": 1.0, "positive_from": 1.0}
+    ),
+    ("nlnl", "cifar100"): _sr_baseline("cifar100", complementary=110),
+    ("ldam", "*"): _recipe("LDAM (NeurIPS 2019), code: cosine classifier", head="cosine"),
+    ("forward", "cifar100"): _recipe("Patrini et al. (CVPR 2017), code: the surest example", {"percentile": 100.0}),
 }  # fmt: skip
 
 
-def get(method: str, dataset: str) -> Recipe:
-    """The recipe for a method (canonical name) on a data set; variants such as dynamic_loss_no_margin share one."""
+def get(
+    method: str, dataset: str, *, regularizer: str = "none", noise: str | None = None, imbalance: str | None = None
+) -> Recipe:
+    """The recipe for a method (canonical name) on a data set; variants such as dynamic_loss_no_margin share one.
+
+    `regularizer`, and `noise` and `imbalance` as far as the user named them, choose among SR's presets.
+    """
     base = dataset.split(":")[0].split("/")[0]
     family = next((m for m in sorted({m for m, _ in METHODS}, key=len, reverse=True) if method.startswith(m)), method)
-    parts = [DATASETS.get(base), METHODS.get((family, "*")), METHODS.get((family, base))]
+    kind = "imbalanced" if imbalance not in (None, "none") else "asymmetric" if noise == "asymmetric" else ""
+    sparse = SPARSE.get((base, kind), SPARSE.get((base, ""))) if regularizer == "sparse" else None
+    parts = [DATASETS.get(base), sparse, METHODS.get((family, "*")), METHODS.get((family, base))]
     merged = Recipe({}, {}, ())
     for part in filter(None, parts):
         merged = Recipe(merged.settings | part.settings, merged.options | part.options, merged.sources + part.sources)

@@ -5,9 +5,10 @@ A method of your own is a function of that form; `register` makes it known by a 
 
 import difflib
 import functools
+import re
 from collections.abc import Callable
 
-from robustjax.methods import dynamic_loss, erm
+from robustjax.methods import custom, dynamic_loss, erm, nlnl
 from robustjax.methods.base import Batch, Clock, Method, Pass, Plan, Stream, Survey, Task
 
 Factory = Callable[..., Method]
@@ -15,6 +16,32 @@ Factory = Callable[..., Method]
 _REGISTRY: dict[str, Factory] = {
     "cross_entropy": erm.cross_entropy,
     "balanced_softmax": erm.balanced_softmax,
+    "label_smoothing": erm.label_smoothing,
+    "focal": erm.focal,
+    "gce": erm.gce,
+    "sce": erm.sce,
+    "mae": erm.mae,
+    "nce": erm.nce,
+    "rce": erm.rce,
+    "apl": erm.apl,
+    "nce_mae": functools.partial(erm.apl, active="nce", passive="mae"),
+    "nce_rce": functools.partial(erm.apl, active="nce", passive="rce"),
+    "nfl_mae": functools.partial(erm.apl, active="nfl", passive="mae"),
+    "nfl_rce": functools.partial(erm.apl, active="nfl", passive="rce"),
+    "phuber_ce": erm.phuber_ce,
+    "bootstrap": erm.bootstrap,
+    "forward": erm.forward,
+    "gjs": erm.gjs,
+    "dmi": erm.dmi,
+    "cb_focal": erm.cb_focal,
+    "ldam": erm.ldam,
+    "ldam_drw": functools.partial(erm.ldam, reweight_from=0.8),
+    # Sparse regularisation; GCE is almost cross entropy there (SR's code; 0.001 for CIFAR-100).
+    "ce_sr": functools.partial(erm.cross_entropy, regularizer="sparse"),
+    "fl_sr": functools.partial(erm.focal, regularizer="sparse"),
+    "gce_sr": functools.partial(erm.gce, regularizer="sparse", q=0.01),
+    "nlnl": nlnl.nlnl,
+    "custom": custom.custom,
     "dynamic_loss": dynamic_loss.dynamic_loss,
     # The paper's ablations (Tables 5, 6 and 13), by the names of our tables.
     "dynamic_loss_no_corrector": functools.partial(dynamic_loss.dynamic_loss, corrector="none"),
@@ -24,7 +51,10 @@ _REGISTRY: dict[str, Factory] = {
     "dynamic_loss_vector_meta_net": functools.partial(dynamic_loss.dynamic_loss, corrector="vector", margin="vector"),
     "dynamic_loss_class_agnostic": functools.partial(dynamic_loss.dynamic_loss, corrector="agnostic"),
 }
-_ALIASES = {"ce": "cross_entropy", "erm": "cross_entropy", "bs": "balanced_softmax", "dl": "dynamic_loss"}
+_ALIASES = {
+    "ce": "cross_entropy", "erm": "cross_entropy", "bs": "balanced_softmax", "dl": "dynamic_loss", "fl": "focal",
+    "sl": "sce", "phuber": "phuber_ce",
+}  # fmt: skip
 
 
 def names() -> tuple[str, ...]:
@@ -33,12 +63,13 @@ def names() -> tuple[str, ...]:
 
 
 def canonical_name(name: str) -> str:
-    """The registered name for what people type: aliases, capitals, hyphens and a trailing plus are understood.
+    """The registered name for what people type: aliases, capitals, hyphens and plus signs (elr+, ce+sr) are understood.
 
     Raises:
       ValueError: for an unknown name; the nearest ones are offered.
     """
-    plain = name.strip().lower().replace("-", "_").replace("+", "_plus")
+    plain = name.strip().lower().replace("-", "_")
+    plain = re.sub(r"\+$", "_plus", plain).replace("+", "_")
     plain = _ALIASES.get(plain, plain)
     if plain not in _REGISTRY:
         close = difflib.get_close_matches(plain, [*_REGISTRY, *_ALIASES], 3, 0.4)
@@ -69,5 +100,5 @@ def register(name: str, factory: Factory) -> None:
 
 __all__ = [
     "Batch", "Clock", "Factory", "Method", "Pass", "Plan", "Stream", "Survey", "Task",
-    "canonical_name", "dynamic_loss", "erm", "get", "names", "register",
+    "canonical_name", "custom", "dynamic_loss", "erm", "get", "names", "nlnl", "register",
 ]  # fmt: skip

@@ -1,5 +1,6 @@
 """Empirical risk minimisation: every method that is one loss on one stream."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,9 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from robustjax import losses
+from robustjax import losses, margins
+from robustjax._probabilities import check_transition
 from robustjax.meta import optimizer_step
 from robustjax.methods import base
+from robustjax.methods.sparse import regularizable
+
+Constants = dict[str, Any]
 
 
 class ErmState(NamedTuple):
@@ -23,51 +28,356 @@ def erm(
     task: base.Task,
     loss: Callable[..., jax.Array],
     *,
-    constants: Callable[[np.ndarray], dict[str, Any]] = lambda labels: {},
+    constants: Callable[[np.ndarray], Constants] = lambda labels: {},
+    weights: Callable[..., jax.Array] | None = None,
+    transform: Callable[[jax.Array], jax.Array] = lambda logits: logits,
+    regularizer: Callable[[jax.Array], jax.Array] | None = None,
+    strength: Callable[[Any], Any] = lambda progress: 1.0,
+    views: int = 1,
 ) -> base.Method:
-    """Minimise the mean of a per-example loss on the strong view.
+    """Minimise the mean of a per-example loss on the strong view, plus that of a regulariser if there is one.
 
     Args:
       task: what is to be learned, and with what.
-      loss: (logits [B, C], labels [B], **constants) -> [B].
+      loss: (logits [B, C], labels [B], **constants) -> [B]; with several views, a tuple of logits.
       constants: given labels int [N], on the host -> keyword arguments of `loss` that depend on them.
+      weights: (labels [B], **constants) -> [B]: the mean of the loss is weighted by them. None weighs all alike.
+      transform: logits [B, C] -> [B, C]: what both loss and regulariser see; evaluation does not.
+      regularizer: (transformed logits [..., C]) -> [...]; averaged over the views.
+      strength: progress in epochs -> weight of the regulariser.
+      views: strong views of each example, which go through the network as one batch.
+
+    Raises:
+      ValueError: for a loss that does not give one value an example, or where its hyperparameters are out of range:
+        it is rehearsed on three examples.
     """
 
     def init(key: jax.Array, labels: np.ndarray, example: jax.Array) -> ErmState:
         return ErmState(base.init_learner(key, task, example), jax.tree.map(jnp.asarray, constants(labels)))
 
+    def penalised(logits: jax.Array, labels: jax.Array, fixed: Constants) -> tuple[jax.Array, jax.Array]:
+        """Loss and unweighted regulariser, [B] each, of logits [views · B, C]."""
+        seen = transform(logits).reshape(views, -1, task.num_classes)
+        values = loss(seen[0] if views == 1 else tuple(seen), labels, **fixed)
+        if jnp.shape(values) != labels.shape:
+            raise ValueError(
+                f"loss must return one value an example, shape {labels.shape} for {len(labels)} of them, "
+                f"got shape {jnp.shape(values)}; the mean over the batch is taken by the method."
+            )
+        return values, jnp.zeros_like(values) if regularizer is None else regularizer(seen).mean(0)
+
     def step(state: ErmState, batches: dict[str, base.Batch], clock: base.Clock, key: jax.Array):
         batch, learner = batches["train"], state.learner
-        view_key, model_key = jax.random.split(key)
-        inputs = task.strong(view_key, batch.inputs)
+        *view_keys, model_key = jax.random.split(key, views + 1)
+        inputs = jnp.concatenate([task.strong(view_key, batch.inputs) for view_key in view_keys])
+        rate, amount = task.schedule(clock.progress), jnp.asarray(strength(clock.progress))
+        share = batch.mask if weights is None else batch.mask * weights(batch.labels, **state.constants)
 
         def objective(params):
             logits, stats = base.train_apply(task, learner, params, inputs, model_key)
-            values = loss(logits, batch.labels, **state.constants)
-            return base.masked_mean(values, batch.mask), (values, logits, stats)
+            values, extra = penalised(logits, batch.labels, state.constants)
+            total = margins.weighted_mean(values, share) + amount * base.masked_mean(extra, batch.mask)
+            return total, (values, extra, logits[: len(batch.labels)], stats)
 
-        rate = task.schedule(clock.progress)
         result = optimizer_step(objective, learner.params, learner.opt_state, task.optimizer(rate))
-        values, logits, stats = result.aux
+        values, extra, logits, stats = result.aux
         metrics = {
-            "loss": base.tally(values, batch.mask),
+            "loss": (result.loss * jnp.sum(batch.mask), jnp.sum(batch.mask)),
             "train_accuracy": base.tally(jnp.argmax(logits, -1) == batch.labels, batch.mask),
             "learning_rate": (rate, jnp.ones(())),
         }
+        if regularizer is not None:
+            metrics["unregularized_loss"] = base.tally(values, share)
+            metrics["regularizer"] = base.tally(extra, batch.mask)
+            metrics["regularizer_strength"] = (amount, jnp.ones(()))
         return state._replace(learner=base.updated(result, stats)), metrics
 
+    def rehearse() -> None:
+        fixed = constants(np.arange(task.num_classes))
+        labels = jnp.zeros(3, jnp.int32)
+        jax.eval_shape(lambda logits: penalised(logits, labels, fixed), jnp.zeros((views * 3, task.num_classes)))
+        strength(0.0)
+
+    rehearse()
     return base.Method(init, step, predict=lambda state, inputs: base.predict_with(task, state.learner, inputs))
 
 
-def cross_entropy(task: base.Task) -> base.Method:
+def staged(first: base.Method, second: base.Method, start: int) -> base.Method:
+    """`first` until epoch `start` (0-based), then `second` from the state that it left.
+
+    Both must be one pass over "train" with states of one form, as those of `erm` with equal constants are.
+    """
+
+    def passes(epoch: int) -> tuple[base.Pass, ...]:
+        return (base.Pass(("train",), ((first if epoch < start else second).step,)),)
+
+    return first._replace(passes=passes)
+
+
+def _class_counts(task: base.Task, name: str, derive: Callable[[np.ndarray], Any] = np.asarray):
+    """`constants` of one entry, derived from how often each class is given."""
+    return lambda labels: {name: derive(base.class_counts(labels, task.num_classes))}
+
+
+def _check_choice(name: str, value: Any, accepted: tuple[Any, ...]) -> None:
+    if value not in accepted:
+        raise ValueError(f"{name}={value!r} is none of {', '.join(map(str, accepted))}.")
+
+
+def _check_warmup(task: base.Task, warmup_epochs: int) -> None:
+    if not 0 <= warmup_epochs < max(task.epochs, 1):
+        raise ValueError(f"warmup_epochs={warmup_epochs} must be at least 0 and less than epochs={task.epochs}.")
+
+
+# --- Methods by name. What is not theirs (`terms`) is SR's: see `robustjax.methods.sparse` --------------------------
+
+
+@regularizable
+def cross_entropy(task: base.Task, **terms: Any) -> base.Method:
     """Cross entropy on the given labels."""
-    return erm(task, losses.cross_entropy)
+    return erm(task, losses.cross_entropy, **terms)
 
 
-def balanced_softmax(task: base.Task) -> base.Method:
+@regularizable
+def label_smoothing(task: base.Task, *, epsilon: float = 0.1, **terms: Any) -> base.Method:
+    """Cross entropy to smoothed labels (Szegedy et al., CVPR 2016).
+
+    Args:
+      epsilon: share of the label that is spread over all classes.
+    """
+    return erm(task, functools.partial(losses.label_smoothing, epsilon=epsilon), **terms)
+
+
+@regularizable
+def focal(task: base.Task, *, gamma: float = 0.5, detach: bool = False, **terms: Any) -> base.Method:
+    """Focal loss (Lin et al., ICCV 2017).
+
+    Args:
+      gamma: focusing exponent of focal losses, at least 0.
+      detach: no gradient through the focal factor (SR's and APL's code).
+    """
+    return erm(task, functools.partial(losses.focal, gamma=gamma, detach=detach), **terms)
+
+
+@regularizable
+def gce(task: base.Task, *, q: float = 0.7, **terms: Any) -> base.Method:
+    """Generalized cross entropy (Zhang and Sabuncu, NeurIPS 2018).
+
+    Args:
+      q: in (0, 1]: near 0 it is cross entropy, at 1 it is MAE.
+    """
+    return erm(task, functools.partial(losses.generalized_cross_entropy, q=q), **terms)
+
+
+@regularizable
+def sce(task: base.Task, *, alpha: float = 0.1, beta: float = 1.0, **terms: Any) -> base.Method:
+    """Symmetric cross entropy (Wang et al., ICCV 2019), with log 0 = log 1e-4.
+
+    Args:
+      alpha: weight of cross entropy (SCE) or of the active loss (APL).
+      beta: weight of reverse cross entropy (SCE) or of the passive loss (APL); bootstrapping: trust in the given label.
+    """
+    return erm(task, functools.partial(losses.symmetric_cross_entropy, alpha=alpha, beta=beta), **terms)
+
+
+_ACTIVE = {"nce": losses.normalized_cross_entropy, "nfl": losses.normalized_focal}
+_PASSIVE = {"mae": functools.partial(losses.mae, scale=1.0), "rce": losses.reverse_cross_entropy}
+
+
+@regularizable
+def apl(
+    task: base.Task,
+    *,
+    active: str = "nce",
+    passive: str = "mae",
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    gamma: float = 0.5,
+    **terms: Any,
+) -> base.Method:
+    """Active and passive loss, NCE+MAE by default (Ma et al., ICML 2020).
+
+    Args:
+      active: "nce" (normalised cross entropy) or "nfl" (normalised focal loss).
+      passive: "mae" (1 − p_y) or "rce" (reverse cross entropy).
+      alpha: weight of the active loss.
+      beta: weight of the passive loss.
+      gamma: focusing exponent of focal losses, at least 0.
+    """
+    _check_choice("active", active, tuple(_ACTIVE))
+    _check_choice("passive", passive, tuple(_PASSIVE))
+    first = functools.partial(_ACTIVE[active], gamma=gamma) if active == "nfl" else _ACTIVE[active]
+    pair = functools.partial(losses.active_passive, active=first, passive=_PASSIVE[passive], alpha=alpha, beta=beta)
+    return erm(task, pair, **terms)
+
+
+@regularizable
+def mae(task: base.Task, **terms: Any) -> base.Method:
+    """Mean absolute error, 2(1 − p_y) (Ghosh et al., AAAI 2017)."""
+    return erm(task, losses.mae, **terms)
+
+
+@regularizable
+def nce(task: base.Task, **terms: Any) -> base.Method:
+    """Normalised cross entropy (Ma et al., ICML 2020)."""
+    return erm(task, losses.normalized_cross_entropy, **terms)
+
+
+@regularizable
+def rce(task: base.Task, **terms: Any) -> base.Method:
+    """Reverse cross entropy (Wang et al., ICCV 2019)."""
+    return erm(task, losses.reverse_cross_entropy, **terms)
+
+
+@regularizable
+def phuber_ce(task: base.Task, *, tau: float = 10.0, **terms: Any) -> base.Method:
+    """Partially Huberised cross entropy (Menon et al., ICLR 2020).
+
+    Args:
+      tau: the loss is linear where p_y is below 1/τ; at least 1.
+    """
+    return erm(task, functools.partial(losses.partially_huberised_cross_entropy, tau=tau), **terms)
+
+
+@regularizable
+def bootstrap(task: base.Task, *, form: str = "soft", beta: float | None = None, **terms: Any) -> base.Method:
+    """Bootstrapping (Reed et al., ICLR 2015 workshop).
+
+    Args:
+      form: bootstrapping's own labels: "soft" (the prediction) or "hard" (its argmax).
+      beta: bootstrapping's trust in the given label; 0.95 for soft and 0.8 for hard labels if not given.
+    """
+    _check_choice("form", form, ("soft", "hard"))
+    loss, usual = (losses.soft_bootstrap, 0.95) if form == "soft" else (losses.hard_bootstrap, 0.8)
+    return erm(task, functools.partial(loss, beta=usual if beta is None else beta), **terms)
+
+
+@regularizable
+def gjs(task: base.Task, *, label_weight: float = 0.3, views: int = 2, **terms: Any) -> base.Method:
+    """Generalised Jensen–Shannon divergence of the label and the predictions on strong views.
+
+    Englesson and Azizpour, NeurIPS 2021. One view is their JS loss.
+
+    Args:
+      label_weight: the label's weight π₁ in (0, 1); the views share the rest equally.
+      views: how many augmented views of the batch a step takes; 1 or 2.
+    """
+    _check_choice("views", views, (1, 2))
+    weights = (label_weight, *[(1 - label_weight) / views] * views)
+    loss = functools.partial(losses.generalized_jensen_shannon, weights=weights)
+    return erm(task, loss, views=views, **terms)
+
+
+@regularizable
+def balanced_softmax(task: base.Task, **terms: Any) -> base.Method:
     """Balanced softmax (Ren et al., NeurIPS 2020): cross entropy of logits + log class counts."""
+    return erm(task, losses.balanced_softmax, constants=_class_counts(task, "class_counts"), **terms)
 
-    def constants(labels: np.ndarray) -> dict[str, Any]:
-        return {"class_counts": base.class_counts(labels, task.num_classes)}
 
-    return erm(task, losses.balanced_softmax, constants=constants)
+@regularizable
+def cb_focal(task: base.Task, *, gamma: float = 1.0, balance: float = 0.9999, **terms: Any) -> base.Method:
+    """Class-balanced focal loss (Cui et al., CVPR 2019), in the form of LDAM's code.
+
+    Args:
+      gamma: focusing exponent of focal losses, at least 0.
+      balance: β of the effective number of examples, in [0, 1); near 1 classes weigh as 1/n.
+    """
+    derive = functools.partial(margins.class_balanced_weights, beta=balance)
+    loss = functools.partial(losses.class_balanced_focal, gamma=gamma)
+    return erm(task, loss, constants=_class_counts(task, "class_weights", derive), **terms)
+
+
+@regularizable
+def ldam(
+    task: base.Task,
+    *,
+    max_margin: float = 0.5,
+    scale: float = 30.0,
+    reweight_from: float = 1.0,
+    balance: float = 0.9999,
+    **terms: Any,
+) -> base.Method:
+    """Label-distribution-aware margins, with deferred re-weighting if asked (Cao et al., NeurIPS 2019).
+
+    Args:
+      max_margin: margin of the rarest class.
+      scale: factor on logits and margins; 30 is for a cosine classifier (`--head=cosine`).
+      reweight_from: share of the run after which classes are weighted (DRW), 0.8 in the paper; 1 is never.
+      balance: β of the effective number of examples, in [0, 1); near 1 classes weigh as 1/n.
+    """
+    if not 0 <= reweight_from <= 1:
+        raise ValueError(f"reweight_from={reweight_from} must be in [0, 1].")
+
+    def constants(labels: np.ndarray) -> Constants:
+        counts = base.class_counts(labels, task.num_classes)
+        return {
+            "margins": margins.ldam_margins(counts, max_margin),
+            "class_weights": margins.class_balanced_weights(counts, balance),
+        }
+
+    def loss(logits: jax.Array, labels: jax.Array, *, margins: jax.Array, class_weights: jax.Array) -> jax.Array:
+        return losses.ldam(logits, labels, margins=margins, scale=scale)
+
+    def weights(labels: jax.Array, *, margins: jax.Array, class_weights: jax.Array) -> jax.Array:
+        return class_weights[labels]
+
+    plain = erm(task, loss, constants=constants, **terms)
+    weighted = erm(task, loss, constants=constants, weights=weights, **terms)
+    return staged(plain, weighted, round(reweight_from * task.epochs))
+
+
+@regularizable
+def forward(
+    task: base.Task, *, transition: str = "", warmup_epochs: int = 10, percentile: float = 97.0, **terms: Any
+) -> base.Method:
+    """Forward correction (Patrini et al., CVPR 2017) with a transition matrix that is given or estimated.
+
+    It is estimated from the network itself after `warmup_epochs` of cross entropy (which is forward correction with
+    the identity); training then goes on. The authors start a second network instead.
+
+    Args:
+      transition: .npy file of the matrix [C, C], rows P(given label | true label); estimated if not given.
+      warmup_epochs: epochs before the method's own phase.
+      percentile: which example of each class is its anchor: 97 in the authors' code, 100 (the surest) in the paper.
+
+    Raises:
+      ValueError: for a matrix that is not one, or a warm-up that does not fit the run.
+      FileNotFoundError: if the file is not there.
+    """
+    _check_warmup(task, warmup_epochs)
+    if not 0 <= percentile <= 100:
+        raise ValueError(f"percentile={percentile} must be in [0, 100].")
+    start = np.load(transition).astype(np.float32) if transition else np.eye(task.num_classes, dtype=np.float32)
+    check_transition(start, task.num_classes)
+    method = erm(task, losses.forward_correction, constants=lambda labels: {"transition": start}, **terms)
+    if transition:
+        return method
+
+    def begin_epoch(state: ErmState, survey: base.Survey, clock: base.Clock, key: jax.Array):
+        found = losses.estimate_transition(jax.nn.softmax(survey.logits), percentile=percentile)
+        matrix = jnp.where(clock.epoch == warmup_epochs, found, state.constants["transition"])
+        everything = base.shuffled(key, jnp.ones(survey.labels.shape, bool))
+        return state._replace(constants={"transition": matrix}), {"train": everything}
+
+    return method._replace(begin_epoch=begin_epoch, survey=method.predict)
+
+
+@regularizable
+def dmi(task: base.Task, *, warmup_epochs: int = 10, dmi_learning_rate: float = 1e-6, **terms: Any) -> base.Method:
+    """Determinant-based mutual information (Xu et al., NeurIPS 2019), after a phase of cross entropy.
+
+    It is a loss of the whole batch. In an epoch's last batch padding takes part, as examples seen twice.
+
+    Args:
+      warmup_epochs: epochs before the method's own phase.
+      dmi_learning_rate: constant learning rate of that phase.
+    """
+    _check_warmup(task, warmup_epochs)
+    if dmi_learning_rate <= 0:
+        raise ValueError(f"dmi_learning_rate={dmi_learning_rate} must be positive.")
+
+    def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
+        return jnp.full(labels.shape, losses.dmi(logits, labels))
+
+    tuning = task._replace(schedule=lambda progress: jnp.full_like(progress, dmi_learning_rate))
+    return staged(erm(task, losses.cross_entropy, **terms), erm(tuning, loss, **terms), warmup_epochs)

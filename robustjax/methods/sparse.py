@@ -1,0 +1,80 @@
+"""Sparse regularisation (SR): a sharpened, sparse output distribution makes any loss robust to wrong labels.
+
+Zhou et al., Learning with Noisy Labels via Sparse Regularization, ICCV 2021. The objective of a batch is
+
+    mean_i L(v_i, y_i) + λ_t mean_i Σ_k s_ik^p,   v = z/(‖z‖₂ τ) or z/τ,   s = softmax(v),   λ_t = λ₀ ρ^⌊t/r⌋,
+
+with t in epochs. It is no method but two terms that any loss can take: `regularizable` gives them to a factory of
+`robustjax.methods.erm`. CE+SR, FL+SR and GCE+SR are cross entropy, focal loss and GCE with `regularizer="sparse"`.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from robustjax import regularizers
+
+REGULARIZERS = ("none", "sparse")
+
+# In the docstring of every factory that `regularizable` is put on.
+_ARGS = """\
+  regularizer: "none", or "sparse" to add SR's sharpening and lp-norm term to the loss.
+  temperature: SR's τ; below 1 sharpens.
+  p: exponent of SR's lp-norm, in (0, 1].
+  strength: SR's λ₀, the weight of the term in the first epochs.
+  growth: SR's ρ, by which the weight is multiplied, at least 1.
+  every: SR's r, epochs between two multiplications.
+  normalize: divide each example's logits by their 2-norm before sharpening."""
+
+
+def sparse_terms(
+    *,
+    regularizer: str = "none",
+    temperature: float = 0.5,
+    p: float = 0.1,
+    strength: float = 1.2,
+    growth: float = 1.03,
+    every: int = 1,
+    normalize: bool = True,
+) -> dict[str, Callable[..., Any]]:
+    """What SR adds to an ERM objective: `transform`, `regularizer` and `strength` of `erm`, or nothing.
+
+    Arguments are those that `regularizable` documents; defaults are SR's for CIFAR-10 (authors' code).
+
+    Raises:
+      ValueError: `regularizer` is not one of `REGULARIZERS`.
+    """
+    if regularizer not in REGULARIZERS:
+        raise ValueError(f"regularizer={regularizer!r} is none of {', '.join(REGULARIZERS)}.")
+    if regularizer == "none":
+        return {}
+    return {
+        "transform": functools.partial(regularizers.sharpen, temperature=temperature, normalize=normalize),
+        "regularizer": functools.partial(regularizers.lp_sparsity, p=p),
+        "strength": functools.partial(regularizers.sparsity_strength, initial=strength, growth=growth, every=every),
+    }
+
+
+OPTIONS = tuple(inspect.signature(sparse_terms).parameters)
+
+
+def regularizable(factory: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a method factory the options of `sparse_terms`, in its signature and docstring as in its behaviour.
+
+    Args:
+      factory: (task, *, options, **terms) -> Method, which passes `terms` on to `erm`.
+    """
+
+    @functools.wraps(factory)
+    def composed(task: Any, **options: Any) -> Any:
+        chosen = {name: options.pop(name) for name in OPTIONS if name in options}
+        return factory(task, **options, **sparse_terms(**chosen))
+
+    own = [p for p in inspect.signature(factory).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    added = inspect.signature(sparse_terms).parameters.values()
+    composed.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
+    text, _, args = (inspect.getdoc(factory) or "").partition("\n\nArgs:\n")
+    args, _, rest = args.partition("\n\n")
+    composed.__doc__ = f"{text}\n\nArgs:\n" + "\n".join(filter(None, [args, _ARGS])) + (f"\n\n{rest}" if rest else "")
+    return composed
