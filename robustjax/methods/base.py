@@ -16,6 +16,7 @@ import optax
 
 from robustjax.meta import StepResult
 from robustjax.models import Model
+from robustjax.training.backend import compiler_options
 
 State = Any
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
@@ -149,13 +150,10 @@ class Learner(NamedTuple):
 
 def init_learner(key: jax.Array, task: Task, example: jax.Array) -> Learner:
     """A freshly initialised network with its optimizer's state."""
-
-    @jax.jit
-    def build(key: jax.Array) -> Learner:
-        variables = task.model.init(key, task.plain(example))
-        return Learner(variables.params, variables.stats, task.optimizer(0.0).init(variables.params))
-
-    return build(key)
+    # The same function object for every seed, so that it is compiled once.
+    build = jax.jit(task.model.init, compiler_options=compiler_options(once=True))
+    variables = build(key, task.plain(example))
+    return Learner(variables.params, variables.stats, task.optimizer(0.0).init(variables.params))
 
 
 def train_apply(task: Task, learner: Learner, params: Any, inputs: jax.Array, key: jax.Array):

@@ -16,16 +16,25 @@ _FAST_CPU_CONVOLUTIONS = {
 }
 
 
+# Programs that run once (initialisation) are not worth optimising. Level 1 gives the same bits as the default.
+_QUICK_CPU_COMPILATION = {"xla_backend_optimization_level": "1"}
+
+
 @functools.cache
-def compiler_options() -> dict[str, str] | None:
-    """Compile options for training programs on the default backend; None where there are none or XLA refuses them."""
+def compiler_options(once: bool = False) -> dict[str, str] | None:
+    """Compile options on the default backend; None where there are none or XLA refuses them.
+
+    Args:
+      once: for a program that runs once, rather than in every step.
+    """
     if jax.default_backend() != "cpu":
         return None
+    options = _QUICK_CPU_COMPILATION if once else _FAST_CPU_CONVOLUTIONS
     try:
-        jax.jit(jnp.sin).lower(jnp.zeros(())).compile(compiler_options=_FAST_CPU_CONVOLUTIONS)
-    except Exception:  # the option is experimental: any other jaxlib may not know it
+        jax.jit(jnp.sin).lower(jnp.zeros(())).compile(compiler_options=options)
+    except Exception:  # the options are experimental: any other jaxlib may not know them
         return None
-    return _FAST_CPU_CONVOLUTIONS
+    return options
 
 
 def loops_on_device() -> bool:

@@ -1,0 +1,242 @@
+"""The command line, end to end: runs, run directories, resuming, refusals. Everything on the embedded digits."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from experiments import config, run
+from robustjax.data import corruptions
+from robustjax.training import checkpoints
+
+# Small enough that a run takes seconds: a perceptron, two or three epochs.
+FAST = ["--model=mlp", "--batch-size=128", "--parallel=single", "--quiet", "--augmentation=none"]
+METHODS = {
+    "cross_entropy": [],
+    "dynamic_loss": ["--warmup-epochs=1", "--num-bins=5", "--hidden=8"],
+}
+
+
+def start(out, method, epochs, *more):
+    return run.main([f"--method={method}", f"--epochs={epochs}", f"--out={out}", *FAST, *METHODS[method], *more])
+
+
+def read(path):
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_directory_is_complete(tmp_path, method, capsys):
+    out = tmp_path / "run"
+    assert start(out, method, 3, "--seeds=2") == 0
+    assert "test accuracy, last epoch" in capsys.readouterr().out
+    settings = json.loads(read(out / "config.json"))["settings"]
+    assert settings["method"] == method and settings["noise_rate"] == 0.4 and settings["imbalance_ratio"] == 10
+    records = [json.loads(line) for line in read(out / "metrics.jsonl").splitlines()]
+    assert [(r["epoch"], r["seed"]) for r in records] == [(e, s) for e in (1, 2, 3) for s in (0, 1)]
+    last = records[-2]
+    for name in ("train_loss", "test_accuracy", "learning_rate", "wrong_memorized", "noise_detection_auroc"):
+        assert np.isfinite(last[name]), name
+    assert len(last["per_class_accuracy"]) == 10
+    summary = json.loads(read(out / "summary.json"))
+    finals = [r["test_accuracy"] for r in records if r["epoch"] == 3]
+    assert [s["test_accuracy_last"] for s in summary["seeds"]] == finals
+    assert summary["mean_std"]["test_accuracy_last"] == pytest.approx([np.mean(finals), np.std(finals, ddof=1)])
+    pictures = {"learning_curves.png", "memorization.png"}
+    if method == "dynamic_loss":
+        assert 0 <= last["correction_accuracy"] <= 1 and 0 <= last["label_weight_wrong"] <= 1
+        pictures |= {
+            "correction_accuracy.png", "label_weights.png", "label_weights_over_epochs.png", "margins.png"
+        }  # fmt: skip
+    assert {p.name for p in (out / "plots").iterdir()} == pictures
+    noise = corruptions.load_noise(out / "labels-seed1.npz")
+    assert corruptions.label_hash(noise.labels) == json.loads(read(out / "config.json"))["labels"]["1"]
+
+
+def test_a_finished_run_is_not_run_again(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert start(out, "cross_entropy", 1) == 0
+    before = os.stat(out / "metrics.jsonl").st_mtime_ns
+    assert start(out, "cross_entropy", 1) == 0
+    assert os.stat(out / "metrics.jsonl").st_mtime_ns == before
+    assert start(out, "cross_entropy", 2) == 2  # other settings in the same place
+    assert "epochs=1, not 2" in capsys.readouterr().err
+    assert start(out, "cross_entropy", 1, "--overwrite") == 0
+    assert os.stat(out / "metrics.jsonl").st_mtime_ns > before
+
+
+def test_labels_of_one_run_serve_another(tmp_path):
+    assert start(tmp_path / "a", "cross_entropy", 1, "--seed=5") == 0
+    file = tmp_path / "a" / "labels-seed5.npz"
+    assert start(tmp_path / "b", "cross_entropy", 1, "--seed=9", f"--noise-file={file}") == 0
+    first, second = (corruptions.load_noise(tmp_path / d / f"labels-seed{s}.npz") for d, s in (("a", 5), ("b", 9)))
+    np.testing.assert_array_equal(first.labels, second.labels)
+
+
+def launch(out, method, epochs, *more):
+    command = [f"--method={method}", f"--epochs={epochs}", f"--out={out}", *FAST, *METHODS[method], *more]
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments.run", *command], env=os.environ | {"JAX_PLATFORMS": "cpu"}
+    )
+
+
+def wait_for_epoch(out, epoch, process, seconds=200):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.poll() is None:
+        file = out / "metrics.jsonl"
+        if file.exists() and file.read_bytes().count(b"\n") >= epoch:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"epoch {epoch} was not reached (exit status {process.poll()})")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_killed_and_resumed_is_bit_for_bit_the_same(tmp_path, method):
+    epochs, whole, cut = 12, tmp_path / "whole", tmp_path / "cut"
+    assert start(whole, method, epochs) == 0
+    process = launch(cut, method, epochs)
+    wait_for_epoch(cut, 3, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (cut / "summary.json").exists()
+    assert start(cut, method, epochs) == 2  # unfinished: neither silently continued nor overwritten
+    assert start(cut, method, epochs, "--resume") == 0
+    assert read(cut / "metrics.jsonl") == read(whole / "metrics.jsonl")
+    for a, b in zip(states(whole, epochs), states(cut, epochs), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def states(out, epoch):
+    """All leaves of a run's checkpointed state."""
+    with ocp.CheckpointManager(out / "checkpoints") as manager:
+        restored = manager.restore(epoch, args=ocp.args.Composite(state=ocp.args.StandardRestore()))
+        return [np.asarray(leaf) for leaf in jax.tree.leaves(restored.state)]
+
+
+def test_sigterm_saves_and_stops(tmp_path):
+    out = tmp_path / "run"
+    process = launch(out, "cross_entropy", 500, "--checkpoint-every=1000")
+    wait_for_epoch(out, 2, process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == run.STOPPED
+    reached = len(read(out / "metrics.jsonl").splitlines())
+    assert 2 <= reached < 500
+    assert checkpoints.latest_epoch(out / "checkpoints") == reached
+
+
+def test_resuming_another_run_is_refused(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert start(out, "cross_entropy", 1) == 0
+    (out / "summary.json").unlink()
+    before = read(out / "metrics.jsonl")
+    assert start(out, "cross_entropy", 1, "--resume", "--learning-rate=0.3") == 2
+    assert "learning_rate=0.1, not 0.3" in capsys.readouterr().err
+    assert read(out / "metrics.jsonl") == before
+
+
+def test_a_damaged_checkpoint_is_reported(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert start(out, "cross_entropy", 1) == 0
+    (out / "summary.json").unlink()
+    for file in (out / "checkpoints").rglob("*"):
+        if file.is_file() and "state" in file.parts:
+            file.write_bytes(b"")
+    before = read(out / "metrics.jsonl")
+    assert start(out, "cross_entropy", 1, "--resume") == 1
+    assert "cannot be read" in capsys.readouterr().err
+    assert read(out / "metrics.jsonl") == before
+
+
+def test_somebody_elses_folder_is_left_alone(tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("precious")
+    assert start(tmp_path, "cross_entropy", 1, "--overwrite") == 2
+    assert "not a run directory" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--method=dynamic_los"], "dynamic_loss"),
+        (["--model=resnet31"], "resnet32"),
+        (["--dataset=digit"], "digits"),
+        (["--noise-rate=1.5"], "noise_rate=1.5"),
+        (["--noise-rate=-0.1"], "noise_rate=-0.1"),
+        (["--imbalance-ratio=0.5"], "imbalance_ratio=0.5"),
+        (["--imbalance-ratio=1000"], "without an example"),
+        (["--batch-size=5000"], "batch_size=5000 is larger than the training set"),
+        (["--dataset=cifar10", "--data-dir=/nonexistent"], "cifar10"),
+        (["--schedule=cosin"], "schedule='cosin'"),
+        (["--augmentation=crop-flop"], "flip"),
+        (["--method=cross_entropy", "--num-bins=3"], "belongs to dynamic_loss"),
+        (["--method=dynamic_loss", "--corrector=cnn"], "corrector='cnn'"),
+        (["--warmup-epochs=60"], "warmup_epochs=60"),
+        (["--noise=none", "--noise-rate=0.3"], "noise_rate"),
+        (["--resume", "--overwrite"], "contradict"),
+        (["--data-seed=0", "--noise-file=nowhere.npz"], "nowhere.npz"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(tmp_path, monkeypatch, capsys, flags, message):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "none"))
+    monkeypatch.setattr(run.data, "load", _offline(run.data.load))
+    out = tmp_path / "run"
+    assert run.main([*flags, f"--out={out}", "--quiet"]) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+def _offline(load):
+    return lambda name, data_dir=None, **more: load(name, data_dir, download=False, **more)
+
+
+def test_unknown_flags_offer_the_nearest(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run.main(["--learning-rat=0.1"])
+    assert stopped.value.code == 2
+    assert "--learning-rate" in capsys.readouterr().err
+
+
+def test_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path, capsys):
+    out = tmp_path / "run"
+    # Doubling every epoch: fine for a while, then infinite.
+    assert start(out, "cross_entropy", 40, "--learning-rate=10", "--schedule=exponential:1e6") == 1
+    message = capsys.readouterr().err
+    assert "not finite at step" in message and "epoch" in message
+    good = checkpoints.latest_epoch(out / "checkpoints")
+    assert good == len(read(out / "metrics.jsonl").splitlines()) and good >= 1
+    assert not (out / "summary.json").exists()
+
+
+def test_recipes_give_the_papers_settings():
+    settings, sources = config.resolve({"method": "dynamic_loss", "dataset": "cifar10"})
+    assert (settings.model, settings.epochs, settings.batch_size) == ("resnet32", 300, 512)
+    assert (settings.learning_rate, settings.momentum, settings.weight_decay) == (0.1, 0.9, 5e-4)
+    assert settings.schedule == "cosine" and settings.augmentation == "crop-flip-autoaugment"
+    options = settings.options
+    assert (options["num_bins"], options["primary_ratio"], options["meta_ratio"]) == (100, 0.5, 0.25)
+    assert (options["meta_learning_rate"], options["warmup_epochs"]) == (3e-3, 5)
+    assert config.resolve({"dataset": "cifar100"})[0].options["num_bins"] == 50
+    assert sources and config.resolve({"dataset": "cifar10", "learning_rate": 0.3})[0].learning_rate == 0.3
+
+
+def test_help_names_every_setting_and_option(capsys):
+    with pytest.raises(SystemExit):
+        run.main(["--help"])
+    text = capsys.readouterr().out
+    for flag in (
+        "--imbalance-ratio",
+        "--noise-rate",
+        "--seeds",
+        "--parallel",
+        "--meta-every",
+        "--pseudo-label",
+        "--resume",
+    ):
+        assert flag in text
