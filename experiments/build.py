@@ -121,6 +121,7 @@ def corrupt(config: Config, dataset: Dataset, seed: int) -> pipelines.Corrupted:
             imbalance=config.imbalance,
             ratio=config.imbalance_ratio,
             dataset=dataset.name,
+            limit=config.train_examples,
         )
     if config.batch_size > len(result.kept):
         raise ValueError(f"batch_size={config.batch_size} is larger than the training set of {len(result.kept)}.")

@@ -33,6 +33,7 @@ class Config:
     noise_rate: float = setting(0.0, "labels", "noise rate in [0, 1]")
     imbalance: str = setting("none", "labels", "how classes are made unequal", choices=pipelines.IMBALANCES)
     imbalance_ratio: float = setting(1.0, "labels", "largest class over smallest, at least 1")
+    train_examples: int | None = setting(None, "labels", "start from a random class-balanced subset of this size")
     noise_file: str | None = setting(None, "labels", "take kept examples and labels from this file of an earlier run")
     data_seed: int | None = setting(None, "labels", "seed of the corruption for all seeds; default: each seed's own")
 

@@ -91,10 +91,9 @@ def _sr_baseline(dataset: str, **options: Any) -> Recipe:
 METHODS: dict[tuple[str, str], Recipe] = {
     ("dynamic_loss", "cifar100"): _recipe("Dynamic Loss, supplement: R = 50", {"num_bins": 50}),
     ("dynamic_loss", "digits"): _recipe(
-        "ours: a small set gives the meta net few steps, so it starts less saturated and learns faster",
+        "ours: a small set gives the meta net few steps, so the corrector starts less saturated",
         {
             "num_bins": 20, "warmup_epochs": 2, "corrector_warmup_steps": 0, "corrector_bias": 2.0,
-            "meta_learning_rate": 1e-2,
         },
     ),
     ("fl_sr", "*"): _recipe("SR, code: no gradient through the focal factor", {"detach": True}),

@@ -28,6 +28,7 @@ def corrupt(
     imbalance: str = "none",
     ratio: float = 1.0,
     dataset: str | None = None,
+    limit: int | None = None,
 ) -> Corrupted:
     """Make labels wrong and classes unequal, as the papers do.
 
@@ -44,6 +45,7 @@ def corrupt(
       imbalance: one of `IMBALANCES`; "step_rare_noisy" makes HAR's noisy classes rare, "step_rare_clean" all others.
       ratio: largest over smallest class.
       dataset: name of the data set, for noise that is defined by data set.
+      limit: start from a random subset with limit // C examples a class; None for all.
 
     Raises:
       ValueError: for an unknown kind, a rate or ratio out of range, noise that is not defined for the data set, or a
@@ -55,18 +57,22 @@ def corrupt(
         raise ValueError(f"imbalance={imbalance!r} is none of {', '.join(IMBALANCES)}.")
     subset_seed, noise_seed = np.random.SeedSequence(seed).generate_state(2)
     kept = np.arange(len(labels))
+    if limit is not None:
+        if not num_classes <= limit <= len(labels):
+            raise ValueError(f"limit={limit} must be at least the {num_classes} classes and at most {len(labels)}.")
+        kept = corruptions.subsample(labels, [limit // num_classes] * num_classes, np.random.default_rng(seed))
     if imbalance in ("long_tailed", "step"):
         sizes = corruptions.long_tailed_counts if imbalance == "long_tailed" else corruptions.step_counts
-        counts = sizes(np.bincount(labels, minlength=num_classes), ratio)
-        kept = corruptions.subsample(labels, counts, int(subset_seed))
+        counts = sizes(np.bincount(labels[kept], minlength=num_classes), ratio)
+        kept = kept[corruptions.subsample(labels[kept], counts, int(subset_seed))]
     clean = np.asarray(labels)[kept].astype(np.int32)
     given = _relabel(clean, num_classes, int(noise_seed), noise, rate, dataset)
     if imbalance in ("step_rare_noisy", "step_rare_clean"):
         noisy = {c for group in corruptions.noisy_groups(dataset) for c in group}
         rare = noisy if imbalance == "step_rare_noisy" else set(range(num_classes)) - noisy
         counts = corruptions.step_counts(np.bincount(clean, minlength=num_classes), ratio, rare=sorted(rare))
-        kept = corruptions.subsample(given, counts, int(subset_seed), at_most=True)
-        clean, given = clean[kept], given[kept]
+        chosen = corruptions.subsample(given, counts, int(subset_seed), at_most=True)
+        kept, clean, given = kept[chosen], clean[chosen], given[chosen]
     missing = np.flatnonzero(np.bincount(given, minlength=num_classes) == 0)
     if len(missing):
         raise ValueError(

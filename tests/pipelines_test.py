@@ -1,0 +1,79 @@
+"""Labels as a run gets them: imbalance, then noise (HAR: the other way round), of a subset or of everything."""
+
+import numpy as np
+import pytest
+
+from robustjax.data import corruptions, pipelines
+
+LABELS = np.repeat(np.arange(10), 100)[np.random.default_rng(0).permutation(1000)]
+
+
+def test_nothing_asked_nothing_done():
+    result = pipelines.corrupt(LABELS, 10, 0)
+    np.testing.assert_array_equal(result.kept, np.arange(1000))
+    np.testing.assert_array_equal(result.given, LABELS)
+    np.testing.assert_array_equal(result.clean, LABELS)
+
+
+def test_long_tail_first_then_noise():
+    result = pipelines.corrupt(
+        LABELS, 10, 3, noise="frequency_proportional", rate=0.4, imbalance="long_tailed", ratio=10
+    )
+    np.testing.assert_array_equal(result.clean, LABELS[result.kept])
+    np.testing.assert_array_equal(np.bincount(result.clean), corruptions.long_tailed_counts([100] * 10, 10))
+    share = np.bincount(result.clean) / len(result.clean)
+    expected = 0.4 * (1 - np.sum(share**2))
+    assert np.mean(result.given != result.clean) == pytest.approx(expected, abs=5 * np.sqrt(0.25 / len(result.clean)))
+
+
+def test_har_cuts_by_noisy_labels():
+    result = pipelines.corrupt(
+        LABELS, 10, 0, noise="heteroskedastic", rate=0.4, imbalance="step_rare_noisy", ratio=10, dataset="cifar10"
+    )
+    np.testing.assert_array_equal(result.clean, LABELS[result.kept])
+    counts = np.bincount(result.given)
+    assert (counts[[1, 3, 5, 9]] == 10).all() and (counts[[0, 2, 4, 6, 7, 8]] == 100).all()
+    wrong = result.given != result.clean
+    assert wrong[np.isin(result.given, [1, 3, 5, 9])].any() and not wrong[np.isin(result.given, [0, 2, 4])].any()
+    benign = pipelines.corrupt(
+        LABELS, 10, 0, noise="heteroskedastic", rate=0.4, imbalance="step_rare_clean", ratio=10, dataset="cifar10"
+    )
+    assert (np.bincount(benign.given)[[0, 2, 4, 6, 7, 8]] == 10).all()
+
+
+def test_a_subset_is_balanced_and_composes_with_the_rest():
+    result = pipelines.corrupt(LABELS, 10, 1, limit=500)
+    np.testing.assert_array_equal(np.bincount(result.clean), [50] * 10)
+    np.testing.assert_array_equal(result.clean, LABELS[result.kept])
+    tail = pipelines.corrupt(LABELS, 10, 1, limit=500, imbalance="long_tailed", ratio=10)
+    np.testing.assert_array_equal(np.bincount(tail.clean), corruptions.long_tailed_counts([50] * 10, 10))
+    np.testing.assert_array_equal(tail.clean, LABELS[tail.kept])
+
+
+def test_equal_seeds_equal_labels():
+    a, b, c = (pipelines.corrupt(LABELS, 10, seed, noise="symmetric", rate=0.5) for seed in (7, 7, 8))
+    np.testing.assert_array_equal(a.given, b.given)
+    assert (a.given != c.given).any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"noise": "symmetrical"}, "noise='symmetrical'"),
+        ({"imbalance": "tail"}, "imbalance='tail'"),
+        ({"noise": "symmetric", "rate": 2.0}, "2.0"),
+        ({"imbalance": "step", "ratio": 0.1}, "0.1"),
+        ({"imbalance": "long_tailed", "ratio": 5000}, "without an example"),
+        ({"noise": "asymmetric", "rate": 0.2, "dataset": "flowers"}, "flowers"),
+        ({"limit": 5}, "limit=5"),
+        ({"limit": 2000}, "limit=2000"),
+    ],
+)
+def test_refusals(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        pipelines.corrupt(LABELS, 10, 0, **arguments)
+
+
+def test_a_class_that_noise_empties_is_refused():
+    with pytest.raises(ValueError, match=r"no example labelled \[2, 3\]"):
+        pipelines.corrupt(LABELS, 10, 0, noise="asymmetric", rate=1.0, dataset="mnist")
