@@ -272,7 +272,7 @@ def _curves(seeds: Sequence[Records], name: str) -> tuple[np.ndarray, np.ndarray
         {record["epoch"]: record[name] for record in records if record.get(name) is not None} for records in seeds
     ]
     epochs = sorted(set.intersection(*map(set, by_seed)))
-    return np.array(epochs) + 1, np.array([[values[epoch] for epoch in epochs] for values in by_seed], float)
+    return np.array(epochs), np.array([[values[epoch] for epoch in epochs] for values in by_seed], float)
 
 
 def _epoch_axis(ax: Axes) -> None:
