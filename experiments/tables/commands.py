@@ -1,0 +1,203 @@
+"""What a cell would take to run: the settings, the command, or the reason why it cannot be run.
+
+`RULES` holds each paper's protocol, as far as `experiments.recipes` does not: a recipe knows (method, data set), and
+the papers train the same method on the same data set differently. Whether a cell can be run is asked of the registries
+each time, so a cell becomes runnable on the day its method is registered.
+"""
+
+import dataclasses
+import fnmatch
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from experiments import config, recipes
+from experiments.tables import Cell, readings
+from experiments.tables.readings import Reason
+from robustjax import data, methods, models
+from robustjax.data import pipelines
+
+# What makes a cell this cell and no other: a run with another of these measures something else.
+DEFINING = ("method", "dataset", "noise", "noise_rate", "imbalance", "imbalance_ratio")
+
+
+class Rule(NamedTuple):
+    """Settings of the cells that match; later rules win.
+
+    Attributes:
+      match: column of the cell -> glob, or several joined by "|"; all must match.
+      settings: settings of a run and options of a method, flat.
+      source: where they come from; "" for a rule that only changes a few.
+      caveat: how a run here differs from the paper's, or what the paper leaves open; shown in the report.
+    """
+
+    match: Mapping[str, str]
+    settings: Mapping[str, Any]
+    source: str = ""
+    caveat: str = ""
+
+
+class Plan(NamedTuple):
+    """A cell's run.
+
+    Attributes:
+      settings: of the run, as the paper has it; flat, complete but for what the recipe alone knows (method options).
+      sources: where they come from.
+      caveats: how the run still differs from the paper's.
+    """
+
+    settings: dict[str, Any]
+    sources: tuple[str, ...]
+    caveats: tuple[str, ...]
+
+
+# A protocol names all of these, so that nothing of another paper's recipe for the data set shines through.
+_PROTOCOL = (
+    *(f.name for f in dataclasses.fields(config.Config) if f.metadata["group"] == "training" and f.name != "precision"),
+    "initialization",
+)
+
+
+def _protocol(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """How training goes, complete: what `settings` leave out is as in `experiments.config.Config`."""
+    return {name: settings.get(name, getattr(config.Config, name)) for name in _PROTOCOL}
+
+
+def _sgd(epochs: int, rate: float, decay: float, schedule: str, initialization: str = "torch") -> dict[str, Any]:
+    return _protocol({
+        "epochs": epochs, "batch_size": 128, "learning_rate": rate, "weight_decay": decay, "schedule": schedule,
+        "augmentation": "crop-flip", "initialization": initialization,
+    })  # fmt: skip
+
+
+_HAR, _SR, _ELR = "HAR (ICLR 2021), code", "SR (ICCV 2021), section 4 and code", "ELR (NeurIPS 2020), code"
+_DL = recipes.DATASETS["cifar10"].sources[0]
+
+RULES: tuple[Rule, ...] = (
+    Rule({"paper": "har", "dataset": "cifar10|cifar100"},
+         _sgd(120, 0.1, 1e-4, "multistep:80,100:0.1", "kaiming_normal"), _HAR,
+         "the paper draws the noise once and reports the best test epoch; here each seed has its own noise and the "
+         "last epoch counts"),
+    Rule({"paper": "har", "table": "3"}, {}, "", "the baselines' settings are not recorded; these are HAR's"),
+
+    Rule({"paper": "sr", "dataset": "mnist"}, _protocol(recipes.DATASETS["mnist"].settings), _SR),
+    Rule({"paper": "sr", "dataset": "cifar10"}, _protocol(recipes.SPARSE["cifar10", ""].settings), _SR),
+    Rule({"paper": "sr", "dataset": "cifar100"}, _protocol(recipes.SPARSE["cifar100", ""].settings), _SR),
+    Rule({"paper": "sr", "table": "5", "dataset": "cifar10|cifar100"}, {"gradient_clip": 0.0}),
+    Rule({"paper": "sr", "method": "focal"}, {"gamma": 0.5, "detach": True}),
+    Rule({"paper": "sr", "dataset": "mnist", "method": "sce|apl"}, {}, "",
+         "the weights of the two losses are those of APL's code on MNIST; SR's code has others"),
+    Rule({"paper": "sr", "noise": "symmetric"}, {"noise": "symmetric_exclusive"}),
+    Rule({"paper": "sr", "noise": "asymmetric", "dataset": "cifar10|cifar100"}, {}, "",
+         "asymmetric noise as the paper defines it; its code flips classes in turn on CIFAR-10, and within blocks of "
+         "five consecutive classes on CIFAR-100"),
+
+    Rule({"paper": "dynamic_loss", "dataset": "cifar10"}, _protocol(recipes.DATASETS["cifar10"].settings), _DL),
+    Rule({"paper": "dynamic_loss", "dataset": "cifar100"}, _protocol(recipes.DATASETS["cifar100"].settings), _DL),
+    # The focal loss of LDAM's code, whose baselines these are.
+    Rule({"paper": "har|dynamic_loss", "method": "focal|cb_focal"}, {"gamma": 1.0}),
+    Rule({"paper": "dynamic_loss", "method": "curvenet"}, {"augmentation": "crop-flip"}),
+    Rule({"paper": "dynamic_loss", "table": "6", "method": "cross_entropy"}, {"augmentation": "crop-flip"}),
+    Rule({"paper": "dynamic_loss", "table": "6", "method": "autoaugment"}, {"method": "cross_entropy"}),
+
+    Rule({"paper": "elr", "table": "1", "dataset": "cifar10"}, _sgd(120, 0.02, 1e-3, "multistep:40,80:0.01"), _ELR),
+    Rule({"paper": "elr", "table": "1", "dataset": "cifar100"}, _sgd(150, 0.02, 1e-3, "multistep:80,120:0.01"), _ELR),
+    Rule({"paper": "elr", "table": "1", "dataset": "cifar10", "noise": "symmetric", "method": "elr"}, {}, "",
+         "the schedule for symmetric noise without cosine annealing is not recorded; this is that for asymmetric"),
+    Rule({"paper": "elr", "table": "1", "method": "elr_cosine"},
+         {"method": "elr", "epochs": 150, "schedule": "cosine_restarts:10:0.001"}),
+    Rule({"paper": "elr", "table": "1", "dataset": "cifar100", "method": "elr_cosine"}, {}, "",
+         "the cosine schedule is recorded for CIFAR-10 only; this is the same"),
+    Rule({"paper": "elr", "table": "1", "method": "cross_entropy|forward|gce"}, {}, "",
+         "the paper took this number from another (GCE, NeurIPS 2018); the settings here are ELR's"),
+    Rule({"paper": "elr", "table": "2|5", "dataset": "cifar10"}, _sgd(200, 0.02, 5e-4, "multistep:150:0.1"), _ELR),
+    Rule({"paper": "elr", "table": "2", "dataset": "cifar100"}, _sgd(250, 0.02, 5e-4, "multistep:200:0.1"), _ELR),
+    Rule({"paper": "elr", "table": "2", "method": "elr_plus_best"}, {"method": "elr_plus"}),
+    Rule({"paper": "elr", "table": "2", "method": "[!e]*"}, {}, "",
+         "the paper took this number from another (DivideMix, ICLR 2020); the settings here are ELR+'s"),
+    Rule({"paper": "elr", "table": "5"}, {"model": "preact_resnet18"}, "", "the paper does not say which network"),
+    Rule({"paper": "elr", "dataset": "cifar10|cifar100"}, {}, "",
+         "the paper keeps 10 % of the images, wrong labels and all, to choose the epoch by; here all are trained on "
+         "and the last epoch counts, unless the paper took the best"),
+)  # fmt: skip
+
+
+def plan(cell: Cell) -> Plan | Reason:
+    """The settings of the run that a cell needs, or why there is none.
+
+    An average has no run of its own: its `experiments.tables.members` have.
+    """
+    if cell.is_average:
+        return Reason("an average over other settings, computed from them")
+    if cell.dataset not in _known_datasets():
+        return Reason(f"data set {cell.dataset} is not in TFDS")
+    if cell.tested_on:
+        return Reason(f"no test on another data set ({cell.tested_on})")
+    rules = [rule for rule in RULES if _matches(rule, cell)]
+    settings: dict[str, Any] = {
+        "method": cell.method, "dataset": cell.dataset, "model": cell.model, "noise": cell.noise,
+        "noise_rate": cell.noise_rate or 0.0, "imbalance": cell.imbalance,
+        "imbalance_ratio": cell.imbalance_ratio or 1.0,
+    }  # fmt: skip
+    for rule in rules:
+        settings |= rule.settings
+    if settings["method"] not in methods.names():
+        return Reason(f"method {settings['method']} is not registered")
+    if settings["model"] not in models.names():
+        return Reason(f"model {settings['model'] or '(not stated)'} is not registered")
+    for name, known in (("noise", pipelines.NOISES), ("imbalance", pipelines.IMBALANCES)):
+        if settings[name] not in known:
+            return Reason(f"{name} {settings[name]} cannot be made")
+    if isinstance(unread := readings.reading(cell), Reason):
+        return unread
+    sources = tuple(rule.source for rule in rules if rule.source)
+    if not sources:
+        return Reason(f"no settings of this paper for {cell.dataset}")
+    return Plan(settings, sources, tuple(rule.caveat for rule in rules if rule.caveat))
+
+
+def command(cell: Cell) -> list[str] | Reason:
+    """The flags of `python -m experiments.run` for a cell, without what its recipe says; or why there are none."""
+    planned = plan(cell)
+    return planned if isinstance(planned, Reason) else flags(planned.settings)
+
+
+def flags(settings: Mapping[str, Any]) -> list[str]:
+    """Flat settings as flags: what makes the run this one, then what the recipe does not say of itself.
+
+    The flags left resolve to the same run as all of `settings`.
+    """
+    wanted, _ = config.resolve(settings)
+    needed = dict(settings)
+    for name, value in settings.items():
+        stays = (name in DEFINING and value != getattr(config.Config, name)) or name in ("method", "dataset")
+        fewer = {k: v for k, v in needed.items() if k != name}
+        if not stays and _resolves_to(fewer, wanted):
+            needed = fewer
+    return [_flag(name, value) for name, value in needed.items()]
+
+
+def _resolves_to(settings: Mapping[str, Any], wanted: config.Config) -> bool:
+    try:
+        return config.resolve(settings)[0] == wanted
+    except ValueError:
+        return False
+
+
+def _flag(name: str, value: Any) -> str:
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no-{flag}"
+    return f"--{flag}={value:g}" if isinstance(value, float) else f"--{flag}={value}"
+
+
+def _matches(rule: Rule, cell: Cell) -> bool:
+    return all(
+        any(fnmatch.fnmatchcase(getattr(cell, column), glob) for glob in globs.split("|"))
+        for column, globs in rule.match.items()
+    )
+
+
+@functools.cache
+def _known_datasets() -> frozenset[str]:
+    return frozenset(data.sources.names())
