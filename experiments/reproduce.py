@@ -289,7 +289,7 @@ def _show_jobs(jobs: Sequence[Job], rows: Sequence[Mapping[str, Any]]) -> None:
             print(f"  {command_line(job, settings)}")
         if not seeds:
             print("  done already")
-    print(f"\n{len(jobs)} run(s) that {sum(len(job.cells) for job in jobs)} cell(s) read")
+    print(f"\n{len(jobs)} run(s) that {len({cell for job in jobs for cell in job.cells})} cell(s) read")
 
 
 def _show_reasons(reasons: Mapping[Cell, Reason]) -> None:
