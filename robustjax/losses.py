@@ -3,7 +3,8 @@
 Every loss is `f(logits [..., C], labels, *, hyperparameters) -> [...]`: per example, never reduced, at least float32
 inside whatever the input dtype (float64 stays), with finite value and gradients at logits of ±1e4. Labels are class
 indices, int `[...]`, or distributions, floating `[..., C]`: the expected loss Σ_k y_k L(z, k), which is the loss
-itself at one-hot labels, and through which gradients reach the labels. `dmi` and `joint_optimization` are losses of
+itself at one-hot labels, and through which gradients reach the labels (`ldam` and `generalized_jensen_shannon` say
+what they do instead). `dmi` and `joint_optimization` are losses of
 a whole batch and return a scalar.
 
 p = softmax(logits) throughout. Where authors' code clips p and the paper does not, the paper's formula is the default
@@ -90,7 +91,7 @@ def label_smoothing(
 def ldam(logits: ArrayLike, labels: ArrayLike, *, margins: ArrayLike, scale: float = 30.0) -> Array:
     """Label-distribution-aware margin loss: cross entropy of scale (z - m_y e_y).
 
-    Cao et al., Learning Imbalanced Datasets with LDAM Loss, 2019, eq. 13; `scale` is from the authors' code, where
+    Cao et al., Learning Imbalanced Datasets with LDAM Loss, 2019; `scale` is from the authors' code, where
     logits are cosines. Under label distributions the margin is y_k m_k.
 
     Args:
@@ -107,7 +108,7 @@ def ldam(logits: ArrayLike, labels: ArrayLike, *, margins: ArrayLike, scale: flo
 def balanced_softmax(logits: ArrayLike, labels: ArrayLike, *, class_counts: ArrayLike) -> Array:
     """Cross entropy of z + log n: the softmax with the label prior n built in.
 
-    Ren et al., Balanced Meta-Softmax for Long-Tailed Visual Recognition, 2020, eq. 3 and 4.
+    Ren et al., Balanced Meta-Softmax for Long-Tailed Visual Recognition, 2020.
 
     Args:
       class_counts: `[C]`, all positive.
@@ -153,7 +154,7 @@ def class_balanced_focal(
 def mae(logits: ArrayLike, labels: ArrayLike, *, scale: float = 2.0) -> Array:
     """Mean absolute error ‖e_y - p‖₁ = 2 (1 - p_y).
 
-    Ghosh et al., Robust Loss Functions under Label Noise for Deep Neural Networks, 2017, eq. 7. (A label
+    Ghosh et al., Robust Loss Functions under Label Noise for Deep Neural Networks, 2017. (A label
     distribution gives the expected loss, not ‖y - p‖₁.)
 
     Args:
@@ -171,7 +172,7 @@ def reverse_cross_entropy(
 ) -> Array:
     """-Σ_k p_k log e_y,k with log 0 := log_zero, that is -log_zero (1 - p_y).
 
-    Wang et al., Symmetric Cross Entropy for Robust Learning with Noisy Labels, 2019, eq. 6.
+    Wang et al., Symmetric Cross Entropy for Robust Learning with Noisy Labels, 2019.
 
     Args:
       log_zero: negative. The default log(1e-4) is that of the authors' and all later code, for which published
@@ -191,7 +192,7 @@ def symmetric_cross_entropy(
     clip: Clip | None = None,
     reverse_clip: Clip | None = None,
 ) -> Array:
-    """alpha · cross entropy + beta · reverse cross entropy (Wang et al., 2019, eq. 7).
+    """alpha · cross entropy + beta · reverse cross entropy (Wang et al., 2019).
 
     Args:
       alpha: weight of cross entropy, at least 0.
@@ -210,7 +211,7 @@ def generalized_cross_entropy(
 ) -> Array:
     """(1 - p_y^q) / q: cross entropy as q → 0, 1 - p_y at q = 1.
 
-    Zhang and Sabuncu, Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy Labels, 2018, eq. 6.
+    Zhang and Sabuncu, Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy Labels, 2018.
 
     Args:
       q: in (0, 1].
@@ -228,7 +229,7 @@ def generalized_cross_entropy(
 def truncation_weights(logits: ArrayLike, labels: ArrayLike, *, q: float = 0.7, k: float = 0.5) -> Array:
     """1 where the generalized cross entropy is below that of p_y = k, else 0: the truncated loss's indicator.
 
-    Zhang and Sabuncu, 2018, section 3.4 and Algorithm 1. The authors refresh a table of these, ones at the start,
+    Zhang and Sabuncu, 2018, the truncated loss. The authors refresh a table of these, ones at the start,
     every 10 epochs from epoch 40.
 
     Args:
@@ -246,7 +247,7 @@ def truncated_generalized_cross_entropy(
 ) -> Array:
     """w ((1 - p_y^q) / q - (1 - k^q) / q): generalized cross entropy on the examples that are kept.
 
-    Zhang and Sabuncu, 2018, eq. 12, for given example weights.
+    Zhang and Sabuncu, 2018, for given example weights.
 
     Args:
       weights: `[...]` in [0, 1], usually earlier `truncation_weights`.
@@ -260,7 +261,7 @@ def truncated_generalized_cross_entropy(
 def partially_huberised_cross_entropy(logits: ArrayLike, labels: ArrayLike, *, tau: float = 10.0) -> Array:
     """-log p_y where p_y > 1/tau, else its tangent there, log tau + 1 - tau p_y: bounded.
 
-    Menon et al., Can gradient clipping mitigate label noise?, 2020, eq. 7.
+    Menon et al., Can gradient clipping mitigate label noise?, 2020.
 
     Args:
       tau: at least 1; 2 on CIFAR-10 and 10 on MNIST and CIFAR-100 in the paper.
@@ -276,7 +277,7 @@ def partially_huberised_generalized_cross_entropy(
 ) -> Array:
     """(1 - p_y^q) / q above the threshold tau^(1/(q-1)), else its tangent there, of slope -tau in p_y.
 
-    Menon et al., 2020, section 5.
+    Menon et al., 2020.
 
     Args:
       tau: at least 1.
@@ -292,11 +293,11 @@ def partially_huberised_generalized_cross_entropy(
 
 
 # Normalised losses, L(p, y) / Σ_k L(p, k), and active + passive pairs.
-# Ma et al., Normalized Loss Functions for Deep Learning with Noisy Labels, 2020, eq. 3 and section 3.2.
+# Ma et al., Normalized Loss Functions for Deep Learning with Noisy Labels, 2020.
 
 
 def normalized_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
-    """Log p_y / Σ_k log p_k (Ma et al., 2020, eq. 4).
+    """Log p_y / Σ_k log p_k (Ma et al., 2020).
 
     Returns:
       `[...]`, in [0, 1].
@@ -305,7 +306,7 @@ def normalized_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
 
 
 def normalized_focal(logits: ArrayLike, labels: ArrayLike, *, gamma: float = 0.5, detach: bool = False) -> Array:
-    """Focal loss divided by its sum over all labels (Ma et al., 2020, eq. 6).
+    """Focal loss divided by its sum over all labels (Ma et al., 2020).
 
     Args:
       gamma: at least 0.
@@ -318,7 +319,7 @@ def normalized_focal(logits: ArrayLike, labels: ArrayLike, *, gamma: float = 0.5
 
 
 def normalized_mae(logits: ArrayLike, labels: ArrayLike, *, scale: float = 1.0) -> Array:
-    """(1 - p_y) / (C - 1) (Ma et al., 2020, eq. 5).
+    """(1 - p_y) / (C - 1) (Ma et al., 2020).
 
     Args:
       scale: positive; 1 is the definition, 1/2 the form of the authors' code.
@@ -353,7 +354,7 @@ def normalized_reverse_cross_entropy(
     log_zero: float = LOG_ZERO,
     clip: Clip | None = None,
 ) -> Array:
-    """(1 - p_y) / (C - 1): reverse cross entropy divided by its sum over all labels (Ma et al., 2020, eq. 7).
+    """(1 - p_y) / (C - 1): reverse cross entropy divided by its sum over all labels (Ma et al., 2020).
 
     Args:
       form: "paper", or "code" for (C - 1) / 4 · reverse cross entropy, what the SR authors' code computes.
@@ -371,7 +372,7 @@ def normalized_reverse_cross_entropy(
 def active_passive(
     logits: ArrayLike, labels: ArrayLike, *, active: Loss, passive: Loss, alpha: float = 1.0, beta: float = 1.0
 ) -> Array:
-    """alpha · active(logits, labels) + beta · passive(logits, labels) (Ma et al., 2020, eq. 9).
+    """alpha · active(logits, labels) + beta · passive(logits, labels) (Ma et al., 2020).
 
     An active loss only raises p_y; a passive one also lowers other probabilities explicitly.
 
@@ -446,7 +447,7 @@ def soft_bootstrap(
 ) -> Array:
     """Cross entropy to beta y + (1 - beta) p, with gradient through the target as well.
 
-    Reed et al., Training Deep Neural Networks on Noisy Labels with Bootstrapping, 2015, eq. 6: beta · cross entropy
+    Reed et al., Training Deep Neural Networks on Noisy Labels with Bootstrapping, 2015: beta · cross entropy
     plus (1 - beta) · entropy of p.
 
     Args:
@@ -461,7 +462,7 @@ def soft_bootstrap(
 
 
 def hard_bootstrap(logits: ArrayLike, labels: ArrayLike, *, beta: float = 0.8, clip: Clip | None = None) -> Array:
-    """Cross entropy to beta y + (1 - beta) e_k, k = argmax p, the lowest at ties (Reed et al., 2015, eq. 7).
+    """Cross entropy to beta y + (1 - beta) e_k, k = argmax p, the lowest at ties (Reed et al., 2015).
 
     Args:
       beta: in [0, 1].
@@ -477,7 +478,7 @@ def hard_bootstrap(logits: ArrayLike, labels: ArrayLike, *, beta: float = 0.8, c
 def lid_paced(logits: ArrayLike, labels: ArrayLike, *, alpha: ArrayLike, clip: Clip | None = None) -> Array:
     """D2L's loss: symmetric cross entropy (0.1, 1) while alpha = 1, then hard bootstrapping with beta = alpha.
 
-    Ma et al., Dimensionality-Driven Learning with Noisy Labels, 2018, eq. 5; the first phase is that of the authors'
+    Ma et al., Dimensionality-Driven Learning with Noisy Labels, 2018; the first phase is that of the authors'
     later code (plain cross entropy in the paper).
 
     Args:
@@ -532,7 +533,7 @@ def backward_correction(
 def estimate_transition(probs: ArrayLike, *, percentile: float = 100.0) -> Array:
     """Transition matrix from anchor points: row i is the prediction at the example surest of class i.
 
-    Patrini et al., 2017, section 4.3, from a model trained on the given labels with cross entropy.
+    Patrini et al., 2017, from a model trained on the given labels with cross entropy.
 
     Args:
       probs: `[N, C]`, that model's softmax outputs.
@@ -563,8 +564,8 @@ def generalized_jensen_shannon(
 ) -> Array:
     """Z Σ_j w_j KL(d_j ‖ Σ_i w_i d_i), d = (y, p of view 1, p of view 2, …), Z = -1 / ((1 - w_1) log(1 - w_1)).
 
-    Englesson and Azizpour, Generalized Jensen-Shannon Divergence Loss for Learning with Noisy Labels, 2021, eq. 4
-    and 8. One view is their JS loss, cross entropy as w_1 → 0 and half of `mae` (scale 2) as w_1 → 1.
+    Englesson and Azizpour, Generalized Jensen-Shannon Divergence Loss for Learning with Noisy Labels, 2021.
+    One view is their JS loss, cross entropy as w_1 → 0 and half of `mae` (scale 2) as w_1 → 1.
 
     Args:
       logits: `[..., C]`, or a sequence of them, one an augmented view of the same examples.
@@ -612,7 +613,7 @@ def complementary_labels(labels: ArrayLike, offsets: ArrayLike, *, num_classes: 
 def negative_learning(logits: ArrayLike, labels: ArrayLike, *, clip: Clip = (1e-5, 1.0)) -> Array:
     """NLNL's loss on complementary labels, Σ_j -log(1 - p_j).
 
-    Kim et al., NLNL: Negative Learning for Noisy Labels, 2019, eq. 2.
+    Kim et al., NLNL: Negative Learning for Noisy Labels, 2019.
 
     Args:
       logits: `[..., C]`.
@@ -636,8 +637,8 @@ def negative_learning(logits: ArrayLike, labels: ArrayLike, *, clip: Clip = (1e-
 def dmi(logits: ArrayLike, labels: ArrayLike, *, epsilon: float = 1e-3, normalize: bool = False) -> Array:
     """-log(|det(Yᵀ P)| + epsilon): determinant-based mutual information, a loss of the batch.
 
-    Xu et al., L_DMI: A Novel Information-theoretic Loss Function for Training Deep Nets Robust to Label Noise, 2019,
-    eq. 7. Where the determinant is too small to matter beside `epsilon` (as when the batch lacks a class) the
+    Xu et al., L_DMI: A Novel Information-theoretic Loss Function for Training Deep Nets Robust to Label Noise, 2019.
+    Where the determinant is too small to matter beside `epsilon` (as when the batch lacks a class) the
     gradient is zero.
 
     Args:
@@ -697,7 +698,7 @@ def joint_optimization(
 ) -> Array:
     """Mean cross entropy + alpha · `prior_matching` + beta · mean entropy of p, a loss of the batch.
 
-    Tanaka et al., Joint Optimization Framework for Learning with Noisy Labels, 2018, eq. 3 to 6.
+    Tanaka et al., Joint Optimization Framework for Learning with Noisy Labels, 2018.
 
     Args:
       alpha: at least 0.

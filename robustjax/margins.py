@@ -15,7 +15,7 @@ from robustjax._checks import check, check_positive_counts
 def ldam_margins(class_counts: ArrayLike, max_margin: float = 0.5) -> Array:
     """Label-distribution-aware margins, proportional to n_c^(-1/4).
 
-    Cao et al., Learning Imbalanced Datasets with LDAM Loss, 2019, eq. 13; the rarest class gets `max_margin`.
+    Cao et al., Learning Imbalanced Datasets with LDAM Loss, 2019; the rarest class gets `max_margin`.
 
     Args:
       class_counts: `[C]`, examples a class, all positive.
@@ -32,7 +32,7 @@ def ldam_margins(class_counts: ArrayLike, max_margin: float = 0.5) -> Array:
 def class_balanced_weights(class_counts: ArrayLike, beta: float) -> Array:
     """Weights by the effective number of examples, (1 - beta) / (1 - beta^n_c), scaled to sum to C.
 
-    Cui et al., Class-Balanced Loss Based on Effective Number of Samples, 2019, eq. 2 and section 4.1.
+    Cui et al., Class-Balanced Loss Based on Effective Number of Samples, 2019.
 
     Args:
       class_counts: `[C]`, examples a class, all positive.
@@ -51,7 +51,7 @@ def class_balanced_weights(class_counts: ArrayLike, beta: float) -> Array:
 def deferred_weights(epoch: ArrayLike, class_counts: ArrayLike, *, start_epoch: ArrayLike, beta: float) -> Array:
     """Deferred re-weighting: ones before `start_epoch`, class-balanced weights from then on.
 
-    Cao et al., 2019, Algorithm 1 (DRW); HAR-DRW uses beta 0.9999 and start_epoch 80 of 120.
+    Cao et al., 2019 (DRW); HAR-DRW uses beta 0.9999 and start_epoch 80 of 120.
 
     Args:
       epoch: the current epoch, from 0; may be traced.

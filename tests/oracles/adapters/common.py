@@ -7,11 +7,18 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 Case = Mapping[str, Any]
 Arrays = Mapping[str, np.ndarray]
 Adapter = Callable[[Case, Arrays], Mapping[str, Any]]
+
+# Hundreds of small programs run once each: compiling them is the whole cost.
+quick_jit = functools.partial(
+    jax.jit,
+    compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True},
+)
 
 
 def data_dir() -> Path:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from robustjax import losses, margins
-from tests.oracles.adapters.common import Adapter, Arrays, Case, arrays, over_instances
+from tests.oracles.adapters.common import Adapter, Arrays, Case, arrays, over_instances, quick_jit
 
 SHARED = ("class_counts", "class_weights", "transition")
 TORCH_CLIP = (1e-7, 1.0)
@@ -21,6 +21,7 @@ Settings = Callable[[Hyperparameters, Arrays], dict[str, Any]]
 
 def per_batch(case: Case, inputs: Arrays, function: Callable[[Arrays], Mapping[str, Any]]) -> Mapping[str, Any]:
     """Applies `function` to the one batch of an extreme case, or to each of the batches on axis 0."""
+    function = quick_jit(function)
     if np.ndim(inputs["logits"]) == 2:
         return function(inputs)
     return over_instances(function, inputs, SHARED)

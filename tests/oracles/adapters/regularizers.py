@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from robustjax import losses, margins, regularizers
-from tests.oracles.adapters.common import Adapter, Arrays, Case, over_instances
+from tests.oracles.adapters.common import Adapter, Arrays, Case, over_instances, quick_jit
 from tests.oracles.adapters.losses import value_and_gradient
 
 _BASE_LOSSES = {
@@ -69,7 +69,7 @@ def _early_learning(case: Case, inputs: Arrays) -> Mapping[str, Any]:
             "target_table_after": jnp.stack(tables),
         }
 
-    return over_instances(one_instance, inputs)
+    return over_instances(quick_jit(one_instance), inputs)
 
 
 def _har_strengths(case: Case, inputs: Arrays) -> Mapping[str, Any]:
