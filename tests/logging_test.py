@@ -254,6 +254,13 @@ def test_results_table_over_seeds(tmp_path):
     assert "wrong labels" not in text
 
 
+def test_results_table_of_many_seeds_is_a_range():
+    rows = [summary(share) for share in (0.5, 0.6, 0.7, 0.8)]
+    table = logging.results_table(rows)
+    assert [str(column.header) for column in table.columns] == ["", "lowest", "highest", "mean ± std"]
+    assert [next(iter(column.cells)) for column in table.columns[1:]] == ["50.00", "80.00", "65.00 ± 12.91"]
+
+
 def test_results_table_of_one_seed_and_many_classes():
     accuracies = np.random.default_rng(0).permutation(100) / 100
     table = logging.results_table([summary(0.6, per_class_accuracy=accuracies.tolist())])

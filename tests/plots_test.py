@@ -12,7 +12,7 @@ def records(seed, epochs=5):
     rng = np.random.default_rng(seed)
     names = ("train_loss", "test_accuracy", "learning_rate", "correction_accuracy")
     names += ("clean_true", "clean_other", "wrong_true", "wrong_memorized", "wrong_other")
-    return [{"epoch": e, **{name: float(rng.random()) for name in names}} for e in range(epochs)]
+    return [{"epoch": e, **{name: float(rng.random()) for name in names}} for e in range(1, epochs + 1)]
 
 
 def line(ax, label):
@@ -46,13 +46,13 @@ def test_learning_curves_draw_mean_and_band():
 
 
 def test_learning_curves_leave_out_what_was_not_measured():
-    history = [{"epoch": e, "test_accuracy": None if e % 2 else e / 10} for e in range(5)]
+    history = [{"epoch": e, "test_accuracy": None if e % 2 == 0 else (e - 1) / 10} for e in range(1, 6)]
     figure = plots.draw_learning_curves({"run": [history]})
     (ax,) = figure.axes
     assert ax.get_ylabel() == "test accuracy" and not figure.legends
     np.testing.assert_array_equal(ax.lines[0].get_xydata(), [[1, 0], [3, 0.2], [5, 0.4]])
     with pytest.raises(ValueError, match="no train_loss"):
-        plots.draw_learning_curves({"run": [[{"epoch": 0}]]})
+        plots.draw_learning_curves({"run": [[{"epoch": 1}]]})
 
 
 def test_lines_of_many_runs_differ_in_colour_and_dash():

@@ -31,6 +31,7 @@ Mode = Literal["auto", "live", "plain", "quiet"]
 
 _PLAIN_LINES = 30
 _CLASSES_SHOWN = 20
+_SEEDS_SHOWN = 3
 _ABSENT = "–"
 
 
@@ -307,7 +308,9 @@ def results_table(
     class_names: Sequence[str] | None = None,
     run_directory: PathLike | None = None,
 ) -> Table:
-    """Return a table of a run's results in percent: a row a metric, a column a seed, and mean ± sample std.
+    """Return a table of a run's results in percent: a row a metric; a column a seed, or mean ± sample std.
+
+    Up to three seeds have a column each; more would not fit a terminal and are given as mean ± std and range.
 
     Args:
       summaries: one of ``evaluation.summarise`` a seed. Of the metrics in ``final`` those named in ``_ROWS`` and
@@ -321,13 +324,13 @@ def results_table(
     seeds = range(len(summaries)) if seeds is None else seeds
     table = Table(title="results (%)", caption=None if run_directory is None else f"in {os.fspath(run_directory)}")
     table.add_column("")
-    for seed, _ in zip(seeds, summaries, strict=True):
-        table.add_column(f"seed {seed}", justify="right", no_wrap=True)
-    if len(summaries) > 1:
-        table.add_column("mean ± std", justify="right", no_wrap=True)
+    columns = [f"seed {seed}" for seed, _ in zip(seeds, summaries, strict=True)]
+    single = len(columns) <= _SEEDS_SHOWN
+    for column in [*(columns if single else ["lowest", "highest"]), *(["mean ± std"] if len(columns) > 1 else [])]:
+        table.add_column(column, justify="right", no_wrap=True)
 
     def add(label: str, values: Sequence[float]) -> None:
-        cells = [_percent(value) for value in values]
+        cells = [_percent(value) for value in (values if single else (min(values), max(values)))]
         if len(values) > 1:
             mean, std = mean_std(values)
             cells.append(_ABSENT if math.isnan(mean) else f"{_percent(mean)} ± {_percent(std)}")

@@ -1,0 +1,213 @@
+"""Dynamic Loss: its parts by themselves, and the paper's claims on a toy where they can be checked."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from robustjax import methods, models
+from robustjax.methods import Task
+from robustjax.methods import dynamic_loss as dl
+from robustjax.training import backend, engine, parallel
+from tests import toys
+
+# --- Parts -----------------------------------------------------------------------------------------------------------
+
+
+def test_starts_by_trusting_the_given_labels():
+    corrector = dl.init_corrector(jax.random.key(0), 10, 100)
+    margin = dl.init_margin(jax.random.key(1), 10)
+    np.testing.assert_allclose(dl.weight_table(corrector, 10), jax.nn.sigmoid(3.98), atol=0.02)
+    np.testing.assert_allclose(dl.margin_vector(margin), 1, atol=0.5)
+
+
+@pytest.mark.parametrize("form", ["mlp", "agnostic", "vector"])
+def test_forms_of_the_corrector(form):
+    table = dl.weight_table(dl.init_corrector(jax.random.key(0), 4, 7, form=form), 4)
+    assert table.shape == (4, 7) and ((table > 0) & (table < 1)).all()
+    if form == "agnostic":
+        np.testing.assert_array_equal(table, jnp.broadcast_to(table[:1], (4, 7)))
+
+
+def test_rank_bins():
+    np.testing.assert_array_equal(dl.rank_bins(np.array([6, 3]), 3), [0, 0, 1, 1, 2, 2, 0, 1, 2])
+    # The code's bins: one more in the denominator, in float64 from left to right; 29/50·100 falls short of 58.
+    assert dl.rank_bins(np.array([49]), 100, "code")[29] == 57
+    assert dl.rank_bins(np.array([4, 0]), 4, "code").tolist() == [0, 0, 1, 2]
+
+
+labelled = st.integers(2, 5).flatmap(
+    lambda c: st.lists(st.integers(0, c - 1), min_size=c, max_size=60).map(lambda extra: (c, [*range(c), *extra]))
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(labelled, st.integers(1, 12), st.integers(0, 99))
+def test_ranks_follow_the_loss_within_each_class(drawn, num_bins, seed):
+    num_classes, labels = drawn
+    labels, rng = np.array(labels), np.random.default_rng(seed)
+    values = rng.permutation(len(labels)).astype(np.float32)
+    counts = np.bincount(labels, minlength=num_classes)
+    ranks = np.asarray(dl.loss_ranks(jnp.asarray(values), jnp.asarray(labels), dl.rank_bins(counts, num_bins)))
+    assert ranks.min() >= 0 and ranks.max() < num_bins
+    for c in range(num_classes):
+        mine = ranks[labels == c][np.argsort(values[labels == c])]
+        assert (np.diff(mine) >= 0).all()
+        sizes = np.bincount(mine, minlength=num_bins)
+        assert sizes.max() - sizes.min() <= 1  # equal bins
+
+
+@settings(max_examples=25, deadline=None)
+@given(labelled, st.integers(0, 99))
+def test_hierarchical_sampling(drawn, seed):
+    num_classes, labels = drawn
+    labels = jnp.asarray(labels)
+    values = jax.random.uniform(jax.random.key(seed), labels.shape)
+    smallest = int(jnp.bincount(labels).min())
+    primary_size, meta_size = dl.sampling_sizes(smallest, 0.5, 0.25)
+    primary = np.asarray(dl.sample_primary(jax.random.key(seed + 1), labels, primary_size, num_classes))
+    chosen = np.asarray(dl.select_meta(values, labels, jnp.asarray(primary), meta_size, num_classes))
+    assert (np.bincount(labels[primary], minlength=num_classes) == primary_size).all()
+    assert (np.bincount(labels[chosen], minlength=num_classes) == meta_size).all()
+    assert not (chosen & ~primary).any()
+    for c in range(num_classes):
+        rest = primary & ~chosen & (np.asarray(labels) == c)
+        mine = chosen & (np.asarray(labels) == c)
+        assert not rest.any() or values[mine].max() <= values[rest].min()
+
+
+def test_tiny_classes_still_give_a_meta_set():
+    assert dl.sampling_sizes(1, 0.5, 0.25) == dl.sampling_sizes(3, 0.5, 0.25) == (1, 1)
+
+
+def test_pseudo_labels():
+    logits = jnp.log(jnp.array([[0.7, 0.2, 0.1]] * 4000))
+    np.testing.assert_allclose(
+        dl.pseudo_labels(jax.random.key(0), logits, "sample").mean(0), [0.7, 0.2, 0.1], atol=0.03
+    )
+    np.testing.assert_array_equal(dl.pseudo_labels(jax.random.key(0), logits, "hard")[0], [1, 0, 0])
+    np.testing.assert_allclose(dl.pseudo_labels(jax.random.key(0), logits, "soft")[0], [0.7, 0.2, 0.1], rtol=1e-5)
+    gradient = jax.grad(lambda z: dl.pseudo_labels(jax.random.key(0), z, "soft")[:, 0].sum())(logits)
+    assert (gradient == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"views": 3}, "views=3"),
+        ({"pseudo_label": "best"}, "pseudo_label='best'"),
+        ({"num_bins": 0}, "num_bins=0"),
+        ({"meta_ratio": 0.6}, "meta_ratio"),
+        ({"warmup_epochs": 3}, "warmup_epochs=3"),
+        ({"corrector": "none", "margin": "none", "warmup_epochs": 1}, "nothing to learn"),
+    ],
+)
+def test_refusals(options, message):
+    with pytest.raises(ValueError, match=message):
+        methods.get("dynamic_loss")(toys.task(epochs=3), **options)
+
+
+VARIANTS = [
+    name for name in methods.names() if name.startswith("dynamic_loss_")
+] + ["views=1", "pseudo_label=soft", "rank_form=code"]  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_trains(variant):
+    key, _, value = variant.partition("=")
+    options = {key: int(value) if value.isdigit() else value} if value else {}
+    epochs = toys.train("dynamic_loss" if value else variant, toys.task(epochs=4), **options)
+    start, end = epochs[0].state[0].meta_params, epochs[-1].state[0].meta_params
+    moved = [not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(start), jax.tree.leaves(end), strict=True)]
+    assert all(moved)  # every part of the meta net that there is, learns
+    assert np.isfinite(epochs[-1].metrics[0]["meta_loss"])
+    assert np.mean(epochs[-1].test_logits[0].argmax(-1) == toys.test_labels()) > 0.6
+
+
+# --- The paper's claims on Gaussians, linear softmax, table meta nets: section 2.4 of the theory notes -----------------
+
+
+def gaussians(labels, separation, seed):
+    rng = np.random.default_rng(seed)
+    return (separation * np.eye(6, 20)[labels] + rng.normal(size=(len(labels), 20))).astype(np.float32)
+
+
+def fit(name, inputs, labels, separation, epochs=60, **options):
+    """Train a linear softmax; the last epoch, and accuracy on 1000 clean test points a class."""
+    tests = np.repeat(np.arange(6), 1000)
+    task = Task(
+        num_examples=len(labels), num_classes=6, epochs=epochs, batch_size=128,
+        model=models.get_model("mlp", 6, widths=()),
+        optimizer=lambda r: optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(r, momentum=0.9)),
+        schedule=lambda t: 0.05 * (1 + jnp.cos(jnp.pi * jnp.floor(t) / epochs)),
+        weak=lambda key, x: x, strong=lambda key, x: x, plain=lambda x: x,
+    )  # fmt: skip
+    method = methods.get(name)(task, **options)
+    mine = engine.Own(jax.random.key(0), jnp.arange(len(labels), dtype=jnp.int32), jnp.asarray(labels, jnp.int32))
+    resident = engine.Resident(inputs, gaussians(tests, separation, 9))
+    layout = parallel.make_layout("single", batch_size=128, devices=jax.devices()[:1])
+    for last in engine.train(method, task, layout, resident, [mine], track_every=0):
+        pass
+    return last, np.mean(last.test_logits[0].argmax(-1) == tests)
+
+
+TABLES = {
+    "num_bins": 20, "warmup_epochs": 5, "corrector": "vector", "margin": "vector", "meta_learning_rate": 3e-2,
+    "corrector_warmup_steps": 0,
+}  # fmt: skip
+
+
+@pytest.fixture
+def compiled_loops(monkeypatch):
+    """No convolutions here: a compiled loop is the faster one on CPU too."""
+    monkeypatch.setattr(backend, "loops_on_device", lambda: True)
+
+
+def test_margins_learn_the_class_sizes(compiled_loops):
+    """Clean, long-tailed (ratio 10): q orders the classes by size and does what balanced softmax does."""
+    counts = (1500 * 10.0 ** (-np.arange(6) / 5)).astype(int)
+    labels = np.repeat(np.arange(6), counts)
+    inputs = gaussians(labels, 2.0, 1)
+    run = functools.partial(fit, inputs=inputs, labels=labels, separation=2.0)
+    last, learned = run("dynamic_loss", **TABLES | {"corrector": "none"})
+    q = last.inspected[0]["margin"]
+    assert (np.diff(q) < 0).all() and np.corrcoef(q, np.log(counts))[0, 1] > 0.97
+    plain, balanced = run("cross_entropy")[1], run("balanced_softmax")[1]
+    assert learned > plain + 0.02 and learned > balanced - 0.03
+
+
+def test_label_weights_step_down_at_the_share_of_right_labels(compiled_loops):
+    """40 % asymmetric noise 0→1, 2↔3: labelled class 1 is 71 % right, 2 and 3 60 %, the others all."""
+    clean = np.repeat(np.arange(6), 1000)
+    moved = np.random.default_rng(2).random(len(clean)) < 0.4
+    labels = np.where(moved, np.array([1, 1, 3, 2, 4, 5])[clean], clean)
+    inputs = gaussians(clean, 4.0, 3)
+    last, learned = fit("dynamic_loss", inputs, labels, 4.0, **TABLES)
+    weights = last.inspected[0]["weight_table"]
+    for c in (1, 2, 3):
+        right = np.mean(clean[labels == c] == c)
+        step = np.argmax(weights[c] < 0.5) / 20
+        assert abs(step - right) <= 0.05 + 1e-9, f"class {c}: step at {step}, {right:.2f} of its labels are right"
+    assert (weights[0] > 0.5).all() and (weights[4:, :19] > 0.5).all()
+    corrected = last.inspected[0]["corrected_labels"].argmax(-1)
+    assert np.mean(labels == clean) < 0.82 and np.mean(corrected == clean) > 0.95
+    assert learned > fit("cross_entropy", inputs, labels, 4.0)[1] + 0.02
+
+
+def test_both_parts_beat_neither(compiled_loops):
+    """Long tail of ratio 10 with frequency-proportional noise 0.4."""
+    rng = np.random.default_rng(4)
+    counts = (1500 * 10.0 ** (-np.arange(6) / 5)).astype(int)
+    clean = np.repeat(np.arange(6), counts)
+    labels = np.where(rng.random(len(clean)) < 0.4, rng.choice(clean, len(clean)), clean)
+    inputs = gaussians(clean, 3.0, 5)
+    last, learned = fit("dynamic_loss", inputs, labels, 3.0, **TABLES)
+    plain = fit("cross_entropy", inputs, labels, 3.0)[1]
+    corrected = last.inspected[0]["corrected_labels"].argmax(-1)
+    assert learned > plain + 0.08
+    assert np.mean(corrected == clean) > np.mean(labels == clean) + 0.15
