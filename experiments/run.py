@@ -61,40 +61,56 @@ def execute(settings: config.Config, sources: Sequence[str] = (), command: str =
     console.print(f"{settings.method} on {settings.dataset} with {settings.model}: {layout.describe()}")
     console.print(build.describe(dataset, corrupted[0]) + (" (first seed)" if len(seeds) > 1 else ""))
 
-    resuming = rundir.claim(path, settings)
-    path.mkdir(parents=True, exist_ok=True)
-    if not resuming:
-        logging.write_json_atomic(
-            path / "config.json",
-            {
-                "settings": config.identity(settings),
-                "command": command,
-                "sources": list(sources),
-                "environment": logging.environment(),
-                "layout": layout.describe(),
-                "labels": {s: corruptions.label_hash(c.given) for s, c in zip(seeds, corrupted, strict=True)},
-            },
-        )
-    for seed, labels in zip(seeds, corrupted, strict=True):
-        corruptions.save_noise(
-            path / f"labels-seed{seed}.npz", labels.given, labels.kept, clean_labels=dataset.train_labels
-        )
-    seconds = _train(settings, path, layout, dataset, corrupted, task, method, seeds, resuming)
-    records = logging.read_records(path / "metrics.jsonl")
-    summary = {
-        "settings": config.identity(settings),
-        "command": command,
-        "environment": logging.environment(),
-        "seconds": seconds,
-        "seeds": [{"seed": seed, **evaluation.summarise([r for r in records if r["seed"] == seed])} for seed in seeds],
-    }
-    summary["mean_std"] = {
-        name: evaluation.mean_std([each[name] for each in summary["seeds"]])
-        for name in ("test_accuracy_last", "test_accuracy_best", "test_accuracy_mean_last_10")
-    }
-    pictures.draw_all(path, settings, dataset, corrupted, seeds, records)
-    logging.write_json_atomic(path / "summary.json", summary)
+    with rundir.claim(path, settings) as resuming:
+        if not resuming:
+            _describe(path, settings, layout, seeds, corrupted, sources, command)
+        for seed, labels in zip(seeds, corrupted, strict=True):
+            corruptions.save_noise(
+                path / f"labels-seed{seed}.npz", labels.given, labels.kept, clean_labels=dataset.train_labels
+            )
+        seconds = _train(settings, path, layout, dataset, corrupted, task, method, seeds, resuming)
+        records = logging.read_records(path / "metrics.jsonl")
+        summary = _summarise(settings, seeds, records) | {"command": command, "seconds": seconds}
+        pictures.draw_all(path, settings, dataset, corrupted, seeds, records)
+        logging.write_json_atomic(path / "summary.json", summary)
     return summary
+
+
+def _describe(
+    path: pathlib.Path,
+    settings: config.Config,
+    layout: parallel.Layout,
+    seeds: Sequence[int],
+    corrupted: Sequence[Corrupted],
+    sources: Sequence[str],
+    command: str,
+) -> None:
+    """Write config.json."""
+    logging.write_json_atomic(
+        path / "config.json",
+        {
+            "settings": config.identity(settings),
+            "command": command,
+            "sources": list(sources),
+            "environment": logging.environment(),
+            "layout": layout.describe(),
+            "labels": {s: corruptions.label_hash(c.given) for s, c in zip(seeds, corrupted, strict=True)},
+        },
+    )
+
+
+def _summarise(settings: config.Config, seeds: Sequence[int], records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What summary.json says of the records: each seed's results, and mean and standard deviation over the seeds."""
+    results = [{"seed": seed, **evaluation.summarise([r for r in records if r["seed"] == seed])} for seed in seeds]
+    return {
+        "settings": config.identity(settings),
+        "environment": logging.environment(),
+        "seeds": results,
+        "mean_std": {
+            name: evaluation.mean_std([each[name] for each in results])
+            for name in ("test_accuracy_last", "test_accuracy_best", "test_accuracy_mean_last_10")
+        },
+    }
 
 
 def _load(settings: config.Config, console: Console) -> data.Dataset:

@@ -9,11 +9,20 @@ plots/               PNG
 summary.json         written last: it is there when the run is complete
 """
 
+import contextlib
+import dataclasses
 import hashlib
 import json
+import os
 import pathlib
 import shutil
+from collections.abc import Iterator
 from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: there the directory is not locked
+    fcntl = None  # type: ignore[assignment]
 
 from experiments.config import Config, identity
 
@@ -40,17 +49,51 @@ def read_summary(path: pathlib.Path) -> dict[str, Any] | None:
     return json.loads(file.read_text()) if file.exists() else None
 
 
-def claim(path: pathlib.Path, config: Config) -> bool:
-    """Decide whether a run may use `path`; True if it goes on with an unfinished run there.
-
-    A complete run in `path` must have been dealt with before (`read_summary`).
+def read_settings(path: pathlib.Path) -> Config:
+    """The settings of the run in `path`, finished or not; what does not determine its result is at its default.
 
     Raises:
-      RunDirectoryError: if something else is there. Nothing is changed then.
+      RunDirectoryError: if there is no run, or one with settings that this version does not know.
     """
+    file = path / "config.json"
+    if not file.exists():
+        raise RunDirectoryError(f"{str(path)!r} is no run directory: it has no config.json.")
+    saved = json.loads(file.read_text())["settings"]
+    unknown = sorted(saved.keys() - {field.name for field in dataclasses.fields(Config)})
+    if unknown:
+        raise RunDirectoryError(f"{str(path)!r} holds a run of another version, with the setting {unknown[0]!r}.")
+    return Config(**saved)
+
+
+@contextlib.contextmanager
+def claim(path: pathlib.Path, config: Config) -> Iterator[bool]:
+    """Keep `path`, made if absent, for one run; yields whether that goes on with an unfinished run there.
+
+    A complete run in `path` must have been dealt with before (`read_summary`). Two processes that write into one
+    directory would spoil each other's records, so it is locked; the lock goes with the process, however it ends.
+
+    Raises:
+      RunDirectoryError: if something else is there, or another process is at it. Nothing is changed then.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            if fcntl is not None:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunDirectoryError(f"out={str(path)!r} is in use by a run that has not ended yet.") from None
+        yield _make_room(path, config)
+    finally:
+        os.close(folder)
+
+
+def _make_room(path: pathlib.Path, config: Config) -> bool:
+    """Empty the directory if asked; True if it holds a run to go on with."""
     if config.overwrite and (path / "config.json").exists():
-        shutil.rmtree(path)
-    if not path.exists() or not any(path.iterdir()):
+        for entry in path.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    if not any(path.iterdir()):
         return False
     if not (path / "config.json").exists():
         raise RunDirectoryError(f"out={str(path)!r} is not empty and not a run directory; choose another.")

@@ -154,6 +154,19 @@ def test_a_damaged_checkpoint_is_reported(tmp_path, capsys):
     assert read(out / "metrics.jsonl") == before
 
 
+def test_a_directory_in_use_is_refused(tmp_path, capsys):
+    out = tmp_path / "run"
+    process = launch(out, "cross_entropy", 500)
+    wait_for_epoch(out, 1, process)
+    for more in ("--resume", "--overwrite"):
+        assert start(out, "cross_entropy", 500, more) == 2
+        assert "in use" in capsys.readouterr().err
+    process.kill()
+    process.wait()
+    assert start(out, "cross_entropy", 1, "--overwrite") == 0  # the lock went with the process
+    assert json.loads(read(out / "config.json"))["settings"]["epochs"] == 1
+
+
 def test_somebody_elses_folder_is_left_alone(tmp_path, capsys):
     (tmp_path / "thesis.tex").write_text("precious")
     assert start(tmp_path, "cross_entropy", 1, "--overwrite") == 2
