@@ -56,7 +56,7 @@ def test_other_seeds_differ():
     assert not np.allclose(a, b)
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "dynamic_loss"])
+@pytest.mark.parametrize("name", toys.FAMILIES)
 def test_going_on_from_a_state_is_the_same_as_not_stopping(name):
     task = toys.task(epochs=4)
     method = toys.method(name, task)
@@ -87,6 +87,14 @@ def test_the_compiled_loop_equals_the_python_loop(name, options, monkeypatch):
     compiled = toys.train(name, task, **options)[-1]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), loop.state, compiled.state)
     assert loop.metrics[0] == pytest.approx(compiled.metrics[0], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "dynamic_loss"])
+def test_half_precision_is_finite(name):
+    (*_, last) = toys.train(name, toys.task(epochs=3, dtype=jnp.bfloat16))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(last.state[0]))
+    assert last.test_logits[0].dtype == np.float32
+    assert np.mean(last.test_logits[0].argmax(-1) == toys.test_labels()) > 0.5
 
 
 def test_passes_of_dynamic_loss():

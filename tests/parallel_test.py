@@ -14,7 +14,7 @@ def assert_close(a, b, **tolerance):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "dynamic_loss"])
+@pytest.mark.parametrize("name", toys.FAMILIES)
 def test_data_parallel_equals_one_device(name):
     """With batch normalisation, a padded last batch and (Dynamic Loss) the meta-gradient."""
     task = toys.task(epochs=2, **BATCH_NORM)
@@ -25,8 +25,7 @@ def test_data_parallel_equals_one_device(name):
     np.testing.assert_allclose(split.test_logits[0], single.test_logits[0], rtol=1e-2, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "dynamic_loss"])
-@pytest.mark.parametrize("mode", ["single", "seeds"])
+@pytest.mark.parametrize(("mode", "name"), [("seeds", "dynamic_loss"), *(("single", name) for name in toys.FAMILIES)])
 def test_seeds_at_once_equal_single_runs(name, mode):
     task, seeds = toys.task(epochs=2), (3, 4, 5, 6)
     together = toys.train(name, task, seeds, mode, devices=jax.devices()[: 4 if mode == "seeds" else 1])[-1]

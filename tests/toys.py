@@ -55,6 +55,8 @@ def task(epochs: int = 3, batch_size: int = 16, model: str = "mlp", rate: float 
     )  # fmt: skip
 
 
+# One method of each kind of state and plan.
+FAMILIES = ("cross_entropy", "ce_sr", "nlnl", "dynamic_loss")
 OPTIONS = {
     "dynamic_loss": {
         "num_bins": 5, "warmup_epochs": 1, "corrector_warmup_steps": 2, "meta_learning_rate": 1e-2, "hidden": 8,
