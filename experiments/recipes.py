@@ -104,7 +104,7 @@ METHODS: dict[tuple[str, str], Recipe] = {
     ("sce", "mnist"): _recipe("APL (ICML 2020), code (SR's has alpha = 1)", {"alpha": 0.01, "beta": 1.0}),
     ("apl", "mnist"): _recipe("APL (ICML 2020), code (SR's has beta = 100)", {"alpha": 1.0, "beta": 10.0}),
     **{(name, dataset): _sr_baseline(dataset)
-       for name in ("gce", "mae", "nce", "rce", "sce", "apl", "nfl", "phuber_ce", "nlnl")
+       for name in ("gce", "mae", "nce", "rce", "sce", "apl", "nfl", "phuber_ce")
        for dataset in ("cifar10", "cifar100")},
     ("sce", "cifar100"): _sr_baseline("cifar100", alpha=6.0, beta=0.1),
     ("apl", "cifar100"): _sr_baseline("cifar100", alpha=10.0, beta=1.0),
@@ -114,11 +114,9 @@ METHODS: dict[tuple[str, str], Recipe] = {
     ("nce_rce", "cifar10"): _sr_baseline("cifar10"),
     ("nce_rce", "cifar100"): _sr_baseline("cifar100", alpha=10.0, beta=0.1),
     ("phuber_ce", "cifar10"): _recipe("PHuber (ICLR 2020): tau = 2 on CIFAR-10", {"tau": 2.0}, **_SR_CIFAR10),
-    ("nlnl", "*"): _recipe(
-        "SR and APL, code: negative learning alone", {"selective_from": 1.0, "positive_from": 1.0}
-    ),
-    ("nlnl", "cifar100"): _sr_baseline("cifar100", complementary=110),
-    ("ldam", "*"): _recipe("LDAM (NeurIPS 2019), code: cosine classifier", head="cosine"),
+    **{("nlnl", dataset): _sr_baseline(dataset, selective_from=1.0, positive_from=1.0,
+                                       complementary=110 if dataset == "cifar100" else 1)
+       for dataset in ("mnist", "cifar10", "cifar100")},  # negative learning alone
     ("forward", "cifar100"): _recipe("Patrini et al. (CVPR 2017), code: the surest example", {"percentile": 100.0}),
 }  # fmt: skip
 

@@ -97,6 +97,7 @@ def check_loss(loss: Loss, num_classes: int, name: str = "loss") -> None:
     certain = 100.0 * jax.nn.one_hot(labels, num_classes) - 50
     cases = {
         "moderate logits": moderate,
+        "logits that lean to the label": moderate + 3 * jax.nn.one_hot(labels, num_classes),
         "equal logits": jnp.zeros_like(moderate),
         "logits of +50 for the label and -50 for the others": certain,
         "logits of -50 for the label and +50 for the others": -certain,
@@ -127,22 +128,22 @@ def check_loss(loss: Loss, num_classes: int, name: str = "loss") -> None:
             f"loss={name!r} must be differentiable and compile under jax.jit: jax.numpy in place of numpy, jnp.where "
             f"in place of if. It raised {_told(error)}"
         ) from error
+    (_, compiled_values), _ = found["moderate logits"]
+    if not np.allclose(loss(moderate, labels), compiled_values, rtol=1e-4, atol=1e-5, equal_nan=True):
+        refuse("must be a pure function: it gave other values under jax.jit, or when called again.")
+    changed = moderate.at[0].multiply(-3.0), labels.at[0].set((labels[0] + 1) % num_classes)
+    if not np.allclose(loss(*changed)[1:], compiled_values[1:], rtol=1e-4, atol=1e-5, equal_nan=True):
+        refuse(
+            "must give each example a value of its own; when the logits and the label of one example changed, those of "
+            "others did too."
+        )
+    if not any(np.any(np.asarray(gradient)) for _, gradient in found.values()):
+        refuse("must have a gradient; it is 0 for every example.")
     for case, ((_, values), gradient) in found.items():
         for what, array in (("values", values), ("gradients", gradient)):
             if not np.all(np.isfinite(array)):
                 bad = np.asarray(array)[~np.isfinite(array)][0]
                 refuse(f"must have finite {what}; at {case} it gives {bad}. jax.nn.log_softmax is safe, log p is not.")
-    (_, compiled_values), gradient = found["moderate logits"]
-    if not np.allclose(loss(moderate, labels), compiled_values, rtol=1e-4, atol=1e-5):
-        refuse("must be a pure function: it gave other values under jax.jit, or when called again.")
-    if not np.any(np.asarray(gradient)):
-        refuse("must have a gradient; at moderate logits it is 0 for every example.")
-    changed = moderate.at[0].multiply(-3.0), labels.at[0].set((labels[0] + 1) % num_classes)
-    if not np.allclose(loss(*changed)[1:], compiled_values[1:], rtol=1e-4, atol=1e-5):
-        refuse(
-            "must give each example a value of its own; when the logits and the label of one example changed, those of "
-            "others did too."
-        )
 
 
 def _parse(spec: str) -> tuple[pathlib.Path, str, str]:

@@ -74,6 +74,11 @@ def nlnl(
             example=jnp.asarray(example),
         )
 
+    def fresh_learner(key: jax.Array, example: jax.Array) -> base.Learner:
+        """`base.init_learner` inside a compiled program."""
+        variables = task.model.init(key, task.plain(example))
+        return base.Learner(variables.params, variables.stats, task.optimizer(0.0).init(variables.params))
+
     def begin_epoch(state: NlnlState, survey: base.Survey, clock: base.Clock, key: jax.Array):
         order_key, fresh_key = jax.random.split(key)
         probs = jax.nn.softmax(survey.logits)
@@ -85,7 +90,7 @@ def nlnl(
         if pseudo < task.epochs:
             given = jax.nn.one_hot(survey.labels, num_classes)
             fresh = state._replace(
-                learner=base.init_learner(fresh_key, task, state.example),
+                learner=fresh_learner(fresh_key, state.example),
                 targets=jnp.where(trusted[:, None], given, probs),
             )
             state = jax.tree.map(lambda new, old: jnp.where(clock.epoch == pseudo, new, old), fresh, state)

@@ -1,0 +1,259 @@
+"""ERM: its objective by hand, every method by name on tiny data, and the options of each."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from robustjax import data, losses, margins, methods, models
+from robustjax.data import augment
+from robustjax.methods import base, erm
+from robustjax.training import backend, engine
+
+C = 10
+jit = functools.partial(jax.jit, compiler_options=backend.compiler_options(once=True))
+NAMES = (
+    "cross_entropy", "balanced_softmax", "label_smoothing", "focal", "gce", "sce", "mae", "nce", "rce", "apl",
+    "nce_mae", "nce_rce", "nfl_mae", "nfl_rce", "phuber_ce", "bootstrap", "forward", "gjs", "dmi", "cb_focal", "ldam",
+    "ldam_drw", "ce_sr", "fl_sr", "gce_sr", "nlnl",
+)  # fmt: skip
+# Normalised and bounded losses have small gradients; phases of one epoch are enough to see each.
+RATES = {"nce": 5.0, "mae": 0.2, "apl": 0.5, "nce_mae": 0.5, "nfl_mae": 0.5, "gce": 0.2, "nlnl": 0.3}
+OPTIONS = {
+    "forward": {"warmup_epochs": 1},
+    "dmi": {"warmup_epochs": 1, "dmi_learning_rate": 1e-3},
+    "ldam": {"scale": 2.0},
+    "ldam_drw": {"scale": 2.0, "reweight_from": 0.5},
+    "nlnl": {"complementary": 9, "selective_from": 1.0, "positive_from": 1.0},
+}
+
+
+@functools.cache
+def digits() -> data.Dataset:
+    return data.load("digits")
+
+
+@functools.cache
+def mlp() -> models.Model:
+    return models.get_model("mlp", C)
+
+
+def make_task(epochs: int = 3, rate: float = 0.1, examples: int = 640, **changes) -> base.Task:
+    found = digits()
+    view = augment.make_view("none", found.mean, found.std)
+    task = base.Task(
+        num_examples=examples,
+        num_classes=C,
+        epochs=epochs,
+        batch_size=64,
+        model=mlp(),
+        optimizer=lambda rate: optax.sgd(rate, momentum=0.9),
+        schedule=lambda progress: jnp.full_like(progress, rate),
+        weak=view,
+        strong=view,
+        plain=lambda inputs: augment.normalize(inputs, found.mean, found.std),
+    )
+    return task._replace(**changes)
+
+
+class Epoch(NamedTuple):
+    state: Any
+    metrics: dict[str, float]
+
+
+def train(method: base.Method, task: base.Task) -> list[Epoch]:
+    """Train on the first clean digits, in the plainest loop there can be (the engine has tests of its own)."""
+    found, n = digits(), task.num_examples
+    images, labels = jnp.asarray(found.train_images[:n]), jnp.asarray(found.train_labels[:n], jnp.int32)
+    own = engine.Own(jax.random.key(0), jnp.arange(n, dtype=jnp.int32), labels)
+    state = method.init(jax.random.key(1), np.asarray(labels), np.asarray(images[:1]))
+    everything = {"train": base.Stream(jnp.arange(n, dtype=jnp.int32), jnp.int32(n))}
+    begin, look = jit(method.begin_epoch or (lambda state, *_: (state, everything))), jit(method.predict)
+
+    def advance(step, state, plan, epoch, t, steps):
+        batch = engine.draw(plan["train"], t, task.batch_size, images, own)
+        key = jax.random.fold_in(jax.random.key(epoch), t)
+        return step(state, {"train": batch}, base.Clock(epoch, epoch + t / steps), key)
+
+    compiled, epochs = {}, []
+    for epoch in range(task.epochs):
+        survey = base.Survey(look(state, images) if method.survey else None, labels)
+        state, plan = begin(state, survey, base.Clock(jnp.int32(epoch), jnp.float32(epoch)), jax.random.key(epoch))
+        step = method.passes(epoch)[0].steps[0] if method.passes else method.step
+        steps = -(-int(plan["train"].size) // task.batch_size)
+        total = {}
+        run = compiled.setdefault(step, jit(functools.partial(advance, step)))
+        for t in range(steps):
+            state, metrics = run(state, plan, np.int32(epoch), np.int32(t), np.int32(steps))
+            total = jax.tree.map(np.add, total, metrics) if total else metrics
+        epochs.append(Epoch(state, {name: float(a / b) for name, (a, b) in total.items()}))
+    return epochs
+
+
+def train_accuracy(method: base.Method, task: base.Task, state) -> float:
+    images, labels = digits().train_images[: task.num_examples], digits().train_labels[: task.num_examples]
+    return float(np.mean(np.argmax(method.predict(state, jnp.asarray(images)), -1) == labels))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_method_learns_clean_digits(name):
+    task = make_task(rate=RATES.get(name, 0.05))
+    method = methods.get(name)(task, **OPTIONS.get(name, {}))
+    epochs = train(method, task)
+    assert all(np.isfinite(value) for epoch in epochs for value in epoch.metrics.values())
+    # Losses of different phases do not compare; accuracy does.
+    assert train_accuracy(method, task, epochs[-1].state) > 0.3
+    if name not in ("forward", "dmi", "ldam_drw"):
+        assert epochs[-1].metrics["loss"] < epochs[0].metrics["loss"]
+
+
+@pytest.mark.parametrize("name", ["ce_sr", "gjs", "forward", "nlnl"])
+def test_method_is_deterministic(name):
+    task = make_task(epochs=2, examples=128)
+    method = methods.get(name)(task, **OPTIONS.get(name, {}))
+    first, second = (train(method, task)[-1].state.learner.params for _ in range(2))
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def one_step(method: base.Method, task: base.Task, mask=None, labels=None, epoch: int = 0):
+    """(state, batch, result of a step) on the first digits."""
+    images = jnp.asarray(digits().train_images[:8])
+    labels = jnp.asarray(digits().train_labels[:8] if labels is None else labels, jnp.int32)
+    state = method.init(jax.random.key(1), digits().train_labels, np.asarray(images[:1]))
+    batch = base.Batch(images, labels, jnp.arange(8), jnp.ones(8) if mask is None else jnp.asarray(mask))
+    clock = base.Clock(jnp.int32(epoch), jnp.float32(epoch))
+    step = method.passes(epoch)[0].steps[0] if method.passes else method.step
+    return state, batch, jit(step)(state, {"train": batch}, clock, jax.random.key(2))
+
+
+def logits_of(task: base.Task, params, batch: base.Batch) -> jax.Array:
+    return task.model.apply(params, {}, task.plain(batch.inputs), train=True)[0]
+
+
+def test_masked_examples_change_nothing():
+    task = make_task(optimizer=optax.sgd)
+    method = methods.get("cross_entropy")(task)
+    mask = np.array([1, 1, 0, 1, 0, 1, 1, 1], np.float32)
+    labels = np.array(digits().train_labels[:8])
+    _, _, (state, metrics) = one_step(method, task, mask, labels)
+    _, _, (other, _) = one_step(method, task, mask, np.where(mask, labels, 9 - labels))
+    jax.tree.map(np.testing.assert_array_equal, state.learner.params, other.learner.params)
+    assert metrics["loss"][1] == 6
+
+
+def test_deferred_weights_start_on_time_and_weigh_the_mean():
+    task = make_task(epochs=10, rate=0.5, optimizer=optax.sgd)
+    counts = np.bincount(digits().train_labels, minlength=C)
+    counts[3] = 5
+    labels = np.repeat(np.arange(C), counts)
+    method = methods.get("ldam_drw")(task, scale=2.0, balance=0.99)
+    images = jnp.asarray(digits().train_images[:8])
+    batch = base.Batch(images, jnp.array([0, 3, 1, 3, 2, 4, 5, 6]), jnp.arange(8), jnp.ones(8))
+    state = method.init(jax.random.key(1), labels, np.asarray(images[:1]))
+    values = losses.ldam(
+        logits_of(task, state.learner.params, batch), batch.labels, margins=margins.ldam_margins(counts), scale=2.0
+    )
+    weights = margins.class_balanced_weights(counts, 0.99)[batch.labels]
+    for epoch, expected in ((0, values.mean()), (7, values.mean()), (8, (weights * values).sum() / weights.sum())):
+        clock = base.Clock(jnp.int32(epoch), jnp.float32(epoch))
+        _, metrics = method.passes(epoch)[0].steps[0](state, {"train": batch}, clock, jax.random.key(0))
+        np.testing.assert_allclose(metrics["loss"][0] / metrics["loss"][1], expected, rtol=1e-5)
+
+
+def test_generalized_jensen_shannon_sees_two_different_views():
+    def noisy(key, inputs):
+        return task.plain(inputs) + jax.random.normal(key, inputs.shape)
+
+    task = make_task(optimizer=optax.sgd)
+    task = task._replace(strong=noisy)
+    state, batch, (_, metrics) = one_step(methods.get("gjs")(task, label_weight=0.4), task)
+    keys = jax.random.split(jax.random.key(2), 3)[:2]
+    views = [task.model.apply(state.learner.params, {}, noisy(k, batch.inputs), train=True)[0] for k in keys]
+    expected = losses.generalized_jensen_shannon(views, batch.labels, weights=(0.4, 0.3, 0.3)).mean()
+    np.testing.assert_allclose(metrics["loss"][0] / 8, expected, rtol=1e-5)
+    assert np.abs(views[0] - views[1]).max() > 0.1
+
+
+def test_forward_estimates_its_matrix_once():
+    task = make_task(epochs=3)
+    method = methods.get("forward")(task, warmup_epochs=1, percentile=100.0)
+    matrices = [epoch.state.constants["transition"] for epoch in train(method, task)]
+    np.testing.assert_array_equal(matrices[0], np.eye(C))
+    np.testing.assert_allclose(matrices[1].sum(-1), 1, rtol=1e-5)
+    assert np.abs(matrices[1] - np.eye(C)).max() > 1e-3
+    np.testing.assert_array_equal(matrices[1], matrices[2])
+
+
+def test_forward_takes_a_given_matrix(tmp_path):
+    matrix = 0.7 * np.eye(C) + 0.03
+    np.save(tmp_path / "t.npy", matrix)
+    task = make_task()
+    state, batch, (_, metrics) = one_step(
+        methods.get("forward")(task, transition=str(tmp_path / "t.npy"), warmup_epochs=0), task
+    )
+    p = jax.nn.softmax(logits_of(task, state.learner.params, batch))
+    expected = -np.log((p @ matrix)[np.arange(8), batch.labels]).mean()
+    np.testing.assert_allclose(metrics["loss"][0] / 8, expected, rtol=1e-5)
+    np.save(tmp_path / "bad.npy", np.ones((C, C)))
+    with pytest.raises(ValueError, match="row-stochastic"):
+        methods.get("forward")(task, transition=str(tmp_path / "bad.npy"), warmup_epochs=0)
+
+
+def test_second_phase_has_its_own_rate():
+    task = make_task(epochs=4)
+    method = methods.get("dmi")(task, warmup_epochs=2, dmi_learning_rate=1e-5)
+    rates = [float(one_step(method, task, epoch=epoch)[2][1]["learning_rate"][0]) for epoch in (0, 1, 2, 3)]
+    np.testing.assert_allclose(rates, [0.1, 0.1, 1e-5, 1e-5], rtol=1e-6)
+
+
+def test_apl_pairs_are_what_their_names_say():
+    task = make_task()
+    for name in ("nce_mae", "nce_rce", "nfl_mae", "nfl_rce"):
+        state, batch, (_, metrics) = one_step(methods.get(name)(task, alpha=2.0, beta=0.5), task)
+        logits = logits_of(task, state.learner.params, batch)
+        expected = getattr(losses, name)(logits, batch.labels, alpha=2.0, beta=0.5).mean()
+        np.testing.assert_allclose(metrics["loss"][0] / 8, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("gce", {"q": 1.5}, "q must be"),
+        ("sce", {"alpha": -1.0}, "alpha must be"),
+        ("focal", {"gamma": -0.1}, "gamma must be"),
+        ("apl", {"active": "ce"}, "active='ce'"),
+        ("apl", {"passive": "nce"}, "passive='nce'"),
+        ("phuber_ce", {"tau": 0.5}, "tau must be"),
+        ("bootstrap", {"form": "medium"}, "form='medium'"),
+        ("label_smoothing", {"epsilon": 2.0}, "epsilon must be"),
+        ("gjs", {"label_weight": 1.0}, "weights must be"),
+        ("gjs", {"views": 3}, "views=3"),
+        ("cb_focal", {"balance": 1.0}, "beta must be"),
+        ("ldam", {"max_margin": 0.0}, "max_margin must be"),
+        ("ldam", {"reweight_from": 1.1}, "reweight_from=1.1"),
+        ("forward", {"warmup_epochs": 3}, "warmup_epochs=3"),
+        ("forward", {"warmup_epochs": 0, "percentile": 101.0}, "percentile=101.0"),
+        ("dmi", {"warmup_epochs": -1}, "warmup_epochs=-1"),
+        ("dmi", {"warmup_epochs": 0, "dmi_learning_rate": 0.0}, "dmi_learning_rate=0.0"),
+    ],
+)
+def test_options_out_of_range_are_refused_before_training(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        methods.get(name)(make_task(), **options)
+
+
+def test_a_loss_that_reduces_is_refused():
+    with pytest.raises(ValueError, match=r"one value an example, shape \(3,\)"):
+        erm.erm(make_task(), lambda logits, labels: losses.cross_entropy(logits, labels).mean())
+
+
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [("CE+SR", "ce_sr"), ("gce-sr", "gce_sr"), ("NCE+MAE", "nce_mae"), ("SL", "sce"), ("PHuber-CE", "phuber_ce")],
+)
+def test_names_as_people_type_them(typed, name):
+    assert methods.canonical_name(typed) == name
