@@ -70,7 +70,8 @@ def execute(settings: config.Config, sources: Sequence[str] = (), command: str =
             )
         seconds = _train(settings, path, layout, dataset, corrupted, task, method, seeds, resuming)
         records = logging.read_records(path / "metrics.jsonl")
-        summary = _summarise(settings, seeds, records) | {"command": command, "seconds": seconds}
+        summary = _summarise(settings, seeds, records)
+        summary |= {"command": command, "seconds": seconds, "class_names": list(dataset.class_names)}
         pictures.draw_all(path, settings, dataset, corrupted, seeds, records)
         logging.write_json_atomic(path / "summary.json", summary)
     return summary
@@ -198,11 +199,12 @@ def _signals() -> Iterator[list[str]]:
             signal.signal(number, handler)
 
 
-def show(summary: dict[str, Any], path: pathlib.Path | None, class_names: Sequence[str] | None = None) -> None:
-    """Print the table of a run's results."""
+def show(summary: dict[str, Any], path: pathlib.Path) -> None:
+    """Print the table of a run's results, and where the rest is."""
     seeds = [each["seed"] for each in summary["seeds"]]
-    table = logging.results_table(summary["seeds"], seeds=seeds, class_names=class_names, run_directory=path)
-    Console(soft_wrap=False).print(table)
+    names = [f"class {name}" if name.isdigit() else name for name in summary["class_names"]]
+    Console().print(logging.results_table(summary["seeds"], seeds=seeds, class_names=names))
+    print(f"run directory: {path}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

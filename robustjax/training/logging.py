@@ -306,7 +306,6 @@ def results_table(
     *,
     seeds: Sequence[int] | None = None,
     class_names: Sequence[str] | None = None,
-    run_directory: PathLike | None = None,
 ) -> Table:
     """Return a table of a run's results in percent: a row a metric; a column a seed, or mean ± sample std.
 
@@ -317,12 +316,11 @@ def results_table(
         ``per_class_accuracy`` [C] are shown where present; of more than 20 classes the five worst and five best.
       seeds: default 0, 1, …
       class_names: default class 0, class 1, …
-      run_directory: shown below the table.
     """
     if not summaries:
         raise ValueError("summaries must hold at least one seed's summary")
     seeds = range(len(summaries)) if seeds is None else seeds
-    table = Table(title="results (%)", caption=None if run_directory is None else f"in {os.fspath(run_directory)}")
+    table = Table(title="results (%)")
     table.add_column("")
     columns = [f"seed {seed}" for seed, _ in zip(seeds, summaries, strict=True)]
     single = len(columns) <= _SEEDS_SHOWN
