@@ -10,6 +10,8 @@ from robustjax.data.pipelines import Corrupted
 from robustjax.training import evaluation
 from robustjax.training.engine import Epoch
 
+SHARPENING = 0.1  # SR's temperature on MNIST, at which its outputs are to be one-hot
+
 
 @jax.jit
 def _test_metrics(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
@@ -25,7 +27,12 @@ def _test_metrics(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
 @jax.jit
 def _train_metrics(logits: jax.Array, given: jax.Array, clean: jax.Array) -> dict[str, jax.Array]:
     auroc = evaluation.noise_detection_auroc(losses.cross_entropy(logits, given), given != clean)
-    return {**evaluation.memorization(logits, given, clean), "noise_detection_auroc": auroc}
+    return {
+        **evaluation.memorization(logits, given, clean),
+        "noise_detection_auroc": auroc,
+        "sparse_rate": evaluation.sparse_rate(logits),
+        "sharpened_sparse_rate": evaluation.sparse_rate(logits, SHARPENING),
+    }
 
 
 def record(epoch: Epoch, k: int, seed: int, test_labels: np.ndarray, labels: Corrupted) -> dict[str, Any]:

@@ -212,3 +212,28 @@ def test_mean_std_over_seeds():
     assert mean == 0.5 and math.isnan(std)
     with pytest.raises(ValueError, match="non-empty"):
         evaluation.mean_std([])
+
+
+def test_sparse_rate_by_hand():
+    probabilities = jnp.array([[0.5, 0.5, 0.0], [0.7, 0.2, 0.1]])
+    expected = ((0.25 + 0.25) + (0.49 + 0.04 + 0.01)) / 2
+    assert evaluation.sparse_rate(jnp.log(probabilities)) == pytest.approx(expected)
+    assert evaluation.sparse_rate(jnp.log(probabilities) / 3, 1 / 3) == pytest.approx(expected)  # logits over T
+    assert evaluation.sparse_rate(jnp.zeros((4, 5))) == pytest.approx(1 / 5)
+    wrong_vertices = 1e3 * jnp.eye(5)[jnp.array([3, 3, 0, 1])]
+    assert evaluation.sparse_rate(wrong_vertices) == pytest.approx(1)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_sparse_rate_grows_with_sharpening(seed):
+    logits, _ = random_case(seed)
+    rates = [float(evaluation.sparse_rate(logits, t)) for t in (100.0, 1.0, 0.5, 0.1, 1e-5)]
+    assert rates == sorted(rates)
+    assert rates[0] == pytest.approx(1 / 5, abs=1e-3) and rates[-1] == pytest.approx(1, abs=1e-2)
+
+
+@pytest.mark.parametrize(("shape", "temperature", "name"), [((3,), 1.0, "logits"), ((3, 2), 0.0, "temperature")])
+def test_sparse_rate_refuses(shape, temperature, name):
+    with pytest.raises(ValueError, match=name):
+        evaluation.sparse_rate(jnp.zeros(shape), temperature)

@@ -119,6 +119,25 @@ def memorization(logits: jax.Array, given: jax.Array, clean: jax.Array) -> dict[
     }
 
 
+def sparse_rate(logits: jax.Array, temperature: float = 1.0) -> jax.Array:
+    """Return how near to one-hot the outputs are: the mean over examples of Σ_k s_k², s = softmax(logits/temperature).
+
+    In [1/C, 1]: 1 where all outputs are one-hot (on any classes, right or wrong), 1/C where all are uniform. Zhou et
+    al. (SR, ICCV 2021, Fig. 3) plot a sparse rate of sharpened outputs that is 1 where these are one-hot; this formula
+    is ours. Temperature 1 judges the outputs as they are. A network trained on sharpened outputs need not be sparse
+    there, only at the temperature that it was trained with; and sharpening lifts the rate of any network.
+
+    Args:
+      logits: [N, C].
+      temperature: above 0; SR's τ.
+    """
+    if logits.ndim != 2:
+        raise ValueError(f"logits must be [N, C], got shape {logits.shape}")
+    if temperature <= 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
+    return jnp.mean(jnp.sum(jax.nn.softmax(logits.astype(jnp.float32) / temperature) ** 2, axis=-1))
+
+
 def correction_accuracy(corrected: jax.Array, clean: jax.Array) -> jax.Array:
     """Return the share of corrected labels whose largest entry is the true class (Dynamic Loss, Fig. 6).
 

@@ -1,0 +1,93 @@
+"""A run's networks from its run directory, trained so far or to the end: to predict, to look at features, to go on."""
+
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments import build, rundir
+from experiments.config import Config
+from robustjax import data
+from robustjax.data import corruptions
+from robustjax.methods import Method, Task
+from robustjax.methods.base import Learner
+from robustjax.training import checkpoints
+
+
+class Restored(NamedTuple):
+    """A run as its checkpoint left it.
+
+    Attributes:
+      settings: the run's settings.
+      dataset: its data, before corruption.
+      task: what was learned.
+      method: with what; `method.predict(states[k], inputs)` gives logits.
+      states: one method state a seed, on the first device.
+      epoch: epochs done.
+    """
+
+    settings: Config
+    dataset: data.Dataset
+    task: Task
+    method: Method
+    states: list[Any]
+    epoch: int
+
+
+def restore_run(path: str | os.PathLike[str], data_dir: str | None = None, epoch: int | None = None) -> Restored:
+    """Read a run back. Nothing in its directory is changed, so the run may still be under way.
+
+    Args:
+      path: the run directory.
+      data_dir: folder of prepared TFDS data sets, as given to the run (`--data-dir`).
+      epoch: that of the checkpoint wanted; default the newest.
+
+    Raises:
+      rundir.RunDirectoryError: there is no run in `path`, or one with settings that this version does not know.
+      checkpoints.CheckpointError: there is no such checkpoint, or it cannot be read.
+      ValueError: the data are not those that the run was trained on.
+    """
+    path = pathlib.Path(path)
+    settings = rundir.read_settings(path)
+    if checkpoints.latest_epoch(path / "checkpoints") is None:  # before any data are read
+        raise checkpoints.CheckpointError(f"no complete checkpoint in {path / 'checkpoints'}")
+    dataset = data.load(settings.dataset, data_dir)
+    noise = corruptions.load_noise(path / f"labels-seed{settings.seed}.npz", clean_labels=dataset.train_labels)
+    task = build.make_task(settings, dataset, len(noise.kept))
+    method = build.make_method(settings, task)
+    # Seeds differ in their values only, so that one of them shows the form of all.
+    like = method.init(jax.random.key(0), np.asarray(noise.labels), dataset.train_images[:1])
+    states, _, epoch = checkpoints.restore(path / "checkpoints", [like] * settings.seeds, epoch)
+    return Restored(settings, dataset, task, method, states, epoch)
+
+
+def predict(run: Restored, inputs: np.ndarray, k: int = 0) -> np.ndarray:
+    """Logits [B, C] of stored `inputs` [B, …] by seed number `k`."""
+    return _in_batches(lambda batch: run.method.predict(run.states[k], batch), inputs)
+
+
+def features(run: Restored, inputs: np.ndarray, k: int = 0) -> np.ndarray:
+    """What the classifier layer of seed number `k` sees, [B, D], for stored `inputs` [B, …] in evaluation mode.
+
+    Of a method that trains several networks, the first.
+
+    Raises:
+      ValueError: if the method's state holds no `Learner`.
+    """
+    nodes = jax.tree.leaves(run.states[k], is_leaf=lambda node: isinstance(node, Learner))
+    learner = next((node for node in nodes if isinstance(node, Learner)), None)
+    if learner is None:
+        raise ValueError(f"method={run.settings.method!r} keeps no Learner, so its features are not known.")
+    return _in_batches(
+        lambda batch: run.task.model.features(learner.params, learner.stats, run.task.plain(batch)), inputs
+    )
+
+
+def _in_batches(apply: Callable[[np.ndarray], jax.Array], inputs: np.ndarray, size: int = 500) -> np.ndarray:
+    if not len(inputs):
+        raise ValueError("inputs must hold at least one example")
+    compiled = jax.jit(apply)
+    return np.concatenate([compiled(inputs[start : start + size]) for start in range(0, len(inputs), size)])
