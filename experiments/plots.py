@@ -5,12 +5,13 @@ Colours are Okabe and Ito's, which colour-blind readers can tell apart; line sty
 """
 
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -47,7 +48,6 @@ def learning_curves(runs: Mapping[str, Sequence[Records]], path: PathLike) -> Pa
     return _save(draw_learning_curves(runs), path)
 
 
-@rc_context(_STYLE)
 def draw_learning_curves(runs: Mapping[str, Sequence[Records]]) -> Figure:
     """Draw a line a run: the mean over its seeds, in a band of one sample standard deviation to either side.
 
@@ -55,24 +55,45 @@ def draw_learning_curves(runs: Mapping[str, Sequence[Records]]) -> Figure:
       runs: by label, the records of each seed, with ``train_loss``, ``test_accuracy`` and ``learning_rate``; a
         quantity that no record holds gets no panel, and an epoch without it no point.
     """
-    panels = {"train_loss": "train loss", "test_accuracy": "test accuracy", "learning_rate": "learning rate"}
+    return draw_by_epoch(
+        runs, {"train_loss": "train loss", "test_accuracy": "test accuracy", "learning_rate": "learning rate"}
+    )
+
+
+def by_epoch(runs: Mapping[str, Sequence[Records]], titles: Mapping[str, str], path: PathLike) -> Path:
+    """Save any recorded quantities by epoch, see ``draw_by_epoch``."""
+    return _save(draw_by_epoch(runs, titles), path)
+
+
+@rc_context(_STYLE)
+def draw_by_epoch(runs: Mapping[str, Sequence[Records]], titles: Mapping[str, str]) -> Figure:
+    """Draw recorded quantities, a panel each, with the lines and bands of ``draw_learning_curves``.
+
+    Args:
+      runs: by label, the records of each seed.
+      titles: name in the records -> what it is called in the picture. Accuracies get an axis in percent.
+
+    Raises:
+      ValueError: no record holds any of them.
+    """
     everything = [record for seeds in runs.values() for records in seeds for record in records]
-    panels = {name: title for name, title in panels.items() if any(r.get(name) is not None for r in everything)}
+    panels = {name: title for name, title in titles.items() if any(r.get(name) is not None for r in everything)}
     if not panels:
-        raise ValueError("runs hold no train_loss, test_accuracy or learning_rate")
-    figure, axes = _panels(len(panels), columns=3)
-    for ax, (name, title) in zip(axes, panels.items(), strict=True):
+        raise ValueError(f"runs hold no {', '.join(titles)}")
+    figure, axes = _panels(len(panels), columns=3, size=(3.4, 2.8) if len(panels) > 1 else (4.6, 3.4))
+    for ax, (quantity, title) in zip(axes, panels.items(), strict=True):
         for number, (label, seeds) in enumerate(runs.items()):
-            epochs, values = _curves(seeds, name)
+            epochs, values = _curves(seeds, quantity)
             color, line = _CYCLE[number % len(_CYCLE)], _LINES[number % len(_LINES)]
             mean = values.mean(0)
-            ax.plot(epochs, mean, line, color=color, label=f"{label} ({len(seeds)} seeds)" if len(seeds) > 1 else label)
+            name = f"{label} ({len(seeds)} seeds)" if len(seeds) > 1 else label
+            ax.plot(epochs, mean, line, color=color, label=name, marker="o" if len(epochs) == 1 else "")
             if len(seeds) > 1:
                 std = values.std(0, ddof=1)
                 ax.fill_between(epochs, mean - std, mean + std, color=color, alpha=0.2, linewidth=0)
         ax.set_ylabel(title)
         _epoch_axis(ax)
-        if name.endswith("accuracy"):
+        if quantity.endswith("accuracy"):
             _percent_axis(ax)
     if len(runs) > 1 or any(len(seeds) > 1 for seeds in runs.values()):
         _legend_below(figure, axes[0])
@@ -248,6 +269,45 @@ def draw_label_weights_over_epochs(weights: np.ndarray) -> Figure:
     return figure
 
 
+def embeddings(
+    points: Mapping[str, np.ndarray], labels: np.ndarray, class_names: Sequence[str] | None, path: PathLike
+) -> Path:
+    """Save points in the plane coloured by class, a panel a run, see ``draw_embeddings``."""
+    return _save(draw_embeddings(points, labels, class_names), path)
+
+
+@rc_context(_STYLE | {"axes.grid": False})
+def draw_embeddings(
+    points: Mapping[str, np.ndarray], labels: np.ndarray, class_names: Sequence[str] | None = None
+) -> Figure:
+    """Draw examples embedded in the plane, a panel a run, coloured by class (SR, Figs. 1 and 5).
+
+    Axes have no ticks: in a t-SNE neither position nor scale means anything. With more than 20 classes neighbouring
+    classes have similar colours and there is no legend.
+
+    Args:
+      points: by title (long ones are wrapped), [N, 2].
+      labels: classes of the same N examples in every panel, integers [N].
+      class_names: default class 0, class 1, …
+    """
+    labels = np.asarray(labels)
+    names = _names(class_names, int(labels.max()) + 1 if class_names is None else len(class_names))
+    shades = colormaps["tab10" if len(names) <= 10 else "tab20"].colors
+    colors = shades if len(names) <= 20 else colormaps["turbo"](np.linspace(0, 1, len(names)))
+    figure, axes = _panels(len(points), columns=3, size=(3.2, 3.2))
+    for ax, (title, found) in zip(axes, points.items(), strict=True):
+        found = _matrix(found, "points", (len(labels), 2))
+        for c, name in enumerate(names):
+            members = found[labels == c]
+            ax.scatter(members[:, 0], members[:, 1], s=5, color=colors[c], linewidths=0, alpha=0.8, label=name)
+        wrapped = "\n".join(textwrap.fill(part, 42) for part in title.splitlines())
+        ax.set(title=wrapped, xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    if len(names) <= 20:
+        _legend_below(figure, axes[0], columns=10, markerscale=2.5)
+    return figure
+
+
 def _save(figure: Figure, path: PathLike) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -284,8 +344,11 @@ def _percent_axis(ax: Axes) -> None:
     ax.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
 
 
-def _legend_below(figure: Figure, ax: Axes) -> None:
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+def _legend_below(figure: Figure, ax: Axes, columns: int = 4, **style: Any) -> None:
+    handles, labels = ax.get_legend_handles_labels()
+    width = 0.5 + 0.07 * max(map(len, labels))  # inches of an entry, roughly
+    columns = int(np.clip(figure.get_figwidth() / width, 1, columns))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, **style)
 
 
 def _names(names: Sequence[str] | None, count: int) -> list[str]:

@@ -129,8 +129,32 @@ def test_label_weights_over_epochs():
     assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("epoch", "loss-rank bin r")
 
 
+def test_any_quantity_by_epoch():
+    history = [{"epoch": e, "sparse_rate": e / 10} for e in (1, 2, 3)]
+    figure = plots.draw_by_epoch({"long": [history], "short": [history[:1]]}, {"sparse_rate": "rate", "absent": "no"})
+    (ax,) = figure.axes
+    assert ax.get_ylabel() == "rate"
+    np.testing.assert_allclose(line(ax, "long").get_xydata(), [[1, 0.1], [2, 0.2], [3, 0.3]])
+    assert line(ax, "short").get_marker() == "o" and line(ax, "long").get_marker() == ""  # one point shows too
+    with pytest.raises(ValueError, match="runs hold no absent"):
+        plots.draw_by_epoch({"long": [history]}, {"absent": "no"})
+
+
+def test_embeddings_show_each_class_where_it_lies():
+    labels, points = np.array([2, 0, 2, 1, 0]), np.arange(10.0).reshape(5, 2)
+    figure = plots.draw_embeddings({"a": points, "b": -points}, labels, ["cat", "dog", "eel"])
+    for ax, expected in zip(figure.axes, (points, -points), strict=True):
+        for c, drawn in enumerate(ax.collections):
+            np.testing.assert_array_equal(drawn.get_offsets(), expected[labels == c])
+        assert len({tuple(drawn.get_facecolor()[0]) for drawn in ax.collections}) == 3
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["cat", "dog", "eel"]
+    many = plots.draw_embeddings({"a": np.zeros((21, 2))}, np.arange(21))
+    assert not many.legends and len(many.axes[0].collections) == 21
+
+
 SAVED = {
     "learning_curves": ({"ce": [records(0), records(1)]},),
+    "by_epoch": ({"ce": [records(0)]}, {"test_accuracy": "test accuracy"}),
     "label_weights": (np.full((2, 5), 0.5), np.full((2, 5), 0.1), ["cat", "dog"]),
     "margins": (np.ones(4), np.arange(4), None),
     "correction_accuracy": ({"run": records(0)}, {}),
@@ -159,6 +183,7 @@ def test_saved_pictures(tmp_path, name):
         (lambda: plots.draw_label_weights(np.ones((2, 5)), np.ones((2, 4))), r"noisy_share must have .* \(2, 5\)"),
         (lambda: plots.draw_label_weights(np.ones((2, 5)), None, ["cat"]), "class_names must name 2 classes, got 1"),
         (lambda: plots.draw_margins(np.ones(3), np.ones(2)), r"must both be \[C\]"),
+        (lambda: plots.draw_embeddings({"a": np.ones((3, 2))}, np.arange(4)), r"points must have .* \(4, 2\)"),
     ],
 )
 def test_wrong_shapes_are_refused(call, message):
