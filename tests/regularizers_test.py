@@ -88,6 +88,23 @@ def test_sparsity_makes_cross_entropy_symmetric_at_one_hot_outputs():
     np.testing.assert_allclose(total, -3 * np.log(1e-7), rtol=1e-6)
 
 
+@pytest.mark.parametrize("log_zero", [np.log(1e-4), -4.0])
+def test_symmetric_cross_entropy_is_sparsity_of_the_classes_beside_the_label(log_zero):
+    """SR's remark on SCE: it is alpha CE + lambda sum_{k != y} u_k^p with p = 1 and lambda = -beta log 0.
+
+    Over all classes the term at p = 1 is the constant 1, so that it is the label's class that must be left out.
+    """
+    alpha, beta = 0.3, 1.7
+    with jax.enable_x64(True):
+        logits, labels = RNG.normal(0, 3, (50, 6)), RNG.integers(0, 6, 50)
+        u, e = softmax(logits), np.eye(6)[labels]
+        beside = np.asarray(regularizers.lp_sparsity(logits, 1.0, clip=None)) - u[np.arange(50), labels]
+        cross_entropy = np.asarray(losses.cross_entropy(logits, labels))
+        sce = losses.symmetric_cross_entropy(logits, labels, alpha=alpha, beta=beta, log_zero=log_zero)
+    np.testing.assert_allclose(beside, np.abs(u - e).sum(-1) / 2, rtol=1e-11)
+    np.testing.assert_allclose(sce, alpha * cross_entropy - beta * log_zero * beside, rtol=1e-11)
+
+
 @pytest.mark.parametrize(
     ("num_classes", "temperature", "ceiling"),
     [(10, 0.5, 0.478), (50, 0.5, 0.133), (100, 0.5, 0.070), (10, 0.1, 0.9998), (100, 0.1, 0.996)],
