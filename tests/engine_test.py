@@ -2,6 +2,7 @@
 
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,7 +47,7 @@ def test_kept_and_index_are_different_things():
 def test_the_same_seed_gives_the_same_bits(name):
     task = toys.task(epochs=2)
     first, second = (toys.train(name, task, (7,))[-1] for _ in range(2))
-    jax.tree.map(np.testing.assert_array_equal, first.state, second.state)
+    chex.assert_trees_all_equal(first.state, second.state)
     assert first.metrics == second.metrics
 
 
@@ -74,7 +75,7 @@ def test_going_on_from_a_state_is_the_same_as_not_stopping(name):
         )
     ]
     assert [e.epoch for e in rest] == [2, 3]
-    jax.tree.map(np.testing.assert_array_equal, rest[-1].state, whole[-1].state)
+    chex.assert_trees_all_equal(rest[-1].state, whole[-1].state)
     assert [e.metrics for e in rest] == [e.metrics for e in whole[2:]]
 
 
@@ -85,7 +86,7 @@ def test_the_compiled_loop_equals_the_python_loop(name, options, monkeypatch):
     loop = toys.train(name, task, **options)[-1]
     monkeypatch.setattr(backend, "loops_on_device", lambda: True)
     compiled = toys.train(name, task, **options)[-1]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), loop.state, compiled.state)
+    chex.assert_trees_all_close(loop.state, compiled.state, rtol=1e-4, atol=1e-5)
     assert loop.metrics[0] == pytest.approx(compiled.metrics[0], rel=1e-4)
 
 

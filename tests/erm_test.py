@@ -3,6 +3,7 @@
 import functools
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -116,7 +117,7 @@ def test_method_is_deterministic(name):
     task = make_task(epochs=2, examples=128)
     method = methods.get(name)(task, **OPTIONS.get(name, {}))
     first, second = (train(method, task)[-1].state.learner.params for _ in range(2))
-    jax.tree.map(np.testing.assert_array_equal, first, second)
+    chex.assert_trees_all_equal(first, second)
 
 
 def one_step(method: base.Method, task: base.Task, mask=None, labels=None, epoch: int = 0):
@@ -141,7 +142,7 @@ def test_masked_examples_change_nothing():
     labels = np.array(digits().train_labels[:8])
     _, _, (state, metrics) = one_step(method, task, mask, labels)
     _, _, (other, _) = one_step(method, task, mask, np.where(mask, labels, 9 - labels))
-    jax.tree.map(np.testing.assert_array_equal, state.learner.params, other.learner.params)
+    chex.assert_trees_all_equal(state.learner.params, other.learner.params)
     assert metrics["loss"][1] == 6
 
 

@@ -2,6 +2,7 @@
 
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -180,7 +181,7 @@ def test_jit_equals_eager():
 
     arguments = jnp.asarray(logits), jnp.asarray(labels), jnp.asarray(clean)
     eager, compiled = everything(*arguments), jax.jit(everything)(*arguments)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), eager, compiled)
+    chex.assert_trees_all_close(eager, compiled, rtol=1e-5)
 
 
 def test_summary_of_a_long_run():

@@ -1,5 +1,6 @@
 """What the meta step costs, by the compiler's count of FLOPs: near the floor, and no more nested than by hand."""
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -39,4 +40,4 @@ def test_both_forms_give_the_same_gradient(measured):
     nested, by_hand = (run(*args) for run, args, _ in (measured[meta_step.NESTED], measured[meta_step.BY_HAND]))
     largest = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(by_hand))
     assert largest > 1e-8
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * largest), nested, by_hand)
+    chex.assert_trees_all_close(nested, by_hand, rtol=1e-3, atol=1e-4 * largest)

@@ -1,5 +1,6 @@
 """Meta-gradients against closed forms, one forward-mode product, and finite differences."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -104,7 +105,7 @@ def test_equals_one_forward_mode_product():
         direction = jax.grad(lambda p: meta_loss(p)[0])(found.virtual_params)
         logits, tangent = jax.jvp(lambda p: apply(p, inputs), (params,), (direction,))
         by_hand = jax.grad(lambda t: -RATE * jnp.sum(tangent * jax.grad(at_logits)(logits, t)))(theta)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), found.gradient, by_hand)
+        chex.assert_trees_all_close(found.gradient, by_hand, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +142,7 @@ def test_virtual_step_is_the_ordinary_step():
     virtual = meta.virtual_step(train_loss, theta, params, state, optimizer)
     updates, _ = optimizer.update(jax.grad(lambda p: train_loss(p, theta)[0])(params), state, params)
     expected = optax.apply_updates(params, updates)
-    jax.tree.map(np.testing.assert_array_equal, virtual.params, expected)
+    chex.assert_trees_all_equal(virtual.params, expected)
 
 
 def test_no_signal_where_the_pseudo_label_agrees():

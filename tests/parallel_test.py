@@ -1,5 +1,6 @@
 """One device, a mesh, a vmap and a pmap must be the same mathematics."""
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -10,18 +11,14 @@ from tests import toys
 BATCH_NORM = {"model": "small_cnn", "stages": ((8,), (8,)), "pools": 1}
 
 
-def assert_close(a, b, **tolerance):
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
-
-
 @pytest.mark.parametrize("name", toys.FAMILIES)
 def test_data_parallel_equals_one_device(name):
     """With batch normalisation, a padded last batch and (Dynamic Loss) the meta-gradient."""
     task = toys.task(epochs=2, **BATCH_NORM)
     single = toys.train(name, task, devices=jax.devices()[:1])[-1]
     split = toys.train(name, task, mode="data", devices=jax.devices()[:4])[-1]
-    assert_close(split.state, single.state, rtol=2e-3, atol=2e-4)
-    assert_close(split.metrics, single.metrics, rtol=1e-3)
+    chex.assert_trees_all_close(split.state, single.state, rtol=2e-3, atol=2e-4)
+    chex.assert_trees_all_close(split.metrics, single.metrics, rtol=1e-3)
     np.testing.assert_allclose(split.test_logits[0], single.test_logits[0], rtol=1e-2, atol=1e-3)
 
 
@@ -31,7 +28,7 @@ def test_seeds_at_once_equal_single_runs(name, mode):
     together = toys.train(name, task, seeds, mode, devices=jax.devices()[: 4 if mode == "seeds" else 1])[-1]
     for k, seed in enumerate(seeds):
         alone = toys.train(name, task, (seed,), devices=jax.devices()[:1])[-1]
-        assert_close(together.state[k], alone.state[0], rtol=1e-4, atol=1e-5)
+        chex.assert_trees_all_close(together.state[k], alone.state[0], rtol=1e-4, atol=1e-5)
         assert together.metrics[k] == pytest.approx(alone.metrics[0], rel=1e-4)
 
 
@@ -39,7 +36,7 @@ def test_two_seeds_a_device():
     task, seeds = toys.task(epochs=1), (0, 1, 2, 3)
     spread = toys.train("cross_entropy", task, seeds, "seeds", devices=jax.devices()[:2])[-1]
     stacked = toys.train("cross_entropy", task, seeds, devices=jax.devices()[:1])[-1]
-    assert_close(spread.state, stacked.state, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(spread.state, stacked.state, rtol=1e-5, atol=1e-6)
 
 
 def test_seeds_of_unequal_meta_sets():
@@ -52,7 +49,7 @@ def test_seeds_of_unequal_meta_sets():
     for k, seed in enumerate((0, 2)):
         alone = toys.train("dynamic_loss", task, (seed,), wrong=0.6, devices=jax.devices()[:1], **options)[-1]
         assert together.state[k].steps == alone.state[0].steps
-        assert_close(together.state[k], alone.state[0], rtol=1e-3, atol=1e-4)
+        chex.assert_trees_all_close(together.state[k], alone.state[0], rtol=1e-3, atol=1e-4)
 
 
 def test_place_and_unplace_are_inverse():
@@ -60,7 +57,7 @@ def test_place_and_unplace_are_inverse():
     for mode, devices in (("single", 1), ("seeds", 2), ("seeds", 4)):
         layout = parallel.make_layout(mode, seeds=4, batch_size=8, devices=jax.devices()[:devices])
         for found, expected in zip(parallel.by_seed(layout, parallel.place_seeds(layout, trees)), trees, strict=True):
-            jax.tree.map(np.testing.assert_array_equal, found, expected)
+            chex.assert_trees_all_equal(found, expected)
 
 
 def test_auto_layout():

@@ -1,5 +1,6 @@
 """Sparse regularisation: its objective and gradient by hand, its strength in time, and its presets."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,7 +34,7 @@ def test_objective_and_step_equal_the_formula(normalize, epoch):
     )(state.learner.params)
     np.testing.assert_allclose(metrics["loss"][0] / 8, value, rtol=2e-5)
     stepped = jax.tree.map(lambda p, g: p - 0.01 * g, state.learner.params, gradient)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), new.learner.params, stepped)
+    chex.assert_trees_all_close(new.learner.params, stepped, rtol=1e-4, atol=1e-6)
     parts = metrics["unregularized_loss"][0] + weight * metrics["regularizer"][0]
     np.testing.assert_allclose(metrics["loss"][0], parts, rtol=1e-5)
 
@@ -49,7 +50,7 @@ def test_any_loss_takes_the_regulariser_and_ce_sr_is_one_of_them():
     task = make_task()
     composed, named = (methods.get(name)(task, **o) for name, o in (("ce", {"regularizer": "sparse"}), ("ce_sr", {})))
     results = [one_step(method, task)[2] for method in (composed, named)]
-    jax.tree.map(np.testing.assert_array_equal, results[0][0], results[1][0])
+    chex.assert_trees_all_equal(results[0][0], results[1][0])
     for name in ("sce", "gjs", "ldam_drw", "forward", "dmi", "balanced_softmax"):
         options = {"warmup_epochs": 1} if name in ("forward", "dmi") else {}
         _, _, (_, metrics) = one_step(methods.get(name)(task, regularizer="sparse", **options), task)
