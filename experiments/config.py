@@ -118,6 +118,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line: a flag for each field of `Config` and each option of each method."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.run",
+        usage="python -m experiments.run [--method=NAME] [--dataset=NAME] [--SETTING=VALUE …]",
         description="Train one method on one data set. What is not given comes from the recipe for that method and "
         "data set (experiments/recipes.py).",
         epilog=f"methods: {', '.join(methods.names())}. models: {', '.join(models.names())}.",

@@ -130,7 +130,7 @@ def _train(
     seeds: Sequence[int],
     resuming: bool,
 ) -> float:
-    """Train to the end, writing records, diagnostics and checkpoints; returns seconds of training, all sessions."""
+    """Train to the end, writing records, diagnostics and checkpoints; returns seconds of training, earlier parts included."""
     owns = [build.own(labels, seed) for labels, seed in zip(corrupted, seeds, strict=True)]
     resident, folder, metrics = build.resident(dataset), path / "checkpoints", path / "metrics.jsonl"
     state, start, before = None, 0, 0.0
