@@ -130,7 +130,7 @@ def _train(
     seeds: Sequence[int],
     resuming: bool,
 ) -> float:
-    """Train to the end, writing records, diagnostics and checkpoints; returns seconds of training, earlier parts included."""
+    """Train to the end, writing records, diagnostics and checkpoints; returns the seconds it took in all."""
     owns = [build.own(labels, seed) for labels, seed in zip(corrupted, seeds, strict=True)]
     resident, folder, metrics = build.resident(dataset), path / "checkpoints", path / "metrics.jsonl"
     state, start, before = None, 0, 0.0
