@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from robustjax.meta import StepResult
+from robustjax.meta import StepResult, optimizer_step
 from robustjax.models import Model
 from robustjax.training.backend import compiler_options
 
@@ -149,10 +149,15 @@ class Learner(NamedTuple):
 
 
 def init_learner(key: jax.Array, task: Task, example: jax.Array) -> Learner:
-    """A freshly initialised network with its optimizer's state."""
+    """A freshly initialised network with its optimizer's state, compiled; `new_learner` is for use within a program."""
     # The same function object for every seed, so that it is compiled once.
     build = jax.jit(task.model.init, compiler_options=compiler_options(once=True))
-    variables = build(key, task.plain(example))
+    return new_learner(key, task, example, build)
+
+
+def new_learner(key: jax.Array, task: Task, example: jax.Array, init: Callable[..., Any] | None = None) -> Learner:
+    """A freshly initialised network with its optimizer's state; `init` stands in for the model's own."""
+    variables = (init or task.model.init)(key, task.plain(example))
     return Learner(variables.params, variables.stats, task.optimizer(0.0).init(variables.params))
 
 
@@ -169,6 +174,40 @@ def predict_with(task: Task, learner: Learner, inputs: jax.Array) -> jax.Array:
 def updated(result: StepResult, stats: Any) -> Learner:
     """The learner after an optimizer step whose forward pass left `stats`."""
     return Learner(result.params, stats, result.opt_state)
+
+
+def descend(
+    task: Task,
+    learner: Learner,
+    batch: Batch,
+    inputs: jax.Array,
+    loss: Callable[[jax.Array], jax.Array],
+    progress: jax.Array,
+    key: jax.Array,
+) -> tuple[Learner, Metrics]:
+    """An ordinary step on the mean of `loss`, logits [B, C] -> [B], of `inputs`, a view of the batch.
+
+    Returns:
+      The network after the step, and the `step_metrics`.
+    """
+
+    def objective(params: Any):
+        logits, stats = train_apply(task, learner, params, inputs, key)
+        return masked_mean(loss(logits), batch.mask), (logits, stats)
+
+    rate = task.schedule(progress)
+    result = optimizer_step(objective, learner.params, learner.opt_state, task.optimizer(rate))
+    logits, stats = result.aux
+    return updated(result, stats), step_metrics(result.loss, logits, batch, rate)
+
+
+def step_metrics(loss: jax.Array, logits: jax.Array, batch: Batch, rate: jax.Array) -> Metrics:
+    """The metrics of every step: mean loss, accuracy of the logits [B, C] on the given labels, learning rate."""
+    return {
+        "loss": (loss * jnp.sum(batch.mask), jnp.sum(batch.mask)),
+        "train_accuracy": tally(jnp.argmax(logits, -1) == batch.labels, batch.mask),
+        "learning_rate": (rate, jnp.ones(())),
+    }
 
 
 def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:

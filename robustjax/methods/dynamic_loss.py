@@ -385,25 +385,12 @@ def dynamic_loss(
 
     def plain_step(state, batch, inputs, labels, margin, clock, model_key):
         """A step of the classifier towards fixed labels [B, C] with a fixed margin."""
-        learner = state.learner
 
-        def objective(params):
-            logits, stats = base.train_apply(task, learner, params, inputs, model_key)
-            return base.masked_mean(losses.cross_entropy(logits + margin, labels), batch.mask), (logits, stats)
+        def loss(logits: jax.Array) -> jax.Array:
+            return losses.cross_entropy(logits + margin, labels)
 
-        rate = task.schedule(clock.progress)
-        result = meta.optimizer_step(objective, learner.params, learner.opt_state, task.optimizer(rate))
-        return advanced(state, result, batch, rate)
-
-    def advanced(state, result: meta.StepResult, batch: base.Batch, rate: jax.Array):
-        """The state after the classifier's step, and the metrics that all steps share."""
-        logits, stats = result.aux
-        metrics = {
-            "loss": (result.loss * jnp.sum(batch.mask), jnp.sum(batch.mask)),
-            "train_accuracy": base.tally(jnp.argmax(logits, -1) == batch.labels, batch.mask),
-            "learning_rate": (rate, jnp.ones(())),
-        }
-        return state._replace(learner=base.updated(result, stats), steps=state.steps + 1), metrics
+        learner, metrics = base.descend(task, state.learner, batch, inputs, loss, clock.progress, model_key)
+        return state._replace(learner=learner, steps=state.steps + 1), metrics
 
     def make_targets(state: DynamicLossState, batch: base.Batch, key: jax.Array):
         ranks = state.ranks[batch.index]
@@ -446,9 +433,15 @@ def dynamic_loss(
             meta_opt_state=state.meta_opt_state,
             meta_optimizer=meta_optimizer,
         )
-        state, metrics = advanced(state, done.real, batch, rate)
+        logits, stats = done.real.aux
+        metrics = base.step_metrics(done.real.loss, logits, batch, rate)
         metrics["meta_loss"] = (done.meta.meta_loss, jnp.ones(()))
-        return state._replace(meta_params=done.meta_params, meta_opt_state=done.meta_opt_state), metrics
+        return state._replace(
+            learner=base.updated(done.real, stats),
+            meta_params=done.meta_params,
+            meta_opt_state=done.meta_opt_state,
+            steps=state.steps + 1,
+        ), metrics
 
     def frozen_step(state: DynamicLossState, batches: dict[str, base.Batch], clock: base.Clock, key: jax.Array):
         """An iteration without meta step, for `meta_every` > 1."""

@@ -81,11 +81,7 @@ def erm(
 
         result = optimizer_step(objective, learner.params, learner.opt_state, task.optimizer(rate))
         values, extra, logits, stats = result.aux
-        metrics = {
-            "loss": (result.loss * jnp.sum(batch.mask), jnp.sum(batch.mask)),
-            "train_accuracy": base.tally(jnp.argmax(logits, -1) == batch.labels, batch.mask),
-            "learning_rate": (rate, jnp.ones(())),
-        }
+        metrics = base.step_metrics(result.loss, logits, batch, rate)
         if regularizer is not None:
             metrics["unregularized_loss"] = base.tally(values, share)
             metrics["regularizer"] = base.tally(extra, batch.mask)

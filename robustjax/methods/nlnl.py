@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from robustjax import losses, margins
-from robustjax.meta import optimizer_step
 from robustjax.methods import base
 
 
@@ -74,11 +73,6 @@ def nlnl(
             example=jnp.asarray(example),
         )
 
-    def fresh_learner(key: jax.Array, example: jax.Array) -> base.Learner:
-        """`base.init_learner` inside a compiled program."""
-        variables = task.model.init(key, task.plain(example))
-        return base.Learner(variables.params, variables.stats, task.optimizer(0.0).init(variables.params))
-
     def begin_epoch(state: NlnlState, survey: base.Survey, clock: base.Clock, key: jax.Array):
         order_key, fresh_key = jax.random.split(key)
         probs = jax.nn.softmax(survey.logits)
@@ -90,7 +84,7 @@ def nlnl(
         if pseudo < task.epochs:
             given = jax.nn.one_hot(survey.labels, num_classes)
             fresh = state._replace(
-                learner=fresh_learner(fresh_key, state.example),
+                learner=base.new_learner(fresh_key, task, state.example),
                 targets=jnp.where(trusted[:, None], given, probs),
             )
             state = jax.tree.map(lambda new, old: jnp.where(clock.epoch == pseudo, new, old), fresh, state)
@@ -98,23 +92,10 @@ def nlnl(
 
     def advance(state: NlnlState, batch: base.Batch, progress: jax.Array, key: jax.Array, loss: Any):
         """A step on `loss`, logits [B, C] -> [B]."""
-        learner = state.learner
         view_key, model_key = jax.random.split(key)
         inputs = task.strong(view_key, batch.inputs)
-
-        def objective(params):
-            logits, stats = base.train_apply(task, learner, params, inputs, model_key)
-            return base.masked_mean(loss(logits), batch.mask), (logits, stats)
-
-        rate = task.schedule(progress)
-        result = optimizer_step(objective, learner.params, learner.opt_state, task.optimizer(rate))
-        logits, stats = result.aux
-        metrics = {
-            "loss": (result.loss * jnp.sum(batch.mask), jnp.sum(batch.mask)),
-            "train_accuracy": base.tally(jnp.argmax(logits, -1) == batch.labels, batch.mask),
-            "learning_rate": (rate, jnp.ones(())),
-        }
-        return state._replace(learner=base.updated(result, stats)), metrics
+        learner, metrics = base.descend(task, state.learner, batch, inputs, loss, progress, model_key)
+        return state._replace(learner=learner), metrics
 
     def negative_step(state: NlnlState, batches: dict[str, base.Batch], clock: base.Clock, key: jax.Array):
         """Learn what the examples are not."""
