@@ -10,7 +10,7 @@ from typing import Any
 
 from robustjax import methods, models
 from robustjax.data import augment, pipelines
-from robustjax.methods import sparse
+from robustjax.methods import composable, sparse
 from robustjax.training import parallel
 
 
@@ -25,6 +25,7 @@ class Config:
 
     method: str = setting("dynamic_loss", "what", "training method")
     dataset: str = setting("digits", "what", "digits (embedded), a TFDS name, npz:FILE or folder:DIR")
+    recipe: str | None = setting(None, "what", "data set whose recipe to use; default: that of the data set itself")
     model: str = setting("small_cnn", "what", "classifier")
     head: str | None = setting(None, "what", "classifier layer: linear or cosine (LDAM); default: the model's")
     initialization: str | None = setting(None, "what", "torch, kaiming_normal or kaiming_xavier; default: the model's")
@@ -69,9 +70,12 @@ class Config:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict, metadata={"group": None})
 
 
+_SPARSE = composable.options_of(sparse.sparse_terms)
+
 # Settings that change where or how a run is carried out, but not its result.
 _NOT_IDENTITY = (
-    "out", "resume", "overwrite", "checkpoint_every", "quiet", "data_dir", "parallel", "compilation_cache"
+    "out", "resume", "overwrite", "checkpoint_every", "quiet", "data_dir", "parallel", "compilation_cache",
+    "recipe",  # what it says is in the settings
 )  # fmt: skip
 
 
@@ -188,12 +192,15 @@ def resolve(given: Mapping[str, Any]) -> tuple[Config, tuple[str, ...]]:
         where = f"belongs to {', '.join(owners)}" if owners else "is no setting"
         raise ValueError(f"--{key.replace('_', '-')} {where}; method={method!r} takes {', '.join(options) or 'none'}.")
     regularizer = given.get("regularizer", options["regularizer"].default if "regularizer" in options else "none")
-    unused = [key for key in sparse.OPTIONS[1:] if key in given and "regularizer" in options and regularizer == "none"]
+    unused = [key for key in _SPARSE[1:] if key in given and "regularizer" in options and regularizer == "none"]
     if unused:
         raise ValueError(f"--{unused[0]} needs --regularizer=sparse.")
+    source = given.get("recipe")
+    if source is not None and source not in recipes.datasets():
+        raise ValueError(f"recipe={source!r}: there are recipes for {', '.join(recipes.datasets())}.")
     recipe = recipes.get(
         method,
-        given.get("dataset", Config.dataset),
+        source or given.get("dataset", Config.dataset),
         regularizer=regularizer,
         noise=given.get("noise"),
         imbalance=given.get("imbalance"),

@@ -89,8 +89,55 @@ def _sr_baseline(dataset: str, **options: Any) -> Recipe:
     return _recipe("SR (ICCV 2021), code: baselines", options, **settings)
 
 
-# What a method changes in a data set's protocol; (method, "*") holds for every data set.
-METHODS: dict[tuple[str, str], Recipe] = {
+# ELR's protocol for CIFAR, where it is not the data set's own above.
+_ELR_CIFAR = {
+    "model": "resnet34", "noise": "symmetric", "noise_rate": 0.4, "imbalance": "none", "imbalance_ratio": 1.0,
+    "batch_size": 128, "learning_rate": 0.02, "weight_decay": 1e-3, "momentum": 0.9, "lr_warmup_epochs": 0.0,
+    "augmentation": "crop-flip", "initialization": "torch",
+}  # fmt: skip
+_ELR_PLUS_CIFAR = _ELR_CIFAR | {"model": "preact_resnet18", "weight_decay": 5e-4}
+
+
+def _elr(source: str, strength: float, beta: float, options: dict[str, Any] | None = None, **settings: Any) -> Recipe:
+    options = {"strength": strength, "beta": beta, **(options or {})}
+    return _recipe(f"ELR (NeurIPS 2020), {source}", options, **settings)
+
+
+# What a method changes in a data set's protocol: (method, data set), or (method, data set, kind of corruption) for what
+# it changes besides; (method, "*") holds for every data set.
+METHODS: dict[tuple[str, ...], Recipe] = {
+    ("elr", "cifar10"): _elr(
+        "appendix G and code: CIFAR-10", 3.0, 0.7, epochs=120, schedule="multistep:40,80:0.01", **_ELR_CIFAR
+    ),
+    ("elr", "cifar10", "asymmetric"): _elr("appendix G and code: CIFAR-10, asymmetric noise", 1.0, 0.9),
+    ("elr", "cifar100"): _elr(
+        "appendix G and code: CIFAR-100", 7.0, 0.9, epochs=150, schedule="multistep:80,120:0.01", **_ELR_CIFAR
+    ),
+    ("elr_plus", "cifar10"): _elr(
+        "code: ELR+ on CIFAR-10", 3.0, 0.7, epochs=200, schedule="multistep:150:0.1", **_ELR_PLUS_CIFAR
+    ),
+    ("elr_plus", "cifar10", "asymmetric"): _elr("code: ELR+ on CIFAR-10, asymmetric noise", 1.0, 0.9),
+    ("elr_plus", "cifar100"): _elr(
+        "code: ELR+ on CIFAR-100", 7.0, 0.9, {"ramp_steps": 40000, "refine": True}, epochs=250,
+        schedule="multistep:200:0.1", **_ELR_PLUS_CIFAR,
+    ),
+    # Large sets of real noise, which TFDS does not have: --dataset=folder:DIR --recipe=clothing1m, and so on.
+    ("elr", "clothing1m"): _elr(
+        "appendix G: Clothing1M (pretrained ResNet-50 there); λ and β as for CIFAR-10", 3.0, 0.7, epochs=10,
+        batch_size=64, learning_rate=0.001, weight_decay=1e-3, schedule="multistep:5:0.01",
+    ),
+    ("elr", "webvision"): _elr(
+        "appendix G: WebVision (InceptionResNet-v2 there); λ and β as for CIFAR-10", 3.0, 0.7, epochs=120,
+        batch_size=32, learning_rate=0.02, weight_decay=5e-4, schedule="multistep:40,80:0.01",
+    ),
+    ("elr_plus", "clothing1m"): _elr(
+        "code: ELR+ on Clothing1M", 3.0, 0.7, {"average_decay": 0.9999, "average_ramp_steps": 0}, epochs=15,
+        batch_size=64, learning_rate=0.002, weight_decay=1e-3, schedule="multistep:7:0.1",
+    ),
+    ("elr_plus", "webvision"): _elr(
+        "code: ELR+ on WebVision", 3.0, 0.7, {"mixup": 1.5, "average_ramp_steps": 0}, epochs=100,
+        batch_size=32, learning_rate=0.02, weight_decay=5e-4, schedule="multistep:50:0.1",
+    ),
     ("dynamic_loss", "cifar100"): _recipe("Dynamic Loss, supplement: R = 50", {"num_bins": 50}),
     ("dynamic_loss", "digits"): _recipe(
         "ours: a small set gives the meta net few steps, so the corrector starts less saturated",
@@ -126,19 +173,26 @@ METHODS: dict[tuple[str, str], Recipe] = {
 }  # fmt: skip
 
 
+def datasets() -> tuple[str, ...]:
+    """The data sets that there is any recipe for, sorted."""
+    keys = [*DATASETS, *(key[0] for key in SPARSE), *(key[1] for key in METHODS)]
+    return tuple(sorted(set(keys) - {"*"}))
+
+
 def get(
     method: str, dataset: str, *, regularizer: str = "none", noise: str | None = None, imbalance: str | None = None
 ) -> Recipe:
     """The recipe for a method (canonical name) on a data set; variants such as dynamic_loss_no_margin share one.
 
-    `regularizer`, and `noise` and `imbalance` as far as the user named them, choose among SR's presets.
+    `regularizer`, and `noise` and `imbalance` as far as the user named them, choose among the papers' presets.
     """
     base = dataset.split(":")[0].split("/")[0]
-    family = next((m for m in sorted({m for m, _ in METHODS}, key=len, reverse=True) if method.startswith(m)), method)
-    kind = "imbalanced" if imbalance not in (None, "none") else "asymmetric" if noise == "asymmetric" else ""
-    sparse = SPARSE.get((base, kind), SPARSE.get((base, ""))) if regularizer == "sparse" else None
-    parts = [DATASETS.get(base), sparse, METHODS.get((family, "*")), METHODS.get((family, base))]
+    names = {m for m, *_ in METHODS}
+    family = next((m for m in sorted(names, key=len, reverse=True) if method.startswith(m)), method)
+    corruption = "imbalanced" if imbalance not in (None, "none") else "asymmetric" if noise == "asymmetric" else ""
+    sparse = SPARSE.get((base, corruption), SPARSE.get((base, ""))) if regularizer == "sparse" else None
+    own = [METHODS.get(key) for key in ((family, "*"), (family, base), (family, base, corruption))]
     merged = Recipe({}, {}, ())
-    for part in filter(None, parts):
+    for part in filter(None, [DATASETS.get(base), sparse, *own]):
         merged = Recipe(merged.settings | part.settings, merged.options | part.options, merged.sources + part.sources)
     return copy.deepcopy(merged)

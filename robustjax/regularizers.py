@@ -145,6 +145,47 @@ def update_targets(targets: ArrayLike, probs: ArrayLike, beta: ArrayLike) -> Arr
     return new.astype(targets.dtype)
 
 
+def refine_labels(labels: ArrayLike, targets: ArrayLike) -> Array:
+    """Labels corrected by targets, y_k t_k / Σ_j y_j t_j: ELR+'s authors' code does so on CIFAR-100.
+
+    Liu et al., 2020, appendix. With a one-hot label it changes nothing; with a mixed one (mixup) it moves the weight
+    towards the class that the targets believe.
+
+    Args:
+      labels: distributions `[..., C]`.
+      targets: `[..., C]`, non-negative; no gradient flows through them.
+
+    Returns:
+      Distributions `[..., C]`; the labels themselves where no class has both label and target.
+    """
+    labels = promote(labels)
+    products = labels * jax.lax.stop_gradient(jnp.asarray(targets, labels.dtype))
+    total = jnp.sum(products, axis=-1, keepdims=True)
+    return jnp.where(total > 0, products / jnp.where(total > 0, total, 1), labels)
+
+
+def early_learning_gradient(logits: ArrayLike, targets: ArrayLike) -> Array:
+    """The gradient of ELR's regulariser at the logits: g_k = p_k (⟨p, t⟩ − t_k) / (1 − ⟨p, t⟩), without clipping.
+
+    Liu et al., 2020, Lemma 2: the gradient of the whole loss is J(p − y + λ g). Its entry at the true class cancels the
+    pull of a wrong label and keeps the push of a right one (their Fig. 2).
+
+    Args:
+      logits: `[..., C]`.
+      targets: `[..., C]`; held constant.
+
+    Returns:
+      g `[..., C]`.
+    """
+    log_p = clipped_log_softmax(logits, None)
+    targets = _constant_targets(targets, log_p)
+    p = jnp.exp(log_p)
+    inner = jnp.sum(p * targets, axis=-1, keepdims=True)
+    # Σ p_k (1 − t_k) in place of 1 − ⟨p, t⟩, which cancels when p and t meet in one class.
+    rest = jnp.sum(p * jnp.maximum(1 - targets, 0), axis=-1, keepdims=True)
+    return p * (inner - targets) / jnp.maximum(rest, jnp.finfo(p.dtype).tiny)
+
+
 def safe_norm(x: ArrayLike, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Array:
     """The 2-norm, with gradient (of any order) 0 at 0 where that of `jnp.linalg.norm` is NaN.
 

@@ -56,8 +56,9 @@ def task(epochs: int = 3, batch_size: int = 16, model: str = "mlp", rate: float 
 
 
 # One method of each kind of state and plan.
-FAMILIES = ("cross_entropy", "ce_sr", "nlnl", "dynamic_loss")
+FAMILIES = ("cross_entropy", "ce_sr", "nlnl", "dynamic_loss", "elr", "elr_plus")
 OPTIONS = {
+    "elr_plus": {"average_ramp_steps": 6, "ramp_steps": 4},
     "dynamic_loss": {
         "num_bins": 5, "warmup_epochs": 1, "corrector_warmup_steps": 2, "meta_learning_rate": 1e-2, "hidden": 8,
     }

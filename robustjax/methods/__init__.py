@@ -5,10 +5,11 @@ A method of your own is a function of that form; `register` makes it known by a 
 
 import difflib
 import functools
+import itertools
 import re
 from collections.abc import Callable
 
-from robustjax.methods import custom, dynamic_loss, erm, nlnl
+from robustjax.methods import custom, dynamic_loss, elr, erm, nlnl
 from robustjax.methods.base import Batch, Clock, Method, Pass, Plan, Stream, Survey, Task
 
 Factory = Callable[..., Method]
@@ -41,6 +42,17 @@ _REGISTRY: dict[str, Factory] = {
     "fl_sr": functools.partial(erm.focal, regularizer="sparse"),
     "gce_sr": functools.partial(erm.gce, regularizer="sparse", q=0.01),
     "nlnl": nlnl.nlnl,
+    "mixup": functools.partial(erm.cross_entropy, mixup=1.0),
+    "elr": elr.elr,
+    # ELR+ and the ablation of its Table 5: two networks or one, with and without weight averaging and mixup.
+    **{
+        f"elr_plus{one}{no_average}{no_mixup}": functools.partial(
+            elr.elr, networks=1 if one else 2, weight_averaging=not no_average, mixup=0.0 if no_mixup else 1.0
+        )
+        for one, no_average, no_mixup in itertools.product(
+            ("", "_one_network"), ("", "_no_weight_averaging"), ("", "_no_mixup")
+        )
+    },
     "custom": custom.custom,
     "dynamic_loss": dynamic_loss.dynamic_loss,
     # The paper's ablations (Tables 5, 6 and 13), by the names of our tables.
@@ -100,5 +112,5 @@ def register(name: str, factory: Factory) -> None:
 
 __all__ = [
     "Batch", "Clock", "Factory", "Method", "Pass", "Plan", "Stream", "Survey", "Task",
-    "canonical_name", "custom", "dynamic_loss", "erm", "get", "names", "nlnl", "register",
+    "canonical_name", "custom", "dynamic_loss", "elr", "erm", "get", "names", "nlnl", "register",
 ]  # fmt: skip

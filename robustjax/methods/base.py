@@ -114,6 +114,17 @@ class Pass(NamedTuple):
     steps: tuple[Callable[..., tuple[State, Metrics]], ...]
 
 
+class PerExample(NamedTuple):
+    """A method's memory of every training example: `rows` [N', …], addressed by `Batch.index`.
+
+    It is the one part of a state that grows with the data, so with `--parallel=data` its rows are spread over the
+    devices (`robustjax.training.parallel`). N' is N rounded up, so that the form of a state does not depend on their
+    number; the rows beyond N are never looked at. Make it by `per_example`, use it by `recall` and `remember`.
+    """
+
+    rows: jax.Array
+
+
 class Method(NamedTuple):
     """A training method.
 
@@ -128,7 +139,7 @@ class Method(NamedTuple):
       passes: epoch -> the passes of this epoch; None for one pass of `step` over the stream "train".
       inspect: (state, survey) -> dict of arrays about what the method has learned, once an epoch, for evaluation and
         plots. Known keys: "corrected_labels" [N, C], "label_weight" [N], "weight_table" [C, R], "rank" [N],
-        "margin" [C].
+        "margin" [C], "targets" [N, C] with their weight "target_strength".
     """
 
     init: Callable[..., State]
@@ -208,6 +219,26 @@ def step_metrics(loss: jax.Array, logits: jax.Array, batch: Batch, rate: jax.Arr
         "train_accuracy": tally(jnp.argmax(logits, -1) == batch.labels, batch.mask),
         "learning_rate": (rate, jnp.ones(())),
     }
+
+
+# Rows are rounded up to a multiple of this, which all usual numbers of devices divide.
+_ROWS = 128
+
+
+def per_example(num_examples: int, shape: tuple[int, ...], dtype: Any = jnp.float32) -> PerExample:
+    """A memory of zeros with entries of `shape` for `num_examples` examples."""
+    return PerExample(jnp.zeros((-(-num_examples // _ROWS) * _ROWS, *shape), dtype))
+
+
+def recall(memory: PerExample, index: jax.Array) -> jax.Array:
+    """The entries [B, …] of the examples `index` int [B]."""
+    return memory.rows[index]
+
+
+def remember(memory: PerExample, batch: Batch, entries: jax.Array) -> PerExample:
+    """The memory with the batch's `entries` [B, …]; padding, examples of other batches again, leaves no trace."""
+    index = jnp.where(batch.mask > 0, batch.index, memory.rows.shape[0])
+    return PerExample(memory.rows.at[index].set(entries.astype(memory.rows.dtype), mode="drop"))
 
 
 def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:

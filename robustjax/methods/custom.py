@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from robustjax.methods import base, erm
-from robustjax.methods.sparse import regularizable
+from robustjax.methods.composable import composable
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -26,7 +26,7 @@ _FORM = "(logits [B, C], labels int32 [B]) -> values [B]"
 _HASH = "#sha256="
 
 
-@regularizable
+@composable
 def custom(task: base.Task, *, loss: str = "", **terms: Any) -> base.Method:
     """A loss of your own.
 

@@ -10,9 +10,11 @@ import numpy as np
 
 from robustjax import losses, margins
 from robustjax._probabilities import check_transition
+from robustjax.margins import example_weights
 from robustjax.meta import optimizer_step
 from robustjax.methods import base
-from robustjax.methods.sparse import regularizable
+from robustjax.methods.composable import composable
+from robustjax.mixup import apply_mix, draw_mix
 
 Constants = dict[str, Any]
 
@@ -34,6 +36,7 @@ def erm(
     regularizer: Callable[[jax.Array], jax.Array] | None = None,
     strength: Callable[[Any], Any] = lambda progress: 1.0,
     views: int = 1,
+    mixup: float = 0.0,
 ) -> base.Method:
     """Minimise the mean of a per-example loss on the strong view, plus that of a regulariser if there is one.
 
@@ -46,6 +49,7 @@ def erm(
       regularizer: (transformed logits [..., C]) -> [...]; averaged over the views.
       strength: progress in epochs -> weight of the regulariser.
       views: strong views of each example, which go through the network as one batch.
+      mixup: α of mixup, which mixes the inputs of a step and gives the loss label distributions; 0 for none.
 
     Raises:
       ValueError: for a loss that does not give one value an example, or where its hyperparameters are out of range:
@@ -59,9 +63,9 @@ def erm(
         """Loss and unweighted regulariser, [B] each, of logits [views · B, C]."""
         seen = transform(logits).reshape(views, -1, task.num_classes)
         values = loss(seen[0] if views == 1 else tuple(seen), labels, **fixed)
-        if jnp.shape(values) != labels.shape:
+        if jnp.shape(values) != labels.shape[:1]:
             raise ValueError(
-                f"loss must return one value an example, shape {labels.shape} for {len(labels)} of them, "
+                f"loss must return one value an example, shape {labels.shape[:1]} for {len(labels)} of them, "
                 f"got shape {jnp.shape(values)}; the mean over the batch is taken by the method."
             )
         return values, jnp.zeros_like(values) if regularizer is None else regularizer(seen).mean(0)
@@ -69,13 +73,18 @@ def erm(
     def step(state: ErmState, batches: dict[str, base.Batch], clock: base.Clock, key: jax.Array):
         batch, learner = batches["train"], state.learner
         *view_keys, model_key = jax.random.split(key, views + 1)
-        inputs = jnp.concatenate([task.strong(view_key, batch.inputs) for view_key in view_keys])
+        seen, labels = [task.strong(view_key, batch.inputs) for view_key in view_keys], batch.labels
+        if mixup:
+            mix = draw_mix(jax.random.fold_in(key, 1), len(labels), mixup)
+            seen = [apply_mix(view, mix) for view in seen]
+            labels = apply_mix(jax.nn.one_hot(labels, task.num_classes), mix)
+        inputs = jnp.concatenate(seen)
         rate, amount = task.schedule(clock.progress), jnp.asarray(strength(clock.progress))
-        share = batch.mask if weights is None else batch.mask * weights(batch.labels, **state.constants)
+        share = batch.mask if weights is None else batch.mask * weights(labels, **state.constants)
 
         def objective(params):
             logits, stats = base.train_apply(task, learner, params, inputs, model_key)
-            values, extra = penalised(logits, batch.labels, state.constants)
+            values, extra = penalised(logits, labels, state.constants)
             total = margins.weighted_mean(values, share) + amount * base.masked_mean(extra, batch.mask)
             return total, (values, extra, logits[: len(batch.labels)], stats)
 
@@ -90,7 +99,7 @@ def erm(
 
     def rehearse() -> None:
         fixed = constants(np.arange(task.num_classes))
-        labels = jnp.zeros(3, jnp.int32)
+        labels = jnp.full((3, task.num_classes), 1 / task.num_classes) if mixup else jnp.zeros(3, jnp.int32)
         jax.eval_shape(lambda logits: penalised(logits, labels, fixed), jnp.zeros((views * 3, task.num_classes)))
         strength(0.0)
 
@@ -125,16 +134,16 @@ def _check_warmup(task: base.Task, warmup_epochs: int) -> None:
         raise ValueError(f"warmup_epochs={warmup_epochs} must be at least 0 and less than epochs={task.epochs}.")
 
 
-# --- Methods by name. What is not theirs (`terms`) is SR's: see `robustjax.methods.sparse` --------------------------
+# --- Methods by name. What is not theirs (`terms`) is SR's and mixup's: see `robustjax.methods.composable` ---------
 
 
-@regularizable
+@composable
 def cross_entropy(task: base.Task, **terms: Any) -> base.Method:
     """Cross entropy on the given labels."""
     return erm(task, losses.cross_entropy, **terms)
 
 
-@regularizable
+@composable
 def label_smoothing(task: base.Task, *, epsilon: float = 0.1, **terms: Any) -> base.Method:
     """Cross entropy to smoothed labels (Szegedy et al., CVPR 2016).
 
@@ -144,7 +153,7 @@ def label_smoothing(task: base.Task, *, epsilon: float = 0.1, **terms: Any) -> b
     return erm(task, functools.partial(losses.label_smoothing, epsilon=epsilon), **terms)
 
 
-@regularizable
+@composable
 def focal(task: base.Task, *, gamma: float = 0.5, detach: bool = False, **terms: Any) -> base.Method:
     """Focal loss (Lin et al., ICCV 2017).
 
@@ -155,7 +164,7 @@ def focal(task: base.Task, *, gamma: float = 0.5, detach: bool = False, **terms:
     return erm(task, functools.partial(losses.focal, gamma=gamma, detach=detach), **terms)
 
 
-@regularizable
+@composable
 def gce(task: base.Task, *, q: float = 0.7, **terms: Any) -> base.Method:
     """Generalized cross entropy (Zhang and Sabuncu, NeurIPS 2018).
 
@@ -165,7 +174,7 @@ def gce(task: base.Task, *, q: float = 0.7, **terms: Any) -> base.Method:
     return erm(task, functools.partial(losses.generalized_cross_entropy, q=q), **terms)
 
 
-@regularizable
+@composable
 def sce(task: base.Task, *, alpha: float = 0.1, beta: float = 1.0, **terms: Any) -> base.Method:
     """Symmetric cross entropy (Wang et al., ICCV 2019), with log 0 = log 1e-4.
 
@@ -180,7 +189,7 @@ _ACTIVE = {"nce": losses.normalized_cross_entropy, "nfl": losses.normalized_foca
 _PASSIVE = {"mae": functools.partial(losses.mae, scale=1.0), "rce": losses.reverse_cross_entropy}
 
 
-@regularizable
+@composable
 def apl(
     task: base.Task,
     *,
@@ -207,25 +216,25 @@ def apl(
     return erm(task, pair, **terms)
 
 
-@regularizable
+@composable
 def mae(task: base.Task, **terms: Any) -> base.Method:
     """Mean absolute error, 2(1 − p_y) (Ghosh et al., AAAI 2017)."""
     return erm(task, losses.mae, **terms)
 
 
-@regularizable
+@composable
 def nce(task: base.Task, **terms: Any) -> base.Method:
     """Normalised cross entropy (Ma et al., ICML 2020)."""
     return erm(task, losses.normalized_cross_entropy, **terms)
 
 
-@regularizable
+@composable
 def rce(task: base.Task, **terms: Any) -> base.Method:
     """Reverse cross entropy (Wang et al., ICCV 2019)."""
     return erm(task, losses.reverse_cross_entropy, **terms)
 
 
-@regularizable
+@composable
 def phuber_ce(task: base.Task, *, tau: float = 10.0, **terms: Any) -> base.Method:
     """Partially Huberised cross entropy (Menon et al., ICLR 2020).
 
@@ -235,7 +244,7 @@ def phuber_ce(task: base.Task, *, tau: float = 10.0, **terms: Any) -> base.Metho
     return erm(task, functools.partial(losses.partially_huberised_cross_entropy, tau=tau), **terms)
 
 
-@regularizable
+@composable
 def bootstrap(task: base.Task, *, form: str = "soft", beta: float | None = None, **terms: Any) -> base.Method:
     """Bootstrapping (Reed et al., ICLR 2015 workshop).
 
@@ -248,7 +257,7 @@ def bootstrap(task: base.Task, *, form: str = "soft", beta: float | None = None,
     return erm(task, functools.partial(loss, beta=usual if beta is None else beta), **terms)
 
 
-@regularizable
+@composable
 def gjs(task: base.Task, *, label_weight: float = 0.3, views: int = 2, **terms: Any) -> base.Method:
     """Generalised Jensen–Shannon divergence of the label and the predictions on strong views.
 
@@ -264,13 +273,13 @@ def gjs(task: base.Task, *, label_weight: float = 0.3, views: int = 2, **terms: 
     return erm(task, loss, views=views, **terms)
 
 
-@regularizable
+@composable
 def balanced_softmax(task: base.Task, **terms: Any) -> base.Method:
     """Balanced softmax (Ren et al., NeurIPS 2020): cross entropy of logits + log class counts."""
     return erm(task, losses.balanced_softmax, constants=_class_counts(task, "class_counts"), **terms)
 
 
-@regularizable
+@composable
 def cb_focal(task: base.Task, *, gamma: float = 1.0, balance: float = 0.9999, **terms: Any) -> base.Method:
     """Class-balanced focal loss (Cui et al., CVPR 2019), in the form of LDAM's code.
 
@@ -283,7 +292,7 @@ def cb_focal(task: base.Task, *, gamma: float = 1.0, balance: float = 0.9999, **
     return erm(task, loss, constants=_class_counts(task, "class_weights", derive), **terms)
 
 
-@regularizable
+@composable
 def ldam(
     task: base.Task,
     *,
@@ -315,14 +324,14 @@ def ldam(
         return losses.ldam(logits, labels, margins=margins, scale=scale)
 
     def weights(labels: jax.Array, *, margins: jax.Array, class_weights: jax.Array) -> jax.Array:
-        return class_weights[labels]
+        return example_weights(labels, class_weights)
 
     plain = erm(task, loss, constants=constants, **terms)
     weighted = erm(task, loss, constants=constants, weights=weights, **terms)
     return staged(plain, weighted, round(reweight_from * task.epochs))
 
 
-@regularizable
+@composable
 def forward(
     task: base.Task, *, transition: str = "", warmup_epochs: int = 10, percentile: float = 97.0, **terms: Any
 ) -> base.Method:
@@ -358,7 +367,7 @@ def forward(
     return method._replace(begin_epoch=begin_epoch, survey=method.predict)
 
 
-@regularizable
+@composable
 def dmi(task: base.Task, *, warmup_epochs: int = 10, dmi_learning_rate: float = 1e-6, **terms: Any) -> base.Method:
     """Determinant-based mutual information (Xu et al., NeurIPS 2019), after a phase of cross entropy.
 
@@ -373,7 +382,7 @@ def dmi(task: base.Task, *, warmup_epochs: int = 10, dmi_learning_rate: float = 
         raise ValueError(f"dmi_learning_rate={dmi_learning_rate} must be positive.")
 
     def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
-        return jnp.full(labels.shape, losses.dmi(logits, labels))
+        return jnp.full(labels.shape[:1], losses.dmi(logits, labels))
 
     tuning = task._replace(schedule=lambda progress: jnp.full_like(progress, dmi_learning_rate))
     return staged(erm(task, losses.cross_entropy, **terms), erm(tuning, loss, **terms), warmup_epochs)

@@ -4,28 +4,18 @@ Zhou et al., Learning with Noisy Labels via Sparse Regularization, ICCV 2021. Th
 
     mean_i L(v_i, y_i) + λ_t mean_i Σ_k s_ik^p,   v = z/(‖z‖₂ τ) or z/τ,   s = softmax(v),   λ_t = λ₀ ρ^⌊t/r⌋,
 
-with t in epochs. It is no method but two terms that any loss can take: `regularizable` gives them to a factory of
-`robustjax.methods.erm`. CE+SR, FL+SR and GCE+SR are cross entropy, focal loss and GCE with `regularizer="sparse"`.
+with t in epochs. It is no method but two terms that any loss can take: `robustjax.methods.composable` gives them to the
+factories of `robustjax.methods.erm`. CE+SR, FL+SR and GCE+SR are cross entropy, focal loss and GCE with
+`regularizer="sparse"`.
 """
 
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any
 
 from robustjax import regularizers
 
 REGULARIZERS = ("none", "sparse")
-
-# In the docstring of every factory that `regularizable` is put on.
-_ARGS = """\
-  regularizer: "none", or "sparse" to add SR's sharpening and lp-norm term to the loss.
-  temperature: SR's τ; below 1 sharpens.
-  p: exponent of SR's lp-norm, in (0, 1].
-  strength: SR's λ₀, the weight of the term in the first epochs.
-  growth: SR's ρ, by which the weight is multiplied, at least 1.
-  every: SR's r, epochs between two multiplications.
-  normalize: divide each example's logits by their 2-norm before sharpening."""
 
 
 def sparse_terms(
@@ -40,7 +30,16 @@ def sparse_terms(
 ) -> dict[str, Callable[..., Any]]:
     """What SR adds to an ERM objective: `transform`, `regularizer` and `strength` of `erm`, or nothing.
 
-    Arguments are those that `regularizable` documents; defaults are SR's for CIFAR-10 (authors' code).
+    Defaults are SR's for CIFAR-10 (authors' code).
+
+    Args:
+      regularizer: "none", or "sparse" to add SR's sharpening and lp-norm term to the loss.
+      temperature: SR's τ; below 1 sharpens.
+      p: exponent of SR's lp-norm, in (0, 1].
+      strength: weight of the regulariser: SR's λ₀ in the first epochs, ELR's λ, HAR's largest strength.
+      growth: SR's ρ, by which the weight is multiplied, at least 1.
+      every: SR's r, epochs between two multiplications.
+      normalize: divide each example's logits by their 2-norm before sharpening.
 
     Raises:
       ValueError: `regularizer` is not one of `REGULARIZERS`.
@@ -54,27 +53,3 @@ def sparse_terms(
         "regularizer": functools.partial(regularizers.lp_sparsity, p=p),
         "strength": functools.partial(regularizers.sparsity_strength, initial=strength, growth=growth, every=every),
     }
-
-
-OPTIONS = tuple(inspect.signature(sparse_terms).parameters)
-
-
-def regularizable(factory: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a method factory the options of `sparse_terms`, in its signature and docstring as in its behaviour.
-
-    Args:
-      factory: (task, *, options, **terms) -> Method, which passes `terms` on to `erm`.
-    """
-
-    @functools.wraps(factory)
-    def composed(task: Any, **options: Any) -> Any:
-        chosen = {name: options.pop(name) for name in OPTIONS if name in options}
-        return factory(task, **options, **sparse_terms(**chosen))
-
-    own = [p for p in inspect.signature(factory).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    added = inspect.signature(sparse_terms).parameters.values()
-    composed.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
-    text, _, args = (inspect.getdoc(factory) or "").partition("\n\nArgs:\n")
-    args, _, rest = args.partition("\n\n")
-    composed.__doc__ = f"{text}\n\nArgs:\n" + "\n".join(filter(None, [args, _ARGS])) + (f"\n\n{rest}" if rest else "")
-    return composed

@@ -151,7 +151,8 @@ class Programs:
                 order = jax.random.permutation(key, self.task.num_examples).astype(jnp.int32)
                 return state, {"train": Stream(order, jnp.int32(self.task.num_examples))}
             clock = Clock(epoch, epoch.astype(jnp.float32))
-            return self.method.begin_epoch(state, Survey(logits, own.labels), clock, key)
+            state, plan = self.method.begin_epoch(state, Survey(logits, own.labels), clock, key)
+            return parallel.keep_state(self.layout, state), plan
 
         return self.call("epoch plan", program, state, (own, logits), np.int32(epoch))
 
@@ -177,7 +178,8 @@ class Programs:
     ) -> tuple[State, list[Tally]]:
         """Make pass `number` of the epoch; returns the state and each seed's tally on the host."""
         work = self.passes(epoch)[number]
-        advance = functools.partial(self._advance, work, number)
+        uneven = len({span.steps for span in spans}) > 1
+        advance = functools.partial(self._advance, work, number, uneven)
         seed = (own, plan, parallel.place_seeds(self.layout, [Span(*map(np.int32, span)) for span in spans]))
         carry = (state, self._zero_tally(work, number, state, seed, (shared, np.int32(0), np.int32(0))))
         last = max(span.steps for span in spans)
@@ -189,7 +191,7 @@ class Programs:
                 carry,
                 seed,
                 shared,
-                key=(number, work),
+                key=(number, work, uneven),
             )
             on_step(last)
         else:
@@ -197,9 +199,8 @@ class Programs:
             for t in range(last):
                 step = work.steps[t % len(work.steps)]
                 program = functools.partial(advance, first[step])
-                carry = self.call(
-                    _title(step), program, carry, seed, (shared, np.int32(epoch), np.int32(t)), key=(number, step)
-                )
+                place, key = (shared, np.int32(epoch), np.int32(t)), (number, step, uneven)
+                carry = self.call(_title(step), program, carry, seed, place, key=key)
                 jax.block_until_ready(carry[1])
                 on_step(1)
         state, tally = carry
@@ -223,8 +224,8 @@ class Programs:
         progress = epoch + (span.before + t).astype(jnp.float32) / span.total
         return work.steps[which](state, batches, Clock(epoch, progress), key)
 
-    def _advance(self, work: Pass, number: int, which: int, carry: tuple[State, Tally], seed: Any, shared: Any):
-        """One step of a pass, with its metrics added to the tally."""
+    def _advance(self, work: Pass, number: int, uneven: bool, which: int, carry: Any, seed: Any, shared: Any):
+        """One step of a pass, with its metrics added to the tally; `uneven`: seeds differ in the length of the pass."""
         state, tally = carry
         t, span = shared[2], seed[2]
         new_state, metrics = self._apply_step(work, number, which, state, seed, shared)
@@ -235,9 +236,9 @@ class Programs:
                 jax.tree.map(jnp.add, tally.metrics, metrics), jnp.where(failed, t, tally.bad_step).astype(jnp.int32)
             ),
         )
-        if self.layout.seeds > 1:  # seeds may differ in the length of a pass: the shorter one waits
+        if uneven:  # the shorter one waits
             new = jax.tree.map(functools.partial(jnp.where, t < span.steps), new, carry)
-        return parallel.replicate(self.layout, new)
+        return parallel.keep_state(self.layout, new)
 
     def _zero_tally(self, work: Pass, number: int, state: State, seed: Any, shared: Any) -> Tally:
         """An empty tally for each seed, in the shape of the step's metrics."""

@@ -5,9 +5,9 @@ replaces (its buffers are donated), `own` what else belongs to the seed (labels,
 have in common (images, the epoch number). `compile_program` turns it into an executable for a layout:
 
 - one seed, one device: the program itself under `jax.jit`;
-- `data`: the same program under `jax.jit` over a ("data",) mesh. Batches are sharded, parameters replicated; XLA places
-  the collectives, so batch statistics, virtual steps and meta-gradients are the same mathematics on any number of
-  devices;
+- `data`: the same program under `jax.jit` over a ("data",) mesh. Batches are sharded, parameters replicated, memories
+  of every example (`PerExample`) sharded by rows. XLA places the collectives, so batch statistics, virtual steps and
+  meta-gradients are the same mathematics on any number of devices;
 - several seeds, one device: `jax.vmap` over the seeds;
 - `seeds`: `jax.pmap` over the devices of a `jax.vmap` over each device's seeds. No communication.
 
@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from robustjax.methods.base import PerExample
 from robustjax.training.backend import compiler_options
 
 MODES = ("auto", "single", "data", "seeds")
@@ -120,10 +121,30 @@ def replicate(layout: Layout, tree: Any) -> Any:
     return jax.lax.with_sharding_constraint(tree, NamedSharding(layout.mesh, PartitionSpec()))
 
 
+def keep_state(layout: Layout, tree: Any) -> Any:
+    """Within a program: the layout of a state, per-example memories by rows, all else whole (elsewhere: nothing)."""
+    if layout.mesh is None:
+        return tree
+    return jax.tree.map(jax.lax.with_sharding_constraint, tree, _state_shardings(layout, tree))
+
+
 def _sharding(layout: Layout) -> Any:
     if layout.mesh is not None:
         return NamedSharding(layout.mesh, PartitionSpec())
     return jax.sharding.SingleDeviceSharding(layout.devices[0])
+
+
+def _state_shardings(layout: Layout, tree: Any) -> Any:
+    """A pytree like `tree`, of the sharding of each leaf of one seed."""
+    whole = _sharding(layout)
+
+    def place(node: Any) -> Any:
+        by_rows = isinstance(node, PerExample) and layout.mesh is not None
+        if by_rows and node.rows.shape[0] % len(layout.devices) == 0:
+            return PerExample(NamedSharding(layout.mesh, PartitionSpec("data")))
+        return jax.tree.map(lambda leaf: whole, node)
+
+    return jax.tree.map(place, tree, is_leaf=lambda node: isinstance(node, PerExample))
 
 
 def place_shared(layout: Layout, tree: Any) -> Any:
@@ -139,7 +160,7 @@ def place_seeds(layout: Layout, trees: Sequence[Any]) -> Any:
     if len(trees) != layout.seeds:
         raise ValueError(f"{len(trees)} trees for {layout.seeds} seeds.")
     if not layout.lead:
-        return jax.device_put(trees[0], _sharding(layout))
+        return jax.device_put(trees[0], _state_shardings(layout, trees[0]))
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves).reshape(layout.lead + jnp.shape(leaves[0])), *trees)
     if layout.mode == "seeds":
         mesh = jax.make_mesh((len(layout.devices),), ("seeds",), axis_types=(AxisType.Auto,), devices=layout.devices)

@@ -154,6 +154,26 @@ def sigmoid_rampup(length: float) -> Schedule:
     return schedule
 
 
+def averaging_decay(decay: float, ramp: float) -> Schedule:
+    """The memory γ of ELR+'s averaged weights, Θ̄ ← γ Θ̄ + (1 − γ) Θ, by steps done before this one (Liu et al., 2020).
+
+    It rises as `sigmoid_rampup` does to `decay` at `ramp` steps; or, for `ramp` = 0, as 1 − 1/(t + 1), which makes Θ̄
+    the plain mean of all weights so far, until it meets `decay` (Clothing1M and WebVision in the authors' code).
+
+    Raises:
+      ValueError: `decay` is outside [0, 1) or `ramp` is negative.
+    """
+    if not 0 <= decay < 1:
+        raise ValueError(f"decay must be in [0, 1), got {decay}")
+    rise = sigmoid_rampup(ramp)
+
+    def schedule(steps: Any) -> jax.Array:
+        now = _time(steps)
+        return decay * rise(now + 1) if ramp else jnp.minimum(1 - 1 / (now + 1), decay)
+
+    return schedule
+
+
 def _time(epochs: Any) -> jax.Array:
     now = jnp.asarray(epochs)
     return now if jnp.issubdtype(now.dtype, jnp.floating) else now.astype(jnp.result_type(float))

@@ -1,13 +1,15 @@
-"""Oracle cases of SR, ELR and of HAR's class weights."""
+"""Oracle cases of SR, ELR, ELR+ and of HAR's class weights."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from robustjax import losses, margins, regularizers
-from tests.oracles.adapters.common import Adapter, Arrays, Case, over_instances, quick_jit
+from robustjax import losses, margins, mixup, regularizers
+from robustjax.training import schedules
+from tests.oracles.adapters.common import Adapter, Arrays, Case, arrays, over_instances, quick_jit
 from tests.oracles.adapters.losses import value_and_gradient
 
 _BASE_LOSSES = {
@@ -72,6 +74,46 @@ def _early_learning(case: Case, inputs: Arrays) -> Mapping[str, Any]:
     return over_instances(quick_jit(one_instance), inputs)
 
 
+def _early_learning_plus(case: Case, inputs: Arrays) -> Mapping[str, Any]:
+    hyper = case["hyperparameters"]
+    ramp = schedules.sigmoid_rampup(hyper["coef_step"])
+    num_examples = arrays(case["file"])[case["outputs"]["history_after"]].shape[-2]  # said nowhere else
+
+    def one_instance(instance: Arrays) -> dict[str, Any]:
+        num_classes = instance["logits"].shape[-1]
+        table = jnp.zeros((num_examples, num_classes), instance["logits"].dtype)
+        results = []
+        for step in range(len(instance["logits"])):
+            x = {name: array[step] for name, array in instance.items()}
+            targets = regularizers.update_targets(table[x["indexes"]], jax.nn.softmax(x["peer_logits"]), hyper["beta"])
+            table = table.at[x["indexes"]].set(targets)
+            wanted = mixup.apply_mix(targets, mixup.Mix(x["mix_lambda"], x["mix_index"]))
+            labels = x["mixed_labels"]
+            if num_classes == 100:
+                labels = regularizers.refine_labels(labels, wanted)
+
+            def objective(logits: jax.Array, labels: Any = labels, wanted: Any = wanted, step: Any = x["step"]):
+                penalty = regularizers.early_learning(logits, wanted)
+                return jnp.mean(losses.cross_entropy(logits, labels) + ramp(step) * hyper["lambda"] * penalty)
+
+            value, gradient = jax.value_and_grad(objective)(x["logits"])
+            results.append({"loss": value, "grad_logits": gradient, "history_after": table, "q": wanted})
+        return {name: jnp.stack([result[name] for result in results]) for name in results[0]}
+
+    return over_instances(quick_jit(one_instance), inputs)
+
+
+def _weight_average(case: Case, inputs: Arrays) -> Mapping[str, Any]:
+    hyper = case["hyperparameters"]
+    decay = schedules.averaging_decay(hyper["alpha"], hyper["ema_step"] if hyper["ema_update"] else 0)
+
+    def one_instance(instance: Arrays) -> dict[str, Any]:
+        average = jax.vmap(lambda step, new, old: optax.incremental_update(new, old, 1 - decay(step)))
+        return {"ema_after": average(instance["step"], instance["weights"], instance["ema"])}
+
+    return over_instances(one_instance, inputs)
+
+
 def _har_strengths(case: Case, inputs: Arrays) -> Mapping[str, Any]:
     return over_instances(
         lambda x: {"weights": margins.har_strengths(1 - x["val_accuracy"], x["label_counts"])}, inputs
@@ -102,6 +144,8 @@ ADAPTERS: dict[str, Adapter] = {
     "GCE+SR training loss": _sparse,
     "SR lambda schedule": _sparsity_strength,
     "ELR loss and target update, 3 consecutive iterations": _early_learning,
+    "ELR+ loss and history update, 3 consecutive iterations": _early_learning_plus,
+    "weight-EMA update": _weight_average,
     "HAR per-class regularisation weights": _har_strengths,
     "DRW / class-balanced weights": _deferred_weights,
     "LDAM margins": _ldam_margins,
