@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -102,8 +102,15 @@ def make_method(config: Config, task: Task, options: Mapping[str, Any] | None = 
     return methods.get(config.method)(task, **(config.options if options is None else options))
 
 
-def corrupt(config: Config, dataset: Dataset, seed: int) -> pipelines.Corrupted:
-    """One seed's training labels: made by the config's corruption, or read from its noise file.
+class Labels(NamedTuple):
+    """One seed's labels: those it trains on, and those it holds out (None for none)."""
+
+    train: pipelines.Corrupted
+    validation: pipelines.Corrupted | None
+
+
+def corrupt(config: Config, dataset: Dataset, seed: int) -> Labels:
+    """One seed's labels: made by the config's corruption or read from its noise file, then split.
 
     Raises:
       ValueError: where `pipelines.corrupt` or the noise file does, or if a batch is larger than what is left.
@@ -123,9 +130,12 @@ def corrupt(config: Config, dataset: Dataset, seed: int) -> pipelines.Corrupted:
             dataset=dataset.name,
             limit=config.train_examples,
         )
-    if config.batch_size > len(result.kept):
-        raise ValueError(f"batch_size={config.batch_size} is larger than the training set of {len(result.kept)}.")
-    return result
+    labels = Labels(result, None)
+    if config.validation_split:
+        labels = Labels(*pipelines.hold_out(result, config.validation_split, dataset.num_classes, seed))
+    if config.batch_size > len(labels.train.kept):
+        raise ValueError(f"batch_size={config.batch_size} is larger than the training set of {len(labels.train.kept)}.")
+    return labels
 
 
 def resident(dataset: Dataset) -> Resident:
@@ -133,18 +143,20 @@ def resident(dataset: Dataset) -> Resident:
     return Resident(dataset.train_images, dataset.test_images)
 
 
-def own(labels: pipelines.Corrupted, seed: int) -> Own:
+def own(labels: Labels, seed: int) -> Own:
     """What belongs to a seed."""
-    return Own(jax.random.key(seed), jnp.asarray(labels.kept, jnp.int32), jnp.asarray(labels.given, jnp.int32))
+    kept, given = (jnp.asarray(each, jnp.int32) for each in (labels.train.kept, labels.train.given))
+    held_out = None if labels.validation is None else jnp.asarray(labels.validation.kept, jnp.int32)
+    return Own(jax.random.key(seed), kept, given, held_out)
 
 
-def check_equal_sizes(corrupted: list[pipelines.Corrupted]) -> None:
+def check_equal_sizes(labels: list[Labels]) -> None:
     """Seeds that train at once need training sets of one size.
 
     Raises:
       ValueError: if they differ.
     """
-    sizes = sorted({len(each.kept) for each in corrupted})
+    sizes = sorted({len(each.train.kept) for each in labels})
     if len(sizes) > 1:
         raise ValueError(
             f"seeds differ in the size of their training set ({sizes}), so they cannot train at once; "
@@ -152,9 +164,11 @@ def check_equal_sizes(corrupted: list[pipelines.Corrupted]) -> None:
         )
 
 
-def describe(dataset: Dataset, corrupted: pipelines.Corrupted) -> str:
+def describe(dataset: Dataset, labels: Labels) -> str:
     """What the training set has become: size, class sizes and the share of wrong labels."""
-    counts = np.bincount(corrupted.given, minlength=dataset.num_classes)
-    wrong = np.mean(corrupted.given != corrupted.clean)
+    train = labels.train
+    counts = np.bincount(train.given, minlength=dataset.num_classes)
+    wrong = np.mean(train.given != train.clean)
     shown = ", ".join(map(str, counts[:20])) + (" …" if len(counts) > 20 else "")
-    return f"{len(corrupted.given)} training examples, {100 * wrong:.1f} % wrong labels; a class: {shown}"
+    held_out = "" if labels.validation is None else f"; {len(labels.validation.given)} more are held out"
+    return f"{len(train.given)} training examples, {100 * wrong:.1f} % wrong labels; a class: {shown}{held_out}"

@@ -38,8 +38,15 @@ class Config:
     noise_file: str | None = setting(None, "labels", "take kept examples and labels from this file of an earlier run")
     data_seed: int | None = setting(None, "labels", "seed of the corruption for all seeds; default: each seed's own")
 
+    validation_split: float = setting(
+        0.0, "labels", "share of the training set, wrong labels and all, held out to choose an epoch by, in [0, 1)"
+    )
+
     epochs: int = setting(60, "training", "epochs")
     batch_size: int = setting(128, "training", "global batch size")
+    early_stopping: int = setting(
+        0, "training", "end after so many epochs without a better validation accuracy; 0: never"
+    )
     optimizer: str = setting("sgd", "training", "optimizer", choices=("sgd", "adam"))
     learning_rate: float = setting(0.1, "training", "base learning rate")
     momentum: float = setting(0.9, "training", "SGD momentum")
@@ -242,10 +249,22 @@ def check(config: Config) -> None:
     need(config.imbalance != "none" or config.imbalance_ratio == 1, "imbalance_ratio", "a ratio needs --imbalance=KIND")
     for name in ("epochs", "batch_size", "seeds"):
         need(getattr(config, name) >= 1, name, "at least 1 is accepted")
-    for name in ("checkpoint_every", "track_every", "lr_warmup_epochs", "weight_decay", "gradient_clip", "seed"):
+    for name in (
+        "checkpoint_every",
+        "track_every",
+        "lr_warmup_epochs",
+        "weight_decay",
+        "gradient_clip",
+        "seed",
+        "early_stopping",
+    ):
         need(getattr(config, name) >= 0, name, "at least 0 is accepted")
     need(config.learning_rate > 0, "learning_rate", "a positive number is accepted")
     need(0 <= config.momentum < 1, "momentum", "a number in [0, 1) is accepted")
+    need(0 <= config.validation_split < 1, "validation_split", "a share in [0, 1) is accepted")
+    need(
+        not config.early_stopping or config.validation_split > 0, "early_stopping", "it needs --validation-split=SHARE"
+    )
     need(not (config.resume and config.overwrite), "resume", "--resume and --overwrite contradict each other")
     models.get_model(config.model, 2, **model_options(config))
     for spec in (config.augmentation, config.weak_augmentation):

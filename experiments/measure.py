@@ -25,17 +25,36 @@ def _test_metrics(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
 
 
 @jax.jit
+def _validation_metrics(logits: jax.Array, given: jax.Array) -> dict[str, jax.Array]:
+    return {
+        "validation_accuracy": evaluation.accuracy(logits, given),
+        "validation_loss": losses.cross_entropy(logits, given).mean(),
+    }
+
+
+@jax.jit
 def _train_metrics(logits: jax.Array, given: jax.Array, clean: jax.Array) -> dict[str, jax.Array]:
     auroc = evaluation.noise_detection_auroc(losses.cross_entropy(logits, given), given != clean)
     return {
         **evaluation.memorization(logits, given, clean),
+        **evaluation.gradient_coefficients(logits, given, clean),
         "noise_detection_auroc": auroc,
         "sparse_rate": evaluation.sparse_rate(logits),
         "sharpened_sparse_rate": evaluation.sparse_rate(logits, SHARPENING),
     }
 
 
-def record(epoch: Epoch, k: int, seed: int, test_labels: np.ndarray, labels: Corrupted) -> dict[str, Any]:
+_coefficients = jax.jit(evaluation.gradient_coefficients)
+
+
+def record(
+    epoch: Epoch,
+    k: int,
+    seed: int,
+    test_labels: np.ndarray,
+    labels: Corrupted,
+    validation: Corrupted | None = None,
+) -> dict[str, Any]:
     """The record of seed number `k` for metrics.jsonl.
 
     Args:
@@ -44,15 +63,23 @@ def record(epoch: Epoch, k: int, seed: int, test_labels: np.ndarray, labels: Cor
       seed: the seed itself.
       test_labels: int [T].
       labels: the seed's given and clean training labels.
+      validation: those of what it holds out; judged by the given labels, as a user would have to.
     """
     metrics = {"train_loss" if name == "loss" else name: value for name, value in epoch.metrics[k].items()}
     found: dict[str, Any] = {"epoch": epoch.epoch + 1, "seed": seed, **metrics}
     found |= _test_metrics(epoch.test_logits[k], test_labels)
+    if epoch.validation_logits is not None:
+        found |= _validation_metrics(epoch.validation_logits[k], validation.given)
     if epoch.train_logits is not None:
         found |= _train_metrics(epoch.train_logits[k], labels.given, labels.clean)
     seen = epoch.inspected[k]
     if "corrected_labels" in seen:
         found["correction_accuracy"] = evaluation.correction_accuracy(seen["corrected_labels"], labels.clean)
+    if "targets" in seen:
+        found["target_accuracy"] = evaluation.accuracy(seen["targets"], labels.clean)
+        found |= _coefficients(
+            epoch.train_logits[k], labels.given, labels.clean, seen["targets"], seen["target_strength"]
+        )
     if "label_weight" in seen:
         trust = evaluation.label_trust(seen["label_weight"], labels.given, labels.clean)
         found |= {f"label_weight_{which}": value for which, value in trust.items()}

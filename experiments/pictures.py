@@ -36,6 +36,8 @@ def draw_all(
     made = [plots.learning_curves({settings.method: by_seed}, folder / "learning_curves.png")]
     if any("wrong_memorized" in r for r in by_seed[0]):
         made.append(plots.memorization(by_seed[0], folder / "memorization.png"))
+    if any("elr_coefficient_wrong" in r for r in by_seed[0]):
+        made.append(plots.gradient_coefficients(by_seed[0], folder / "gradient_coefficients.png"))
     if any("correction_accuracy" in r for r in by_seed[0]):
         right = float(np.mean(corrupted[0].given == corrupted[0].clean))
         runs = {settings.method: by_seed[0]}

@@ -245,6 +245,47 @@ def draw_memorization(records: Records) -> Figure:
     return figure
 
 
+def gradient_coefficients(records: Records, path: PathLike) -> Path:
+    """Save the loss gradient at the true class by epoch, see ``draw_gradient_coefficients``."""
+    return _save(draw_gradient_coefficients(records), path)
+
+
+@rc_context(_STYLE)
+def draw_gradient_coefficients(records: Records) -> Figure:
+    """Draw the loss gradient at the true class's logit, mean and one standard deviation over examples (ELR, Fig. 2).
+
+    Left, the whole coefficient on right and on wrong labels; then, on right and on wrong labels, what cross entropy and
+    what ELR's term contribute. For a method without targets only the first panel, of cross entropy (Fig. B.1).
+
+    Args:
+      records: of one seed, with the entries of ``evaluation.gradient_coefficients``.
+    """
+    records = [record for record in records if record.get("ce_coefficient_clean") is not None]
+    if not records:
+        raise ValueError("records hold no ce_coefficient_clean")
+    kinds = {"clean": ("right labels", BLUE), "wrong": ("wrong labels", RED)}
+    if "elr_coefficient_clean" in records[0]:
+        panels = [("p − y + λg", [("total", kind, label, color) for kind, (label, color) in kinds.items()])]
+        terms = (("ce", "p − y", PURPLE), ("elr", "λg", GREEN))
+        panels += [(label, [(part, kind, name, color) for part, name, color in terms])
+                   for kind, (label, _) in kinds.items()]  # fmt: skip
+    else:
+        panels = [("p − y", [("ce", kind, label, color) for kind, (label, color) in kinds.items()])]
+    figure, axes = _panels(len(panels), columns=3, share=True)
+    for ax, (title, curves) in zip(axes, panels, strict=True):
+        ax.axhline(0, color="black", linewidth=0.6)
+        for part, kind, label, color in curves:
+            epochs, values = _curves([records], f"{part}_coefficient_{kind}")
+            spread = _curves([records], f"{part}_coefficient_{kind}_std")[1][0]
+            ax.plot(epochs, values[0], color=color, label=label, marker="o" if len(epochs) == 1 else "")
+            ax.fill_between(epochs, values[0] - spread, values[0] + spread, color=color, alpha=0.2, linewidth=0)
+        ax.set_title(title)
+        ax.legend()
+        _epoch_axis(ax)
+    axes[0].set_ylabel("coefficient of the true class")
+    return figure
+
+
 def label_weights_over_epochs(weights: np.ndarray, path: PathLike) -> Path:
     """Save the heat map of one class's label weights, see ``draw_label_weights_over_epochs``."""
     return _save(draw_label_weights_over_epochs(weights), path)

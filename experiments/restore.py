@@ -26,7 +26,7 @@ class Restored(NamedTuple):
       task: what was learned.
       method: with what; `method.predict(states[k], inputs)` gives logits.
       states: one method state a seed, on the first device.
-      epoch: epochs done.
+      epoch: epochs done; with `best`, by the seed that was trained longest.
     """
 
     settings: Config
@@ -37,13 +37,16 @@ class Restored(NamedTuple):
     epoch: int
 
 
-def restore_run(path: str | os.PathLike[str], data_dir: str | None = None, epoch: int | None = None) -> Restored:
+def restore_run(
+    path: str | os.PathLike[str], data_dir: str | None = None, epoch: int | None = None, *, best: bool = False
+) -> Restored:
     """Read a run back. Nothing in its directory is changed, so the run may still be under way.
 
     Args:
       path: the run directory.
       data_dir: folder of prepared TFDS data sets, as given to the run (`--data-dir`).
       epoch: that of the checkpoint wanted; default the newest.
+      best: each seed's network from its own best epoch on the noisy validation labels (`--validation-split`).
 
     Raises:
       rundir.RunDirectoryError: there is no run in `path`, or one with settings that this version does not know.
@@ -60,7 +63,12 @@ def restore_run(path: str | os.PathLike[str], data_dir: str | None = None, epoch
     method = build.make_method(settings, task)
     # Seeds differ in their values only, so that one of them shows the form of all.
     like = method.init(jax.random.key(0), np.asarray(noise.labels), dataset.train_images[:1])
-    states, _, epoch = checkpoints.restore(path / "checkpoints", [like] * settings.seeds, epoch)
+    if best:
+        folders = [rundir.best_folder(path, settings.seed + k) for k in range(settings.seeds)]
+        found = [checkpoints.restore(folder, like) for folder in folders]
+        states, epoch = [state for state, _, _ in found], max(epoch for _, _, epoch in found)
+    else:
+        states, _, epoch = checkpoints.restore(path / "checkpoints", [like] * settings.seeds, epoch)
     return Restored(settings, dataset, task, method, states, epoch)
 
 

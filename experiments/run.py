@@ -10,7 +10,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,12 @@ from rich.console import Console
 from experiments import build, config, measure, pictures, rundir
 from robustjax import data
 from robustjax.data import corruptions
-from robustjax.data.pipelines import Corrupted
 from robustjax.training import backend, checkpoints, engine, evaluation, logging, parallel
 
+# What is reported as mean and standard deviation over the seeds.
+_REPORTED = (
+    "test_accuracy_last", "test_accuracy_best_validation", "test_accuracy_best", "test_accuracy_mean_last_10"
+)  # fmt: skip
 STOPPED = 3  # exit status of a run that a signal stopped after saving
 
 
@@ -54,25 +57,26 @@ def execute(settings: config.Config, sources: Sequence[str] = (), command: str =
     seeds = [settings.seed + k for k in range(settings.seeds)]
     layout = parallel.make_layout(settings.parallel, seeds=settings.seeds, batch_size=settings.batch_size)
     dataset = _load(settings, console)
-    corrupted = [build.corrupt(settings, dataset, seed) for seed in seeds]
-    build.check_equal_sizes(corrupted)
-    task = build.make_task(settings, dataset, len(corrupted[0].kept))
+    labels = [build.corrupt(settings, dataset, seed) for seed in seeds]
+    build.check_equal_sizes(labels)
+    task = build.make_task(settings, dataset, len(labels[0].train.kept))
     method = build.make_method(settings, task)
     console.print(f"{settings.method} on {settings.dataset} with {settings.model}: {layout.describe()}")
-    console.print(build.describe(dataset, corrupted[0]) + (" (first seed)" if len(seeds) > 1 else ""))
+    console.print(build.describe(dataset, labels[0]) + (" (first seed)" if len(seeds) > 1 else ""))
 
     with rundir.claim(path, settings) as resuming:
         if not resuming:
-            _describe(path, settings, layout, seeds, corrupted, sources, command)
-        for seed, labels in zip(seeds, corrupted, strict=True):
-            corruptions.save_noise(
-                path / f"labels-seed{seed}.npz", labels.given, labels.kept, clean_labels=dataset.train_labels
-            )
-        seconds = _train(settings, path, layout, dataset, corrupted, task, method, seeds, resuming)
+            _describe(path, settings, layout, seeds, labels, sources, command)
+        for seed, own in zip(seeds, labels, strict=True):
+            for name, part in (("labels", own.train), ("validation", own.validation)):
+                if part is not None:
+                    file = path / f"{name}-seed{seed}.npz"
+                    corruptions.save_noise(file, part.given, part.kept, clean_labels=dataset.train_labels)
+        seconds = _train(settings, path, layout, dataset, labels, task, method, seeds, resuming)
         records = logging.read_records(path / "metrics.jsonl")
         summary = _summarise(settings, seeds, records)
         summary |= {"command": command, "seconds": seconds, "class_names": list(dataset.class_names)}
-        pictures.draw_all(path, settings, dataset, corrupted, seeds, records)
+        pictures.draw_all(path, settings, dataset, [own.train for own in labels], seeds, records)
         logging.write_json_atomic(path / "summary.json", summary)
     return summary
 
@@ -82,7 +86,7 @@ def _describe(
     settings: config.Config,
     layout: parallel.Layout,
     seeds: Sequence[int],
-    corrupted: Sequence[Corrupted],
+    labels: Sequence[build.Labels],
     sources: Sequence[str],
     command: str,
 ) -> None:
@@ -95,7 +99,7 @@ def _describe(
             "sources": list(sources),
             "environment": logging.environment(),
             "layout": layout.describe(),
-            "labels": {s: corruptions.label_hash(c.given) for s, c in zip(seeds, corrupted, strict=True)},
+            "labels": {s: corruptions.label_hash(own.train.given) for s, own in zip(seeds, labels, strict=True)},
         },
     )
 
@@ -108,8 +112,7 @@ def _summarise(settings: config.Config, seeds: Sequence[int], records: Sequence[
         "environment": logging.environment(),
         "seeds": results,
         "mean_std": {
-            name: evaluation.mean_std([each[name] for each in results])
-            for name in ("test_accuracy_last", "test_accuracy_best", "test_accuracy_mean_last_10")
+            name: evaluation.mean_std([each[name] for each in results]) for name in _REPORTED if name in results[0]
         },
     }
 
@@ -124,14 +127,14 @@ def _train(
     path: pathlib.Path,
     layout: parallel.Layout,
     dataset: data.Dataset,
-    corrupted: Sequence[Corrupted],
+    labels: Sequence[build.Labels],
     task: engine.Task,
     method: engine.Method,
     seeds: Sequence[int],
     resuming: bool,
 ) -> float:
     """Train to the end, writing records, diagnostics and checkpoints; returns the seconds it took in all."""
-    owns = [build.own(labels, seed) for labels, seed in zip(corrupted, seeds, strict=True)]
+    owns = [build.own(each, seed) for each, seed in zip(labels, seeds, strict=True)]
     resident, folder, metrics = build.resident(dataset), path / "checkpoints", path / "metrics.jsonl"
     state, start, before = None, 0, 0.0
     if resuming and checkpoints.latest_epoch(folder) is not None:
@@ -140,6 +143,13 @@ def _train(
         state, before = parallel.place_seeds(layout, saved), meta["seconds"]
         checkpoints.discard_after(folder, start)
     logging.truncate_records(metrics, start)
+    for seed in seeds:
+        checkpoints.discard_after(rundir.best_folder(path, seed), start)
+    history = {seed: [] for seed in seeds}
+    for record in logging.read_records(metrics) if metrics.exists() else []:
+        history[record["seed"]].append(record)
+    if _is_over(settings, history, start):  # it was cut after its last epoch
+        return before
     (path / "diagnostics").mkdir(exist_ok=True)
 
     began = time.monotonic()
@@ -155,26 +165,46 @@ def _train(
         )  # fmt: skip
         for epoch in epochs:
             done = epoch.epoch + 1
-            records = []
-            for k, (seed, labels) in enumerate(zip(seeds, corrupted, strict=True)):
-                records.append(measure.record(epoch, k, seed, dataset.test_labels, labels))
-                logging.append_record(metrics, records[-1])
-                if seen := measure.diagnostics(epoch, k, labels, dataset.num_classes):
+            states = parallel.by_seed(layout, epoch.state) if settings.validation_split else None
+            for k, (seed, own) in enumerate(zip(seeds, labels, strict=True)):
+                record = measure.record(epoch, k, seed, dataset.test_labels, own.train, own.validation)
+                history[seed].append(record)
+                logging.append_record(metrics, record)
+                if seen := measure.diagnostics(epoch, k, own.train, dataset.num_classes):
                     np.savez_compressed(path / "diagnostics" / f"seed{seed}-epoch{done:04d}.npz", **seen)
+                best = evaluation.best_validation(history[seed])
+                if best is not None and best["epoch"] == done:
+                    checkpoints.save(rundir.best_folder(path, seed), done, states[k], {"seed": seed}, keep=1)
+            records = [history[seed][-1] for seed in seeds]
             progress.epoch(
                 done,
                 loss=float(np.mean([r["train_loss"] for r in records])),
                 learning_rate=records[0].get("learning_rate"),
                 test_accuracy=float(np.mean([r["test_accuracy"] for r in records])),
             )
-            stopping = bool(stop_asked) and done < task.epochs
+            over = _is_over(settings, history, done)
+            stopping = bool(stop_asked) and not over
             due = settings.checkpoint_every and done % settings.checkpoint_every == 0
-            if due or stopping or done == task.epochs:
+            if due or stopping or over:
                 meta = {"seconds": before + time.monotonic() - began, "seeds": list(seeds)}
                 save(done, parallel.by_seed(layout, epoch.state), meta)
             if stopping:
                 raise Stopped(f"stopped by {stop_asked[0]} after epoch {done} of {task.epochs}; --resume goes on.")
+            if over:
+                break
     return before + time.monotonic() - began
+
+
+def _is_over(settings: config.Config, history: Mapping[int, Sequence[Mapping[str, Any]]], done: int) -> bool:
+    """Whether the run ends after `done` epochs: the last one, or no seed has become better for long enough.
+
+    Seeds that train at once also end at once, so the one that improves longest decides.
+    """
+    if done == settings.epochs:
+        return True
+    best = [evaluation.best_validation(records) for records in history.values()]
+    patience = settings.early_stopping
+    return bool(patience) and None not in best and all(done - record["epoch"] >= patience for record in best)
 
 
 @contextlib.contextmanager

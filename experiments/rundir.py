@@ -4,7 +4,9 @@ config.json          all settings, resolved; versions; device; git commit
 labels-seed0.npz     which examples were kept, and the labels they were given
 metrics.jsonl        a line for each epoch and seed
 diagnostics/         what the method has learned, a file for each epoch and seed
+validation-seed0.npz the same for what is held out, with --validation-split
 checkpoints/         Orbax
+best/seed0/          Orbax: the epoch with the best validation accuracy, with --validation-split
 plots/               PNG
 summary.json         written last: it is there when the run is complete
 """
@@ -41,6 +43,11 @@ def default_path(config: Config) -> pathlib.Path:
     digest = hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:8]
     dataset = "".join(c if c.isalnum() or c in "-_." else "_" for c in config.dataset)
     return pathlib.Path("runs") / "-".join([dataset, config.method, *corruption, f"seed{config.seed}", digest])
+
+
+def best_folder(path: pathlib.Path, seed: int) -> pathlib.Path:
+    """Where the checkpoint of a seed's best epoch on validation labels lies."""
+    return path / "best" / f"seed{seed}"
 
 
 def read_summary(path: pathlib.Path) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from robustjax.data import corruptions
+from robustjax.data.checks import choose
 
 NOISES = ("none", *corruptions.NOISE_KINDS, "symmetric_exclusive")
 IMBALANCES = ("none", "long_tailed", "step", "step_rare_noisy", "step_rare_clean")
@@ -80,6 +81,41 @@ def corrupt(
             f"{missing.tolist()}; lower the rate or the ratio, or use another seed than {seed}."
         )
     return Corrupted(kept, given, clean)
+
+
+def hold_out(labels: Corrupted, share: float, num_classes: int, seed: int) -> tuple[Corrupted, Corrupted]:
+    """Split a training set into a part to train on and a validation part, whose labels are just as wrong.
+
+    The validation part has round(share · N) examples, spread over the classes as the *given* labels are: nothing here
+    looks at the true ones. Every class keeps at least one example to train on.
+
+    Args:
+      labels: the training set, after corruption.
+      share: of the validation part, in (0, 1).
+      num_classes: C.
+      seed: of the random choice.
+
+    Returns:
+      The part to train on, and the validation part.
+
+    Raises:
+      ValueError: a share out of range, or one that holds out nothing.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"validation_split={share} must be in (0, 1).")
+    counts = np.bincount(labels.given, minlength=num_classes)
+    wanted = counts * share
+    sizes = wanted.astype(int)
+    spare = np.where(counts - sizes > 1, wanted - sizes, -1)  # by largest remainder, so that the total is exact
+    first = np.argsort(-spare, kind="stable")[: max(round(share * len(labels.given)) - sizes.sum(), 0)]
+    sizes[first[spare[first] >= 0]] += 1
+    if not sizes.any():
+        raise ValueError(f"validation_split={share} of {len(labels.given)} examples holds out nothing.")
+    rng = np.random.default_rng([seed, 1])
+    chosen = [choose(rng, np.flatnonzero(labels.given == c), n) for c, n in enumerate(sizes)]
+    held = np.zeros(len(labels.given), bool)
+    held[np.concatenate(chosen)] = True
+    return Corrupted(*(each[~held] for each in labels)), Corrupted(*(each[held] for each in labels))
 
 
 def _relabel(clean: np.ndarray, num_classes: int, seed: int, noise: str, rate: float, dataset: str | None):

@@ -32,11 +32,19 @@ class Resident(NamedTuple):
 
 
 class Own(NamedTuple):
-    """What a seed has of its own: its `key`, which training inputs it `kept` (int32 [N]) and their given `labels`."""
+    """What a seed has of its own.
+
+    Attributes:
+      key: of everything random in its training.
+      kept: which training inputs it trains on, int32 [N].
+      labels: the labels they are given, int32 [N].
+      validation: which it holds out, int32 [V]; None for none.
+    """
 
     key: jax.Array
     kept: jax.Array
     labels: jax.Array
+    validation: jax.Array | None = None
 
 
 class Tally(NamedTuple):
@@ -63,6 +71,7 @@ class Epoch(NamedTuple):
       metrics: means of the step's metrics.
       test_logits: [T, C] each.
       train_logits: [N, C] each, or None where the training set was not surveyed.
+      validation_logits: [V, C] each, or None where nothing is held out.
       inspected: what the method's `inspect` tells, or {}.
     """
 
@@ -71,6 +80,7 @@ class Epoch(NamedTuple):
     metrics: list[dict[str, float]]
     test_logits: list[np.ndarray]
     train_logits: list[np.ndarray] | None
+    validation_logits: list[np.ndarray] | None
     inspected: list[dict[str, np.ndarray]]
 
 
@@ -126,6 +136,20 @@ class Programs:
             return _in_chunks(apply, len(shared.test_inputs), self._chunk)
 
         return self.call("evaluation", program, None, state, shared)
+
+    def validation_logits(self, state: State, own: Own, shared: Resident) -> Any:
+        """Logits of what each seed holds out."""
+
+        def program(_, seed, shared):
+            state, held_out = seed
+
+            def apply(index):
+                inputs = shared.train_inputs[held_out[index]]
+                return self.method.predict(state, parallel.split_batch(self.layout, inputs))
+
+            return _in_chunks(apply, len(held_out), self._chunk)
+
+        return self.call("validation", program, None, (state, own.validation), shared)
 
     def survey(self, state: State, own: Own, shared: Resident) -> Any:
         """Logits of the training set in evaluation mode."""
@@ -333,12 +357,14 @@ def train(
         tracked = bool(track_every) and ((epoch + 1) % track_every == 0 or epoch + 1 == task.epochs)
         logits = programs.survey(state, own, shared) if method.survey or tracked else None
         inspects = method.inspect is not None and logits is not None
+        held_out = None if own.validation is None else programs.validation_logits(state, own, shared)
         yield Epoch(
             epoch=epoch,
             state=state,
             metrics=[{name: total / count for name, (total, count) in m.items() if count} for m in metrics],
             test_logits=parallel.by_seed(layout, programs.test_logits(state, shared)),
             train_logits=None if logits is None else parallel.by_seed(layout, logits),
+            validation_logits=None if held_out is None else parallel.by_seed(layout, held_out),
             inspected=programs.inspect(state, own, logits) if inspects else [{} for _ in owns],
         )
 

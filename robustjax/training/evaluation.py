@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from robustjax import regularizers
+
 GROUP_NAMES = ("head", "medium", "tail")
 
 
@@ -119,6 +121,47 @@ def memorization(logits: jax.Array, given: jax.Array, clean: jax.Array) -> dict[
     }
 
 
+def gradient_coefficients(
+    logits: jax.Array,
+    given: jax.Array,
+    clean: jax.Array,
+    targets: jax.Array | None = None,
+    strength: jax.Array | float = 0.0,
+) -> dict[str, jax.Array]:
+    """Return the loss gradient at the logit of the *true* class, for right and for wrong labels (ELR, Figs. 2 and B.1).
+
+    Cross entropy has p − y there: on right labels it vanishes as they are fitted; on wrong ones it is positive and
+    pushes the true class down. ELR adds λ g (Lemma 2), which is negative where the targets know the true class.
+
+    Args:
+      logits: [N, C] of training examples.
+      given: the labels trained on, integers [N].
+      clean: the true labels, integers [N].
+      targets: ELR's running targets [N, C]; None where there are none.
+      strength: λ.
+
+    Returns:
+      means over the ``clean`` (rightly labelled) and the ``wrong`` examples, as ``ce_coefficient_clean`` and so on, and
+      their standard deviations with ``_std`` at the end; with targets also ``elr_coefficient_…``, of λ g, and
+      ``total_coefficient_…``, of the sum. nan where there is no such example.
+    """
+    _require_examples(logits, given, "given")
+    _require_examples(logits, clean, "clean")
+    wrong = given != clean
+    at_true = (jnp.arange(len(clean)), clean)
+    parts = {"ce": jax.nn.softmax(logits.astype(jnp.float32))[at_true] - (~wrong)}
+    if targets is not None:
+        parts["elr"] = strength * regularizers.early_learning_gradient(logits, targets)[at_true]
+        parts["total"] = parts["ce"] + parts["elr"]
+    found = {}
+    for part, values in parts.items():
+        for kind, where in (("clean", ~wrong), ("wrong", wrong)):
+            mean = _mean_where(values, where)
+            found[f"{part}_coefficient_{kind}"] = mean
+            found[f"{part}_coefficient_{kind}_std"] = jnp.sqrt(_mean_where((values - mean) ** 2, where))
+    return found
+
+
 def sparse_rate(logits: jax.Array, temperature: float = 1.0) -> jax.Array:
     """Return how near to one-hot the outputs are: the mean over examples of Σ_k s_k², s = softmax(logits/temperature).
 
@@ -195,7 +238,9 @@ def summarise(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
       ``test_accuracy_last``; ``test_accuracy_mean_last_10`` over the last 10 epochs; ``test_accuracy_best`` with its
       ``best_epoch`` (the first, if several) and ``best_chosen_on``, which says that the maximum was picked on the test
       set and so is no estimate of what a user would get; ``epochs``, the number of records; and ``final``, the other
-      metrics of the last record.
+      metrics of the last record. Where the records have a ``validation_accuracy``, on held-out examples with labels as
+      wrong as the others, also ``test_accuracy_best_validation``, that of the epoch which it chooses (the first, if
+      several), and ``best_validation_epoch``.
 
     Raises:
       ValueError: no record has a test accuracy.
@@ -204,6 +249,10 @@ def summarise(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if not measured:
         raise ValueError(f"history has no finite 'test_accuracy' in its {len(history)} records")
     best_epoch, best = max(measured, key=lambda item: item[1])
+    chosen = best_validation(history)
+    selected = {} if chosen is None else {
+        "test_accuracy_best_validation": float(chosen["test_accuracy"]), "best_validation_epoch": chosen["epoch"]
+    }  # fmt: skip
     recent = [value for epoch, value in measured if epoch > history[-1]["epoch"] - 10]
     return {
         "test_accuracy_last": measured[-1][1],
@@ -211,9 +260,16 @@ def summarise(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "test_accuracy_best": best,
         "best_epoch": best_epoch,
         "best_chosen_on": "test set",
+        **selected,
         "epochs": len(history),
         "final": {name: value for name, value in history[-1].items() if name not in ("epoch", "test_accuracy")},
     }
+
+
+def best_validation(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The first record with the highest ``validation_accuracy``; None if no record has one."""
+    judged = [record for record in history if record.get("validation_accuracy") is not None]
+    return max(judged, key=lambda record: record["validation_accuracy"], default=None)
 
 
 def mean_std(values: Sequence[float] | np.ndarray) -> tuple[float, float]:

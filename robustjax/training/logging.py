@@ -291,6 +291,7 @@ def _print_lines(run: Progress, start_epoch: int, write: Callable[[str], None]) 
 _ROWS = (
     ("test_accuracy_last", "test accuracy, last epoch"),
     ("test_accuracy_mean_last_10", "test accuracy, mean of last 10"),
+    ("test_accuracy_best_validation", "test accuracy, best on noisy validation"),
     ("test_accuracy_best", "test accuracy, best (chosen on the test set)"),
     ("balanced_accuracy", "balanced test accuracy"),
     ("expected_calibration_error", "expected calibration error"),
