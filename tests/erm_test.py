@@ -66,10 +66,14 @@ class Epoch(NamedTuple):
     metrics: dict[str, float]
 
 
-def train(method: base.Method, task: base.Task) -> list[Epoch]:
-    """Train on the first clean digits, in the plainest loop there can be (the engine has tests of its own)."""
+def train(method: base.Method, task: base.Task, labels: np.ndarray | None = None) -> list[Epoch]:
+    """Train on the first digits, by their clean labels if none are given, in the plainest loop there can be.
+
+    The engine has tests of its own.
+    """
     found, n = digits(), task.num_examples
-    images, labels = jnp.asarray(found.train_images[:n]), jnp.asarray(found.train_labels[:n], jnp.int32)
+    images = jnp.asarray(found.train_images[:n])
+    labels = jnp.asarray(found.train_labels[:n] if labels is None else labels, jnp.int32)
     own = engine.Own(jax.random.key(0), jnp.arange(n, dtype=jnp.int32), labels)
     state = method.init(jax.random.key(1), np.asarray(labels), np.asarray(images[:1]))
     everything = {"train": base.Stream(jnp.arange(n, dtype=jnp.int32), jnp.int32(n))}

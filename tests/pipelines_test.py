@@ -77,3 +77,30 @@ def test_refusals(arguments, message):
 def test_a_class_that_noise_empties_is_refused():
     with pytest.raises(ValueError, match=r"no example labelled \[2, 3\]"):
         pipelines.corrupt(LABELS, 10, 0, noise="asymmetric", rate=1.0, dataset="mnist")
+
+
+def test_hold_out_is_stratified_by_the_given_labels():
+    whole = pipelines.corrupt(LABELS, 10, 0, noise="symmetric", rate=0.4, imbalance="long_tailed", ratio=20)
+    train, held = pipelines.hold_out(whole, 0.1, 10, 3)
+    assert len(held.given) == round(0.1 * len(whole.given)) and len(train.given) + len(held.given) == len(whole.given)
+    np.testing.assert_array_equal(np.sort(np.concatenate([train.kept, held.kept])), whole.kept)
+    for part in (train, held):
+        np.testing.assert_array_equal(part.clean, LABELS[part.kept])
+        given = dict(zip(whole.kept, whole.given, strict=True))
+        np.testing.assert_array_equal(part.given, [given[k] for k in part.kept])
+    counts, wanted = np.bincount(held.given, minlength=10), 0.1 * np.bincount(whole.given, minlength=10)
+    assert (np.abs(counts - wanted) < 1).all()
+    again, other = (pipelines.hold_out(whole, 0.1, 10, seed)[1].kept for seed in (3, 4))
+    np.testing.assert_array_equal(again, held.kept)
+    assert not np.array_equal(other, held.kept)
+
+
+def test_hold_out_leaves_every_class_something():
+    labels = np.array([0] * 50 + [1] * 2 + [2])
+    train, held = pipelines.hold_out(pipelines.Corrupted(np.arange(53), labels, labels), 0.9, 3, 0)
+    assert set(train.given) == {0, 1, 2} and len(held.given) <= 48
+    for share in (0.0, 1.0, -0.1):
+        with pytest.raises(ValueError, match="validation_split="):
+            pipelines.hold_out(pipelines.Corrupted(np.arange(53), labels, labels), share, 3, 0)
+    with pytest.raises(ValueError, match="holds out nothing"):
+        pipelines.hold_out(pipelines.Corrupted(np.arange(53), labels, labels), 0.001, 3, 0)

@@ -12,7 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from experiments import config, run
+from experiments import config, restore, run
 from robustjax.data import corruptions
 from robustjax.training import checkpoints
 
@@ -21,6 +21,7 @@ FAST = ["--model=mlp", "--batch-size=128", "--parallel=single", "--quiet", "--au
 METHODS = {
     "cross_entropy": [],
     "dynamic_loss": ["--warmup-epochs=1", "--num-bins=5", "--hidden=8"],
+    "elr": ["--validation-split=0.1", "--learning-rate=0.02"],
 }
 
 
@@ -55,6 +56,9 @@ def test_a_run_directory_is_complete(tmp_path, method, capsys):
         pictures |= {
             "correction_accuracy.png", "label_weights.png", "label_weights_over_epochs.png", "margins.png"
         }  # fmt: skip
+    if method == "elr":
+        assert 0 <= last["target_accuracy"] <= 1 and 0 <= last["validation_accuracy"] <= 1
+        pictures |= {"gradient_coefficients.png"}
     assert {p.name for p in (out / "plots").iterdir()} == pictures
     noise = corruptions.load_noise(out / "labels-seed1.npz")
     assert corruptions.label_hash(noise.labels) == json.loads(read(out / "config.json"))["labels"]["1"]
@@ -111,6 +115,44 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(tmp_path, method):
     assert read(cut / "metrics.jsonl") == read(whole / "metrics.jsonl")
     for a, b in zip(states(whole, epochs), states(cut, epochs), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_selection_by_noisy_validation_labels(tmp_path):
+    """The best epoch is chosen on held-out examples, by labels as wrong as the others, and its network is kept."""
+    out = tmp_path / "run"
+    assert start(out, "elr", 4, "--seeds=2", "--noise=symmetric") == 0
+    records = [json.loads(line) for line in read(out / "metrics.jsonl").splitlines()]
+    summary = json.loads(read(out / "summary.json"))
+    restored = restore.restore_run(out, best=True)
+    for k, result in enumerate(summary["seeds"]):
+        own = [r for r in records if r["seed"] == k]
+        best = max(own, key=lambda r: (r["validation_accuracy"], -r["epoch"]))
+        assert result["best_validation_epoch"] == best["epoch"]
+        assert result["test_accuracy_best_validation"] == best["test_accuracy"]
+        parts = [corruptions.load_noise(out / f"{name}-seed{k}.npz") for name in ("labels", "validation")]
+        assert not set(parts[0].kept) & set(parts[1].kept)
+        assert len(parts[1].kept) == round(0.1 * (len(parts[0].kept) + len(parts[1].kept)))
+        clean = restored.dataset.train_labels[parts[1].kept]
+        assert 0.1 < np.mean(parts[1].labels != clean) < 0.6
+        inputs = restored.dataset.train_images[parts[1].kept]
+        predicted = np.argmax(restore.predict(restored, inputs, k), -1)
+        assert np.mean(predicted == parts[1].labels) == pytest.approx(best["validation_accuracy"], abs=1e-6)
+    mean, std = summary["mean_std"]["test_accuracy_best_validation"]
+    chosen = [result["test_accuracy_best_validation"] for result in summary["seeds"]]
+    assert (mean, std) == pytest.approx((np.mean(chosen), np.std(chosen, ddof=1)))
+
+
+def test_early_stopping_ends_a_run_and_resuming_does_not_undo_it(tmp_path):
+    out = tmp_path / "run"
+    flags = ["--early-stopping=2", "--validation-split=0.3", "--learning-rate=0.5", "--track-every=0"]
+    assert start(out, "cross_entropy", 60, *flags) == 0
+    accuracies = [json.loads(line)["validation_accuracy"] for line in read(out / "metrics.jsonl").splitlines()]
+    assert len(accuracies) < 60 and int(np.argmax(accuracies)) == len(accuracies) - 3
+    assert checkpoints.latest_epoch(out / "checkpoints") == len(accuracies)
+    before = read(out / "metrics.jsonl")
+    (out / "summary.json").unlink()  # as if it had been cut just before the end
+    assert start(out, "cross_entropy", 60, *flags, "--resume") == 0
+    assert read(out / "metrics.jsonl") == before and (out / "summary.json").exists()
 
 
 def states(out, epoch):

@@ -100,7 +100,16 @@ def erm(
     def rehearse() -> None:
         fixed = constants(np.arange(task.num_classes))
         labels = jnp.full((3, task.num_classes), 1 / task.num_classes) if mixup else jnp.zeros(3, jnp.int32)
-        jax.eval_shape(lambda logits: penalised(logits, labels, fixed), jnp.zeros((views * 3, task.num_classes)))
+        try:
+            jax.eval_shape(lambda logits: penalised(logits, labels, fixed), jnp.zeros((views * 3, task.num_classes)))
+        except Exception as error:
+            if mixup and not isinstance(error, ValueError):
+                told = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+                raise ValueError(
+                    f"mixup={mixup} gives the loss label distributions [B, C] in place of classes int [B], which this "
+                    f"one does not take: {told}"
+                ) from error
+            raise
         strength(0.0)
 
     rehearse()
