@@ -1,6 +1,7 @@
 """From settings to what the engine takes: schedule, optimizer, task, method, corrupted data."""
 
 import functools
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -129,6 +130,7 @@ def corrupt(config: Config, dataset: Dataset, seed: int) -> Labels:
             ratio=config.imbalance_ratio,
             dataset=dataset.name,
             limit=config.train_examples,
+            given=None if config.labels is None else read_labels(config.labels),
         )
     labels = Labels(result, None)
     if config.validation_split:
@@ -136,6 +138,29 @@ def corrupt(config: Config, dataset: Dataset, seed: int) -> Labels:
     if config.batch_size > len(labels.train.kept):
         raise ValueError(f"batch_size={config.batch_size} is larger than the training set of {len(labels.train.kept)}.")
     return labels
+
+
+def read_labels(spec: str) -> np.ndarray:
+    """Labels from FILE.npy, or from one array of an archive, FILE.npz:NAME.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is not of this form, or has no such array.
+    """
+    place, colon, name = spec.rpartition(":")
+    path = pathlib.Path(place if colon and place.endswith(".npz") else spec)
+    if not path.is_file():
+        raise FileNotFoundError(f"labels={spec!r}: there is no file {str(path)!r}.")
+    try:
+        found = np.load(path, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            return found
+        with found:
+            if str(path) == spec or name not in found.files:
+                raise KeyError(f"the arrays of {path.name} are {', '.join(found.files)}: FILE.npz:NAME takes one")
+            return found[name]
+    except Exception as error:  # NumPy raises half a dozen kinds for a damaged file
+        raise ValueError(f"labels={spec!r}: {error}.") from error
 
 
 def resident(dataset: Dataset) -> Resident:

@@ -36,6 +36,11 @@ class Config:
     imbalance_ratio: float = setting(1.0, "labels", "largest class over smallest, at least 1")
     train_examples: int | None = setting(None, "labels", "start from a random class-balanced subset of this size")
     noise_file: str | None = setting(None, "labels", "take kept examples and labels from this file of an earlier run")
+    labels: str | None = setting(
+        None,
+        "labels",
+        "given labels of the training split: FILE.npy, or FILE.npz:NAME (human labels of CIFAR-10-N, say)",
+    )
     data_seed: int | None = setting(None, "labels", "seed of the corruption for all seeds; default: each seed's own")
 
     validation_split: float = setting(
@@ -213,6 +218,8 @@ def resolve(given: Mapping[str, Any]) -> tuple[Config, tuple[str, ...]]:
         imbalance=given.get("imbalance"),
     )
     settings = {**recipe.settings, **{k: v for k, v in given.items() if k in fields}, "method": method}
+    if settings.get("labels") is not None:  # real noise in place of the recipe's
+        settings |= {name: given.get(name, getattr(Config, name)) for name in ("noise", "noise_rate")}
     chosen = {k: p.default for k, p in options.items()}
     chosen |= {k: v for k, v in recipe.options.items() if k in options}
     chosen |= {k: v for k, v in given.items() if k in options and k not in fields}
@@ -246,6 +253,10 @@ def check(config: Config) -> None:
     need(config.imbalance_ratio >= 1, "imbalance_ratio", "largest over smallest class, at least 1, is accepted")
     need(config.noise == "none" or config.noise_rate > 0, "noise_rate", f"noise={config.noise!r} needs a rate above 0")
     need(config.noise != "none" or config.noise_rate == 0, "noise_rate", "a rate needs --noise=KIND")
+    need(
+        config.labels is None or config.noise_file is None, "labels", "--noise-file holds labels too: give one of them"
+    )
+    need(config.labels is None or config.noise == "none", "noise", "--labels are what they are: --noise=none")
     need(config.imbalance != "none" or config.imbalance_ratio == 1, "imbalance_ratio", "a ratio needs --imbalance=KIND")
     for name in ("epochs", "batch_size", "seeds"):
         need(getattr(config, name) >= 1, name, "at least 1 is accepted")

@@ -104,3 +104,16 @@ def test_hold_out_leaves_every_class_something():
             pipelines.hold_out(pipelines.Corrupted(np.arange(53), labels, labels), share, 3, 0)
     with pytest.raises(ValueError, match="holds out nothing"):
         pipelines.hold_out(pipelines.Corrupted(np.arange(53), labels, labels), 0.001, 3, 0)
+
+
+def test_given_labels_stand_in_for_noise():
+    given = np.where(np.arange(1000) % 4, LABELS, (LABELS + 1) % 10)
+    result = pipelines.corrupt(LABELS, 10, 0, given=given, limit=500, imbalance="long_tailed", ratio=5)
+    np.testing.assert_array_equal(result.given, given[result.kept])
+    np.testing.assert_array_equal(result.clean, LABELS[result.kept])
+    with pytest.raises(ValueError, match="999 given labels"):
+        pipelines.corrupt(LABELS, 10, 0, given=given[1:])
+    with pytest.raises(ValueError, match="noise='symmetric'"):
+        pipelines.corrupt(LABELS, 10, 0, given=given, noise="symmetric", rate=0.1)
+    with pytest.raises(ValueError, match="given labels holds"):
+        pipelines.corrupt(LABELS, 10, 0, given=given + 5)

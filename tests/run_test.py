@@ -13,6 +13,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from experiments import config, restore, run
+from robustjax import data
 from robustjax.data import corruptions
 from robustjax.training import checkpoints
 
@@ -82,6 +83,22 @@ def test_labels_of_one_run_serve_another(tmp_path):
     assert start(tmp_path / "b", "cross_entropy", 1, "--seed=9", f"--noise-file={file}") == 0
     first, second = (corruptions.load_noise(tmp_path / d / f"labels-seed{s}.npz") for d, s in (("a", 5), ("b", 9)))
     np.testing.assert_array_equal(first.labels, second.labels)
+
+
+def test_labels_of_ones_own_for_a_known_data_set(tmp_path, capsys):
+    """As with the human labels of CIFAR-10-N; the recipe's noise then stays away."""
+    clean = data.load("digits").train_labels
+    given = np.where(np.arange(len(clean)) % 3, clean, (clean + 1) % 10)
+    np.savez(tmp_path / "human.npz", worse=given, other=clean)
+    flags = ["--imbalance=none", "--imbalance-ratio=1"]
+    out = tmp_path / "run"
+    assert start(out, "cross_entropy", 1, f"--labels={tmp_path / 'human.npz'}:worse", *flags) == 0
+    np.testing.assert_array_equal(corruptions.load_noise(out / "labels-seed0.npz").labels, given)
+    for spec, message in (("human.npz", "FILE.npz:NAME"), ("human.npz:best", "worse, other"), ("none.npy", "no file")):
+        assert start(tmp_path / "no", "cross_entropy", 1, f"--labels={tmp_path / spec}", *flags) == 2
+        assert message in capsys.readouterr().err
+    assert start(tmp_path / "no", "cross_entropy", 1, "--labels=a.npy", "--noise=symmetric", "--noise-rate=0.1") == 2
+    assert "--noise=none" in capsys.readouterr().err
 
 
 def launch(out, method, epochs, *more):

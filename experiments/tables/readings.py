@@ -30,12 +30,18 @@ def reading(cell: Cell) -> Reading | Reason:
     """
     metric = cell.metric
     if metric in ("test_accuracy", "top1_accuracy", "top1_accuracy_mean"):
-        # ELR's Table 2 prints the best epoch of every method but ELR+ itself.
+        # ELR chooses the epoch on noisy validation labels; its Table 2 prints the best epoch of every other method.
         best = cell.table_name == "elr/2" and cell.method != "elr_plus"
-        metric = "test_accuracy_best" if best else "test_accuracy_last"
+        chosen = "test_accuracy_best_validation" if cell.paper == "elr" else "test_accuracy_last"
+        metric = "test_accuracy_best" if best else chosen
     match metric:
         case "test_accuracy_last":
             return Reading(lambda seed: _percent(seed["test_accuracy_last"]), "test accuracy, last epoch")
+        case "test_accuracy_best_validation":
+            return Reading(
+                lambda seed: _percent(seed.get("test_accuracy_best_validation")),
+                "test accuracy, best epoch on noisy validation labels",
+            )
         case "test_accuracy_best":
             return Reading(lambda seed: _percent(seed["test_accuracy_best"]), "test accuracy, best test epoch")
         case "top1_error":

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from robustjax.data import corruptions
-from robustjax.data.checks import choose
+from robustjax.data.checks import check_labels, choose
 
 NOISES = ("none", *corruptions.NOISE_KINDS, "symmetric_exclusive")
 IMBALANCES = ("none", "long_tailed", "step", "step_rare_noisy", "step_rare_clean")
@@ -30,6 +30,7 @@ def corrupt(
     ratio: float = 1.0,
     dataset: str | None = None,
     limit: int | None = None,
+    given: np.ndarray | None = None,
 ) -> Corrupted:
     """Make labels wrong and classes unequal, as the papers do.
 
@@ -47,15 +48,23 @@ def corrupt(
       ratio: largest over smallest class.
       dataset: name of the data set, for noise that is defined by data set.
       limit: start from a random subset with limit // C examples a class; None for all.
+      given: labels int [M] that somebody has given, in place of `noise`: real label noise.
 
     Raises:
-      ValueError: for an unknown kind, a rate or ratio out of range, noise that is not defined for the data set, or a
-        class left empty.
+      ValueError: for an unknown kind, a rate or ratio out of range, noise that is not defined for the data set, given
+        labels beside noise or of another size, or a class left empty.
     """
     if noise not in NOISES:
         raise ValueError(f"noise={noise!r} is none of {', '.join(NOISES)}.")
     if imbalance not in IMBALANCES:
         raise ValueError(f"imbalance={imbalance!r} is none of {', '.join(IMBALANCES)}.")
+    if given is not None:
+        given = check_labels(given, num_classes, "given labels")
+        if noise != "none" or len(given) != len(labels):
+            raise ValueError(
+                f"{len(given)} given labels and noise={noise!r} for {len(labels)} examples: one for each, in the order "
+                "of the data set's training split, and noise='none' are accepted."
+            )
     subset_seed, noise_seed = np.random.SeedSequence(seed).generate_state(2)
     kept = np.arange(len(labels))
     if limit is not None:
@@ -67,7 +76,7 @@ def corrupt(
         counts = sizes(np.bincount(labels[kept], minlength=num_classes), ratio)
         kept = kept[corruptions.subsample(labels[kept], counts, int(subset_seed))]
     clean = np.asarray(labels)[kept].astype(np.int32)
-    given = _relabel(clean, num_classes, int(noise_seed), noise, rate, dataset)
+    given = _relabel(clean, num_classes, int(noise_seed), noise, rate, dataset) if given is None else given[kept]
     if imbalance in ("step_rare_noisy", "step_rare_clean"):
         noisy = {c for group in corruptions.noisy_groups(dataset) for c in group}
         rare = noisy if imbalance == "step_rare_noisy" else set(range(num_classes)) - noisy
