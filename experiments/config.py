@@ -25,6 +25,7 @@ class Config:
 
     method: str = setting("dynamic_loss", "what", "training method")
     dataset: str = setting("digits", "what", "digits (embedded), a TFDS name, npz:FILE or folder:DIR")
+    max_tokens: int | None = setting(None, "what", "texts: how many of the last tokens are kept; default: 256")
     model: str = setting("small_cnn", "what", "classifier")
     head: str | None = setting(None, "what", "classifier layer: linear or cosine (LDAM); default: the model's")
     initialization: str | None = setting(None, "what", "torch, kaiming_normal or kaiming_xavier; default: the model's")
@@ -237,6 +238,7 @@ def check(config: Config) -> None:
         need(getattr(config, name) >= 1, name, "at least 1 is accepted")
     for name in ("checkpoint_every", "track_every", "lr_warmup_epochs", "weight_decay", "gradient_clip", "seed"):
         need(getattr(config, name) >= 0, name, "at least 0 is accepted")
+    need(config.max_tokens is None or config.max_tokens >= 1, "max_tokens", "at least 1 is accepted")
     need(config.learning_rate > 0, "learning_rate", "a positive number is accepted")
     need(0 <= config.momentum < 1, "momentum", "a number in [0, 1) is accepted")
     need(not (config.resume and config.overwrite), "resume", "--resume and --overwrite contradict each other")
