@@ -177,6 +177,17 @@ def test_dropout_follows_its_key():
         jax.eval_shape(functools.partial(model.apply, train=True), params, {}, IDS)
 
 
+def test_four_devices_equal_one():
+    model, params, _ = _small()
+    ids = jnp.tile(IDS[:4], (2, 1))
+    gradient = jit(jax.grad(lambda p, x: jnp.sum(jnp.sin(model.apply(p, {}, x, train=False)[0]))))
+    mesh = jax.sharding.Mesh(jax.devices()[:4], ("batch",))
+    split = jax.device_put(ids, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch")))
+    whole = jax.device_put(params, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    found, expected = gradient(whole, split), gradient(params, ids)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)
+
+
 def test_number_of_parameters():
     def formula(tokens, width, units, depth, classes):
         cells = [2 * 4 * units * ((width if i == 0 else 2 * units) + units + 1) for i in range(depth)]
