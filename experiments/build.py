@@ -80,7 +80,13 @@ def make_optimizer(config: Config) -> Callable[[Any], optax.GradientTransformati
 
 
 def make_task(config: Config, dataset: Dataset, num_examples: int) -> Task:
-    """The task: model, views, optimizer and schedule for `num_examples` training examples of `dataset`."""
+    """The task: model, views, optimizer and schedule for `num_examples` training examples of `dataset`.
+
+    Raises:
+      ValueError: for an augmentation or a model that is not for this kind of data.
+    """
+    _check_kind(config, dataset)
+    tokens = {"vocabulary_size": dataset.num_tokens} if models.reads_tokens(config.model) else {}
     view = functools.partial(augment.make_view, mean=dataset.mean, std=dataset.std)
     return Task(
         num_examples=num_examples,
@@ -88,7 +94,7 @@ def make_task(config: Config, dataset: Dataset, num_examples: int) -> Task:
         epochs=config.epochs,
         batch_size=config.batch_size,
         model=models.get_model(
-            config.model, dataset.num_classes, dtype=jnp.dtype(config.precision), **model_options(config)
+            config.model, dataset.num_classes, dtype=jnp.dtype(config.precision), **model_options(config), **tokens
         ),
         optimizer=make_optimizer(config),
         schedule=make_schedule(config.schedule, config.learning_rate, config.epochs, config.lr_warmup_epochs),
@@ -96,6 +102,22 @@ def make_task(config: Config, dataset: Dataset, num_examples: int) -> Task:
         strong=view(config.augmentation),
         plain=lambda inputs: augment.normalize(inputs, dataset.mean, dataset.std),
     )
+
+
+def _check_kind(config: Config, dataset: Dataset) -> None:
+    """Refuse augmentations and models that cannot take what `dataset` holds."""
+    inputs = dataset.train_images
+    held = f"{dataset.name} holds {inputs.dtype} {list(inputs.shape)}"
+    for name in ("augmentation", "weak_augmentation"):
+        if (spec := getattr(config, name)) != "none" and (inputs.dtype != np.uint8 or inputs.ndim != 4):
+            raise ValueError(f"{name}={spec!r} is for uint8 images [N, H, W, C]; {held}: 'none' is accepted.")
+    readers = [name for name in models.names() if models.reads_tokens(name)]
+    if config.model in readers and dataset.num_tokens is None:
+        raise ValueError(f"model={config.model!r} reads token ids, int32 [N, L] from 0 up; {held}.")
+    if config.model not in readers and dataset.vocabulary is not None:
+        raise ValueError(
+            f"model={config.model!r} does not read texts; {held}, token ids: {', '.join(readers)} is accepted."
+        )
 
 
 def make_method(config: Config, task: Task, options: Mapping[str, Any] | None = None) -> Method:

@@ -26,6 +26,7 @@ class Config:
     method: str = setting("dynamic_loss", "what", "training method")
     dataset: str = setting("digits", "what", "digits (embedded), a TFDS name, npz:FILE or folder:DIR")
     recipe: str | None = setting(None, "what", "data set whose recipe to use; default: that of the data set itself")
+    max_tokens: int | None = setting(None, "what", "texts: how many of the last tokens are kept; default: 256")
     model: str = setting("small_cnn", "what", "classifier")
     head: str | None = setting(None, "what", "classifier layer: linear or cosine (LDAM); default: the model's")
     initialization: str | None = setting(None, "what", "torch, kaiming_normal or kaiming_xavier; default: the model's")
@@ -270,6 +271,7 @@ def check(config: Config) -> None:
         "early_stopping",
     ):
         need(getattr(config, name) >= 0, name, "at least 0 is accepted")
+    need(config.max_tokens is None or config.max_tokens >= 1, "max_tokens", "at least 1 is accepted")
     need(config.learning_rate > 0, "learning_rate", "a positive number is accepted")
     need(0 <= config.momentum < 1, "momentum", "a number in [0, 1) is accepted")
     need(0 <= config.validation_split < 1, "validation_split", "a share in [0, 1) is accepted")

@@ -57,7 +57,7 @@ def restore_run(
     settings = rundir.read_settings(path)
     if checkpoints.latest_epoch(path / "checkpoints") is None:  # before any data are read
         raise checkpoints.CheckpointError(f"no complete checkpoint in {path / 'checkpoints'}")
-    dataset = data.load(settings.dataset, data_dir)
+    dataset = data.load(settings.dataset, data_dir, max_tokens=settings.max_tokens)
     noise = corruptions.load_noise(path / f"labels-seed{settings.seed}.npz", clean_labels=dataset.train_labels)
     task = build.make_task(settings, dataset, len(noise.kept))
     method = build.make_method(settings, task)

@@ -119,7 +119,7 @@ def _summarise(settings: config.Config, seeds: Sequence[int], records: Sequence[
 
 def _load(settings: config.Config, console: Console) -> data.Dataset:
     with console.status(f"reading {settings.dataset}…"):
-        return data.load(settings.dataset, settings.data_dir)
+        return data.load(settings.dataset, settings.data_dir, max_tokens=settings.max_tokens)
 
 
 def _train(

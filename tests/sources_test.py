@@ -108,7 +108,7 @@ def test_tfds_set_is_read_in_its_order_with_everything(tiny, tmp_path):
 
 def test_second_load_is_from_the_cache(tiny, tmp_path, monkeypatch, capsys):
     first = _load_tiny(tiny, tmp_path)
-    assert "decoding robustjax_tiny once (18 images)" in capsys.readouterr().err
+    assert "decoding robustjax_tiny once (18 examples)" in capsys.readouterr().err
     monkeypatch.setattr(tfds_source, "_read", lambda *_: pytest.fail("decoded twice"))
     second = _load_tiny(tiny, tmp_path)
     captured = capsys.readouterr()
@@ -251,14 +251,14 @@ def test_failed_download_is_one_clear_error(tmp_path, monkeypatch):
         data.load("mnist", tmp_path, tmp_path)
 
 
-def test_sets_that_are_not_image_classification_are_refused(tiny, tmp_path):
+def test_sets_of_neither_images_nor_texts_are_refused(tiny, tmp_path):
     shutil.copytree(tiny / "robustjax_tiny", tmp_path / "robustjax_tiny")
     (path,) = tmp_path.glob("robustjax_tiny/*/features.json")
     features = json.loads(path.read_text())
     content = features["featuresDict"]["features"]
-    content["image"] = content["id"]
+    content["image"] = content["label"]
     path.write_text(json.dumps(features))
-    with pytest.raises(ValueError, match=r"not image classification .*image: Text"):
+    with pytest.raises(ValueError, match=r"not image or text classification .*image: ClassLabel"):
         data.load("robustjax_tiny", tmp_path, tmp_path, download=False)
 
 

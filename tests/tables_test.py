@@ -128,6 +128,14 @@ def test_commands_mean_their_cell():
             assert f"--noise={plan.settings['noise']}" in flags and f"--noise-rate={cell.noise_rate:g}" in flags
 
 
+def test_imdb_is_planned_with_hars_network():
+    plan = PLANS["har/6:imdb_reviews/hetero0.4/cross_entropy/top1_positive_reviews"]
+    settings, sources = config.resolve(plan.settings)
+    assert (settings.model, settings.optimizer, settings.epochs) == ("bilstm", "adam", 20)
+    assert (settings.noise, settings.noise_rate, settings.weight_decay) == ("heteroskedastic", 0.4, 0.0)
+    assert "HAR" in plan.sources[0] and any("paper is silent" in source for source in sources) and plan.caveats
+
+
 def test_every_runnable_cell_resolves_to_its_own_settings():
     for key, plan in PLANS.items():
         if isinstance(plan, commands.Plan):

@@ -78,6 +78,9 @@ RULES: tuple[Rule, ...] = (
          _sgd(120, 0.1, 1e-4, "multistep:80,100:0.1", "kaiming_normal"), _HAR,
          "the paper draws the noise once and reports the best test epoch; here each seed has its own noise and the "
          "last epoch counts"),
+    Rule({"paper": "har", "dataset": "imdb_reviews"},
+         _protocol(recipes.DATASETS["imdb_reviews"].settings), recipes.DATASETS["imdb_reviews"].sources[0],
+         "the paper does not give learning rate, batch size, vocabulary, text length, embedding and pooling"),
     Rule({"paper": "har", "table": "3"}, {}, "", "the baselines' settings are not recorded; these are HAR's"),
 
     Rule({"paper": "sr", "dataset": "mnist"}, _protocol(recipes.DATASETS["mnist"].settings), _SR),

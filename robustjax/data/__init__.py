@@ -1,6 +1,6 @@
 """Data sets as arrays, and what makes them hard: label noise and class imbalance."""
 
-from robustjax.data import corruptions
+from robustjax.data import corruptions, text
 from robustjax.data.sources import Dataset, from_arrays, load, names
 
-__all__ = ["Dataset", "corruptions", "from_arrays", "load", "names"]
+__all__ = ["Dataset", "corruptions", "from_arrays", "load", "names", "text"]

@@ -1,4 +1,4 @@
-"""Images decoded once into .npy files and memory-mapped ever after."""
+"""Images and tokens decoded once into .npy files and memory-mapped ever after."""
 
 import json
 import os
@@ -20,7 +20,7 @@ class Record(NamedTuple):
     """One decoded example."""
 
     image: np.ndarray
-    """[H, W, C]."""
+    """[H, W, C], or int32 [L] tokens."""
     label: int
     order: int
     """Index in the original order of the data set, or -1 where that is unknown."""
@@ -40,7 +40,12 @@ def default_cache_dir() -> Path:
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of [N, H, W, C], in the images' units; 1 for a constant channel."""
+    """Mean and standard deviation of each channel of [N, H, W, C], in the images' units; 1 for a constant channel.
+
+    (0.0,) and (1.0,) for arrays of another rank.
+    """
+    if images.ndim != 4:
+        return (0.0,), (1.0,)
     count = images[..., 0].size
     step = max(1, 2**22 // images[0].size)  # float64 chunks of 32 MB
     chunks = [images[i : i + step] for i in range(0, len(images), step)]
@@ -79,20 +84,21 @@ def decode_once(
     what: str,
     image_size: tuple[int, int] | None = None,
     progress: Progress | None = None,
+    more: Callable[[], Mapping[str, np.ndarray]] = dict,
 ) -> tuple[dict[str, np.ndarray], tuple[float, ...], tuple[float, ...]]:
     """The arrays of every split and the channel statistics of `train`, from `folder`, decoded into it the first time.
 
-    Returns ({"train_images": …, "train_labels": int32, "train_order": int32, …}, mean, std); the arrays are read-only
-    and memory-mapped. The folder appears in one move when it is complete, so a kill leaves nothing that looks whole;
-    a damaged one is decoded again. progress(done, total) is called as records are decoded; without it one line goes
-    to stderr. Raises ValueError, naming `image_size`, where images differ in size, and OSError where the cache cannot
-    be written.
+    Returns ({"train_images": …, "train_labels": int32, "train_order": int32, …}, mean, std) with whatever arrays `more`
+    gives once all records are read; all are read-only and memory-mapped. The folder appears in one move when it is
+    complete, so a kill leaves nothing that looks whole; a damaged one is decoded again. progress(done, total) is called
+    as records are decoded; without it one line goes to stderr. Raises ValueError, naming `image_size`, where images
+    differ in size, and OSError where the cache cannot be written.
     """
     if (found := _open(folder)) is not None:
         return found
     total = sum(reader.count for reader in readers.values())
     if progress is None:
-        print(f"robustjax: decoding {what} once ({total:,} images) into {folder}", file=sys.stderr)
+        print(f"robustjax: decoding {what} once ({total:,} examples) into {folder}", file=sys.stderr)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -106,6 +112,8 @@ def decode_once(
         for split, reader in readers.items():
             _write(partial, split, reader, image_size, what, lambda n, d=done: progress and progress(d + n, total))
             done += reader.count
+        for name, array in more().items():
+            np.save(partial / f"{name}.npy", array)
         arrays = {path.stem: np.load(path, mmap_mode="r") for path in sorted(partial.glob("*.npy"))}
         mean, std = channel_statistics(arrays["train_images"])
         specs = {name: [list(array.shape), array.dtype.str] for name, array in arrays.items()}

@@ -1,6 +1,7 @@
 """Augmentation on the device: pure functions of a key and a uint8 batch, and views made of them.
 
 A *view* is a function ``(key, images uint8 [B, H, W, C]) -> float32 [B, H, W, C]`` that augments and normalises.
+Token ids, int32 [B, L], have the view "none" only, which leaves them alone.
 Every example draws its own randomness, everything is a batched gather or an elementwise expression, and all of it
 works under ``jit``, in loops and under an outer ``vmap`` over seeds (keys [S], images [S, B, H, W, C]).
 """
@@ -89,12 +90,15 @@ def random_rotation(key: Array, images: Array, degrees: float, fill: int = 0) ->
 def normalize(images: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
     """(images - mean) / std as float32; ``mean`` and ``std`` in grey levels (0-255), one a channel (last axis) or one.
 
-    Raises ValueError where they do not fit the channels.
+    int32 with mean 0 and std 1 is no quantity but token ids, and stays as it is. Raises ValueError where they do not
+    fit the channels.
     """
     mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
     for name, value in (("mean", mean), ("std", std)):
         if value.shape not in ((), (1,), images.shape[-1:]):
             raise ValueError(f"{name} has shape {value.shape}; expected one value a channel for images {images.shape}")
+    if images.dtype == jnp.int32 and not mean.any() and (std == 1).all():
+        return images
     return (images.astype(jnp.float32) - mean) / std
 
 

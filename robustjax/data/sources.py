@@ -1,4 +1,4 @@
-"""Data sets as arrays: the embedded digits, TFDS image sets, a practitioner's own arrays, npz files and folders."""
+"""Data sets as arrays: the embedded digits, TFDS image and text sets, one's own arrays, npz files and folders."""
 
 import os
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from robustjax.data import folder_source, tfds_source
+from robustjax.data import folder_source, text, tfds_source
 from robustjax.data.array_cache import (
     Progress,
     channel_statistics,
@@ -23,7 +23,7 @@ class Dataset(NamedTuple):
 
     name: str
     train_images: np.ndarray
-    """uint8 [N, H, W, C], or float32 or int32 [N, …] for anything else (features, tokens)."""
+    """uint8 [N, H, W, C], or float32 or int32 [N, …] for anything else; token ids are int32 [N, L], 0 for padding."""
     train_labels: np.ndarray
     """int32 [N], 0 to num_classes - 1."""
     test_images: np.ndarray
@@ -38,6 +38,18 @@ class Dataset(NamedTuple):
 
     Labels in the original order are `original[train_order] = train_labels`.
     """
+    vocabulary: tuple[str, ...] | None = None
+    """The words by token id, for texts; `robustjax.data.text.encode` numbers other texts alike."""
+
+    @property
+    def num_tokens(self) -> int | None:
+        """How many token ids there are: of the vocabulary, else of int32 [N, L] arrays from 0 up; None for others."""
+        if self.vocabulary is not None:
+            return len(self.vocabulary)
+        arrays = (self.train_images, self.test_images)
+        if self.train_images.dtype != np.int32 or self.train_images.ndim != 2 or min(a.min() for a in arrays) < 0:
+            return None
+        return 1 + int(max(a.max() for a in arrays))
 
 
 # Published normalisation constants, 0 to 255: Dynamic Loss for CIFAR, SR for MNIST. Other sets: from their images.
@@ -49,7 +61,7 @@ _STATISTICS = {
 
 
 def names() -> tuple[str, ...]:
-    """What `load` knows by name: the embedded `digits`, then every TFDS set (those of images can be loaded)."""
+    """What `load` knows by name: the embedded `digits`, then every TFDS set (images and texts can be loaded)."""
     return ("digits", *tfds_source.registered_names())
 
 
@@ -60,27 +72,35 @@ def load(
     *,
     download: bool = True,
     image_size: int | tuple[int, int] | None = None,
+    max_tokens: int | None = None,
+    vocabulary_size: int | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
     """A data set by name, as arrays.
 
-    name: `digits` (scikit-learn's 8×8 digits, 130 a class for training); a TFDS image classification set, also as
-    `name/config:version`; `npz:FILE` with the arrays of `from_arrays`; or `folder:PATH` with images in
+    name: `digits` (scikit-learn's 8×8 digits, 130 a class for training); a TFDS image or text classification set, also
+    as `name/config:version`; `npz:FILE` with the arrays of `from_arrays`; or `folder:PATH` with images in
     `train/CLASS/` and `test/CLASS/` (or `validation`, `val`).
     data_dir: where TFDS finds or puts prepared files (its own default: `$TFDS_DATA_DIR` or `~/tensorflow_datasets`).
-    cache_dir: images are decoded once into it (default `$XDG_CACHE_HOME` or `~/.cache`, `/robustjax/datasets`).
+    cache_dir: images and texts are decoded once into it (default `$XDG_CACHE_HOME` or `~/.cache`,
+    `/robustjax/datasets`).
     download: whether TFDS may fetch what is not prepared; TensorFlow is neither needed nor imported.
     image_size: side or (height, width) to which images of a TFDS set or a folder are resized.
-    progress: called as progress(done, total) while images are decoded.
+    max_tokens: texts only: how many of a text's last tokens are kept (256).
+    vocabulary_size: texts only: ids of the padding, of unknown words and of the most frequent training words (20,000).
+    progress: called as progress(done, total) while images or texts are decoded.
 
-    Raises ValueError for an unknown name (with the nearest), a set that is not image classification, or images of
-    unequal size without `image_size`; FileNotFoundError, with the steps to take, for data that is not there.
+    Raises ValueError for an unknown name (with the nearest), a set that is not image or text classification, an option
+    that is not for this kind of data, or images of unequal size without `image_size`; FileNotFoundError, with the steps
+    to take, for data that is not there.
     """
     size = check_image_size(image_size)
     cache = Path(cache_dir) if cache_dir is not None else default_cache_dir()
     kind, _, rest = name.partition(":")
-    if kind in ("npz", "digits") and size is not None:
-        raise ValueError(f"image_size is {image_size!r}; {kind!r} data are not resized: leave it out")
+    if kind in ("npz", "digits"):
+        tfds_source.refuse(kind, "not resized", {"image_size": image_size})
+    if kind in ("npz", "digits", "folder"):
+        tfds_source.refuse(kind, "not texts", {"max_tokens": max_tokens, "vocabulary_size": vocabulary_size})
     if name == "digits":
         return _digits()
     if kind == "npz":
@@ -89,8 +109,9 @@ def load(
         folder_name, *found = folder_source.read(Path(rest).expanduser(), cache, image_size=size, progress=progress)
         return _assemble(folder_name, *found)
     arrays, mean, std, class_names = tfds_source.read(
-        name, data_dir, cache, download=download, image_size=size, progress=progress, other_names=("digits",)
-    )
+        name, data_dir, cache, download=download, image_size=size, max_tokens=max_tokens,
+        vocabulary_size=vocabulary_size, progress=progress, other_names=("digits",),
+    )  # fmt: skip
     mean, std = _STATISTICS.get(name.split(":")[0].split("/")[0], (mean, std))
     return _assemble(name, arrays, mean, std, class_names)
 
@@ -111,6 +132,7 @@ def _assemble(name: str, arrays: dict[str, np.ndarray], mean, std, class_names: 
         tuple(mean),
         tuple(std),
         order if known else None,
+        text.unpack(arrays["vocabulary"]) if "vocabulary" in arrays else None,
     )
 
 
@@ -185,7 +207,7 @@ def from_arrays(
             "expected labels from 0 without gaps, at least 2 classes"
         )
     channels = train.shape[-1]
-    computed = channel_statistics(train) if train.ndim == 4 and (mean is None or std is None) else ((0.0,), (1.0,))
+    computed = channel_statistics(train) if mean is None or std is None else (None, None)
     return Dataset(
         name,
         train,

@@ -1,4 +1,4 @@
-"""Image classification sets of TensorFlow Datasets, read as array_record without TensorFlow."""
+"""Image and text classification sets of TensorFlow Datasets, read as array_record without TensorFlow."""
 
 import contextlib
 import difflib
@@ -10,15 +10,17 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from robustjax.data import text
 from robustjax.data.array_cache import Progress, Reader, Record, decode_once
 
 _FORMAT = "array_record"
+_CHUNK = 1000  # texts read at a time for the vocabulary
 
 
 @contextlib.contextmanager
@@ -107,19 +109,29 @@ def _prepare(name: str, builder: Any, data_dir: str | None) -> None:
 
 
 def _keys(name: str, info: Any) -> tuple[str, str]:
-    """The feature names of the image and of the label."""
+    """The feature names of the image or text and of the label.
+
+    What TFDS calls supervised, else `image` or `text` and `label`, else the only text and the only label.
+    """
     import tensorflow_datasets as tfds
 
     features = dict(info.features.items()) if hasattr(info.features, "items") else {}
     named = info.supervised_keys or ()
     pairs = [named] if len(named) == 2 and all(isinstance(key, str) for key in named) else []
-    for image_key, label_key in (*pairs, ("image", "label")):
-        if isinstance(features.get(image_key), tfds.features.Image) and isinstance(
-            features.get(label_key), tfds.features.ClassLabel
-        ):
-            return image_key, label_key
+    texts, labels = (
+        [key for key, feature in features.items() if isinstance(feature, kind)]
+        for kind in (tfds.features.Text, tfds.features.ClassLabel)
+    )
+    pairs += [("image", "label"), ("text", "label")]
+    pairs += [(texts[0], labels[0])] if len(texts) == len(labels) == 1 else []
+    for input_key, label_key in pairs:
+        readable = isinstance(features.get(input_key), tfds.features.Image | tfds.features.Text)
+        if readable and isinstance(features.get(label_key), tfds.features.ClassLabel):
+            return input_key, label_key
     kinds = ", ".join(f"{key}: {type(feature).__name__}" for key, feature in features.items())
-    raise ValueError(f"dataset {name!r} is not image classification (an Image and a ClassLabel): it has {kinds}")
+    raise ValueError(
+        f"dataset {name!r} is not image or text classification (an Image or a Text, and a ClassLabel): it has {kinds}"
+    )
 
 
 def _original_index(record: dict) -> int:
@@ -129,9 +141,34 @@ def _original_index(record: dict) -> int:
     return int(match[1]) if match else -1
 
 
-def _read(source: Any, keys: tuple[str, str], start: int, stop: int) -> list[Record]:
+def _read(
+    source: Any, keys: tuple[str, str], convert: Callable[[list[Any]], Iterable[np.ndarray]], start: int, stop: int
+) -> list[Record]:
     records = source.__getitems__(list(range(start, stop)))
-    return [Record(np.asarray(r[keys[0]]), int(r[keys[1]]), _original_index(r)) for r in records]
+    inputs = convert([record[keys[0]] for record in records])
+    return [Record(x, int(r[keys[1]]), _original_index(r)) for x, r in zip(inputs, records, strict=True)]
+
+
+def _images(features: list[Any]) -> list[np.ndarray]:
+    return [np.asarray(image) for image in features]
+
+
+def _decode(feature: Any) -> str:
+    return feature.decode("utf-8", "replace") if isinstance(feature, bytes) else str(feature)
+
+
+def _texts(source: Any, key: str) -> Iterator[str]:
+    """All texts of a split."""
+    for start in range(0, len(source), _CHUNK):
+        for record in source.__getitems__(list(range(start, min(start + _CHUNK, len(source))))):
+            yield _decode(record[key])
+
+
+def refuse(name: str, kind: str, options: dict[str, Any]) -> None:
+    """ValueError for an option that is given (not None) and means nothing for the data's kind."""
+    for option, value in options.items():
+        if value is not None:
+            raise ValueError(f"{option} is {value!r}; {name!r} data are {kind}: leave it out")
 
 
 def read(
@@ -141,15 +178,20 @@ def read(
     *,
     download: bool,
     image_size: tuple[int, int] | None,
+    max_tokens: int | None,
+    vocabulary_size: int | None,
     progress: Progress | None,
     other_names: tuple[str, ...] = (),
 ) -> tuple[dict[str, np.ndarray], tuple[float, ...], tuple[float, ...], tuple[str, ...]]:
     """The arrays of a TFDS set (see `decode_once`), channel means, standard deviations and class names.
 
+    Texts become token ids, with the packed `vocabulary` of the training texts beside them (see `robustjax.data.text`).
     The test split is `test` or, where there is none, `validation`. Raises ValueError for a set that is unknown, has no
-    such split or is not image classification, and FileNotFoundError, with the steps to take, for one that is not
-    prepared and cannot be.
+    such split or is neither image nor text classification, or an option that is not for its kind, and
+    FileNotFoundError, with the steps to take, for one that is not prepared and cannot be.
     """
+    import tensorflow_datasets as tfds
+
     data_dir = os.path.expanduser(os.fspath(data_dir)) if data_dir is not None else None
     with _quiet():
         builder = _make_builder(name, data_dir, other_names)
@@ -166,23 +208,42 @@ def read(
                 f"dataset {name!r} has the splits {', '.join(info.splits)}; needed: train and test or validation"
             )
         splits = {"train": "train", "test": test}
+        is_text = isinstance(info.features[keys[0]], tfds.features.Text)
+        refuse(
+            name, "texts" if is_text else "images",
+            {"image_size": image_size} if is_text else {"max_tokens": max_tokens, "vocabulary_size": vocabulary_size},
+        )  # fmt: skip
         content = {
             "dataset": info.full_name,
             "keys": keys,
             "image_size": image_size,
             "splits": {k: (s, info.splits[s].num_examples, int(info.splits[s].num_bytes)) for k, s in splits.items()},
         }
+        if is_text:
+            max_tokens = text.MAX_TOKENS if max_tokens is None else max_tokens
+            vocabulary_size = text.VOCABULARY_SIZE if vocabulary_size is None else vocabulary_size
+            content["tokens"] = (text.SCHEME, max_tokens, vocabulary_size)
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
-        readers = {}
-        for key, split in splits.items():
-            source = builder.as_data_source(split)
-            readers[key] = Reader(len(source), functools.partial(_read, source, keys))
+        sources = {key: builder.as_data_source(split) for key, split in splits.items()}
+
+        @functools.cache  # built from the training texts when the first record is read, which a cache hit never does
+        def vocabulary() -> tuple[str, ...]:
+            return text.build_vocabulary(_texts(sources["train"], keys[0]), vocabulary_size)
+
+        def tokens(features: list[Any]) -> np.ndarray:
+            return text.encode(list(map(_decode, features)), vocabulary(), max_tokens)
+
+        readers = {
+            key: Reader(len(source), functools.partial(_read, source, keys, tokens if is_text else _images))
+            for key, source in sources.items()
+        }
         arrays, mean, std = decode_once(
             cache_dir / Path(*info.full_name.split("/")[:-1]) / f"{info.version}-{digest}",
             readers,
             what=name,
             image_size=image_size,
             progress=progress,
+            more=(lambda: {"vocabulary": text.pack(vocabulary())}) if is_text else dict,
         )
     label = info.features[keys[1]]
     return arrays, mean, std, tuple(label.names or map(str, range(label.num_classes)))

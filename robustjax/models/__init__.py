@@ -10,10 +10,11 @@ from flax import linen as nn
 from robustjax.models import layers
 from robustjax.models.base import Model, Taps, Variables, from_linen
 from robustjax.models.cnn import ConvNet, Mlp, sr_cnn
+from robustjax.models.lstm import BiLstm
 from robustjax.models.preact_resnet import PreActResNet
 from robustjax.models.resnet import ResNet, cifar, wide
 
-__all__ = ["Model", "Taps", "Variables", "from_linen", "get_model", "names"]
+__all__ = ["Model", "Taps", "Variables", "from_linen", "get_model", "names", "reads_tokens"]
 
 _REGISTRY: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "resnet20": (ResNet, cifar(20)),
@@ -29,6 +30,7 @@ _REGISTRY: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "cnn8": (ConvNet, sr_cnn((64, 64), (128, 128), (196, 196), hidden=256)),  # SR on CIFAR-10
     "small_cnn": (ConvNet, {"stages": ((32,), (64,), (64,))}),  # 8×8 to 28×28 images on a CPU
     "mlp": (Mlp, {}),
+    "bilstm": (BiLstm, {}),  # HAR on IMDB
 }
 _COMMON = {"initialization": "torch", "head": "linear", "unbiased_running_variance": False}
 _CHOICES = {
@@ -43,6 +45,11 @@ _CHOICES = {
 def names() -> tuple[str, ...]:
     """The names that `get_model` knows, sorted."""
     return tuple(sorted(_REGISTRY))
+
+
+def reads_tokens(name: str) -> bool:
+    """Whether the network of this name takes int token ids [B, L], and so has the option `vocabulary_size`."""
+    return name in _REGISTRY and "vocabulary_size" in {field.name for field in dataclasses.fields(_REGISTRY[name][0])}
 
 
 def get_model(name: str, num_classes: int, *, dtype: Any = jnp.float32, **overrides: Any) -> Model:

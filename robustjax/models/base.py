@@ -20,18 +20,18 @@ class Variables(NamedTuple):
 
 
 class Model(NamedTuple):
-    """A classifier as pure functions. B examples, C classes, D features; images are [B, H, W, channels].
+    """A classifier as pure functions. B examples, C classes, D features; images are [B, H, W, channels], tokens [B, L].
 
     Attributes:
       name: as given to `get_model`.
       init: (key, inputs [B, …]) -> Variables. Only the shape of `inputs` matters.
       apply: (params, stats, inputs, *, train, key=None, taps=None) -> (logits [B, C], new_stats). Logits are float32
         for activations of 32 bits or fewer. Normalises by the batch and updates the statistics when `train`; otherwise
-        `new_stats` is `stats`. `key` feeds dropout. `taps` maps names of normalisation layers to arrays that are added
-        to their outputs before scale and shift: at zeros, the gradient with respect to them is the hidden gradient of
-        HAR. A name that the network does not have raises ValueError.
+        `new_stats` is `stats`. `key` feeds dropout, which needs one when `train`. `taps` maps names of layers to
+        arrays that are added to their outputs (of normalisation layers: before scale and shift): at zeros, the gradient
+        with respect to them is the hidden gradient of HAR. A name that the network does not have raises ValueError.
       features: (params, stats, inputs) -> [B, D], what the classifier layer sees in evaluation mode.
-      hidden: (params, stats, inputs, *, train) -> {name: normalised output before scale and shift}, for every layer
+      hidden: (params, stats, inputs, *, train, key=None) -> {name: output that a tap is added to}, for every layer
         that can be tapped.
       tap_shapes: (params, stats, inputs) -> {name: jax.ShapeDtypeStruct} of the taps for a batch like `inputs`;
         nothing is computed.
@@ -46,7 +46,7 @@ class Model(NamedTuple):
 
 
 def from_linen(name: str, module: nn.Module) -> Model:
-    """The `Model` of a Linen module `(x, *, train) -> (logits, features)` that normalises by `layers.BatchNorm`."""
+    """The `Model` of a Linen module `(x, *, train) -> (logits, features)`, tapped where it calls `layers.tap`."""
 
     def run(params, stats, inputs, *, train, key=None, taps=None, report=False):
         variables = {"params": params, "batch_stats": stats}
@@ -73,10 +73,11 @@ def from_linen(name: str, module: nn.Module) -> Model:
     def features(params, stats, inputs):
         return run(params, stats, inputs, train=False)[1]
 
-    def hidden(params, stats, inputs, *, train):
-        return run(params, stats, inputs, train=train, report=True)[3]
+    def hidden(params, stats, inputs, *, train, key=None):
+        return run(params, stats, inputs, train=train, key=key, report=True)[3]
 
     def tap_shapes(params, stats, inputs):
-        return jax.eval_shape(lambda *arguments: hidden(*arguments, train=True), params, stats, inputs)
+        key = jax.random.key(0)  # any: only shapes are asked for
+        return jax.eval_shape(lambda *arguments: hidden(*arguments, train=True, key=key), params, stats, inputs)
 
     return Model(name, init, apply, features, hidden, tap_shapes)

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn import initializers
 
-TAPS = "taps"  # Flax collection of what is added to normalised values
-HIDDEN = "hidden"  # Flax collection in which the normalised values are reported
-LEAF = "normalized"
+TAPS = "taps"  # Flax collection of what is added to hidden values
+HIDDEN = "hidden"  # Flax collection in which the hidden values are reported
+LEAF = "value"
 
 Initializer = Callable[..., jax.Array]
 
@@ -48,6 +48,17 @@ def uniform_bias(fan_in: int) -> Initializer:
 def at_least_float32(dtype: jnp.dtype) -> jnp.dtype:
     """The dtype of parameters, statistics and logits beside activations of `dtype`."""
     return jnp.promote_types(dtype, jnp.float32)
+
+
+def tap(module: nn.Module, value: jax.Array) -> jax.Array:
+    """`value` plus the module's entry of the `taps` collection, if there is one; reported as its hidden value.
+
+    Called inside the module, whose name becomes the tap's.
+    """
+    if module.has_variable(TAPS, LEAF):
+        value = value + module.get_variable(TAPS, LEAF)
+    module.sow(HIDDEN, LEAF, value, init_fn=lambda: None, reduce_fn=lambda _, new: new)
+    return value
 
 
 class BatchNorm(nn.Module):
@@ -90,9 +101,7 @@ class BatchNorm(nn.Module):
             running_var.value = self.momentum * running_var.value + (1 - self.momentum) * correction * var
         normalized = (x - mean) * jax.lax.rsqrt(var + self.epsilon)
         if self.tapped:
-            if self.has_variable(TAPS, LEAF):
-                normalized = normalized + self.get_variable(TAPS, LEAF)
-            self.sow(HIDDEN, LEAF, normalized, init_fn=lambda: None, reduce_fn=lambda _, new: new)
+            normalized = tap(self, normalized)
         return (normalized * scale + bias).astype(self.dtype)
 
 
@@ -215,6 +224,7 @@ class Kit(NamedTuple):
       linear: (x [B, D], features, *, name) -> [B, features].
       norm: (*, name, tapped=True) -> `BatchNorm`.
       classify: features [B, D] -> (logits [B, C], features), both in at least float32; the last layer, "head".
+      dtype: of the activations.
     """
 
     images: Callable[[jax.Array], jax.Array]
@@ -222,6 +232,7 @@ class Kit(NamedTuple):
     linear: Callable[..., jax.Array]
     norm: Callable[..., BatchNorm]
     classify: Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+    dtype: jnp.dtype
 
 
 def kit(num_classes: int, *, initialization: str, head: str, unbiased_running_variance: bool, dtype: jnp.dtype) -> Kit:
@@ -246,4 +257,5 @@ def kit(num_classes: int, *, initialization: str, head: str, unbiased_running_va
         partial(linear, init=weights.linear, dtype=dtype),
         partial(BatchNorm, dtype=dtype, unbiased_running_variance=unbiased_running_variance),
         classify,
+        dtype,
     )
