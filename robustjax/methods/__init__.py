@@ -8,7 +8,7 @@ import functools
 import re
 from collections.abc import Callable
 
-from robustjax.methods import custom, dynamic_loss, erm, nlnl
+from robustjax.methods import custom, dynamic_loss, erm, har, nlnl
 from robustjax.methods.base import Batch, Clock, Method, Pass, Plan, Stream, Survey, Task
 
 Factory = Callable[..., Method]
@@ -41,6 +41,9 @@ _REGISTRY: dict[str, Factory] = {
     "fl_sr": functools.partial(erm.focal, regularizer="sparse"),
     "gce_sr": functools.partial(erm.gce, regularizer="sparse", q=0.01),
     "nlnl": nlnl.nlnl,
+    "har": har.har,
+    "har_drw": functools.partial(har.har, reweight_from=2 / 3),
+    "unif_reg": functools.partial(har.har, weighting="uniform"),
     "custom": custom.custom,
     "dynamic_loss": dynamic_loss.dynamic_loss,
     # The paper's ablations (Tables 5, 6 and 13), by the names of our tables.
@@ -100,5 +103,5 @@ def register(name: str, factory: Factory) -> None:
 
 __all__ = [
     "Batch", "Clock", "Factory", "Method", "Pass", "Plan", "Stream", "Survey", "Task",
-    "canonical_name", "custom", "dynamic_loss", "erm", "get", "names", "nlnl", "register",
+    "canonical_name", "custom", "dynamic_loss", "erm", "get", "har", "names", "nlnl", "register",
 ]  # fmt: skip

@@ -32,11 +32,23 @@ class Resident(NamedTuple):
 
 
 class Own(NamedTuple):
-    """What a seed has of its own: its `key`, which training inputs it `kept` (int32 [N]) and their given `labels`."""
+    """What a seed has of its own.
+
+    Attributes:
+      key: of every random draw.
+      kept: int32 [N], which training inputs it trains on.
+      labels: int32 [N], their given labels.
+      groups: int32 [N], the groups of `Survey`; the given labels if None.
+    """
 
     key: jax.Array
     kept: jax.Array
     labels: jax.Array
+    groups: jax.Array | None = None
+
+    def survey(self, logits: jax.Array | None) -> Survey:
+        """What a method is shown of the training set."""
+        return Survey(logits, self.labels, self.labels if self.groups is None else self.groups)
 
 
 class Tally(NamedTuple):
@@ -141,6 +153,10 @@ class Programs:
 
         return self.call("survey", program, None, (state, own), shared)
 
+    def surveys(self, epoch: int) -> bool:
+        """Whether the method's plan for the epoch needs a survey with logits."""
+        return self.method.survey is not None and (self.method.surveys is None or self.method.surveys(epoch))
+
     def begin_epoch(self, state: State, own: Own, logits: Any, epoch: int) -> tuple[State, Plan]:
         """The method's plan for the epoch."""
 
@@ -151,16 +167,17 @@ class Programs:
                 order = jax.random.permutation(key, self.task.num_examples).astype(jnp.int32)
                 return state, {"train": Stream(order, jnp.int32(self.task.num_examples))}
             clock = Clock(epoch, epoch.astype(jnp.float32))
-            return self.method.begin_epoch(state, Survey(logits, own.labels), clock, key)
+            return self.method.begin_epoch(state, own.survey(logits), clock, key)
 
-        return self.call("epoch plan", program, state, (own, logits), np.int32(epoch))
+        key = "epoch plan", logits is None
+        return self.call("epoch plan", program, state, (own, logits), np.int32(epoch), key=key)
 
     def inspect(self, state: State, own: Own, logits: Any) -> list[dict[str, np.ndarray]]:
         """What the method has learned, one dict a seed."""
 
         def program(_, seed, shared):
             state, own, logits = seed
-            return self.method.inspect(state, Survey(logits, own.labels))
+            return self.method.inspect(state, own.survey(logits))
 
         return parallel.by_seed(self.layout, self.call("inspection", program, None, (state, own, logits), ()))
 
@@ -289,7 +306,7 @@ def train(
     on_phase: Callable[[str], None] = lambda phase: None,
     on_step: Callable[[int], None] = lambda steps: None,
 ) -> Iterator[Epoch]:
-    """Train from `start_epoch` to the task's last epoch, yielding after each one.
+    """Train from `start_epoch` to the method's last epoch, yielding after each one.
 
     Args:
       method: what to train.
@@ -314,9 +331,10 @@ def train(
     state = init_states(method, layout, owns, np.asarray(resident.train_inputs[:1])) if state is None else state
     shared = parallel.place_shared(layout, resident)
     own = parallel.place_seeds(layout, owns)
-    logits = programs.survey(state, own, shared) if method.survey and start_epoch < task.epochs else None
-    for epoch in range(start_epoch, task.epochs):
-        state, plan = programs.begin_epoch(state, own, logits if method.survey else None, epoch)
+    epochs = method.epochs or task.epochs
+    logits = programs.survey(state, own, shared) if programs.surveys(start_epoch) and start_epoch < epochs else None
+    for epoch in range(start_epoch, epochs):
+        state, plan = programs.begin_epoch(state, own, logits if programs.surveys(epoch) else None, epoch)
         passes = programs.passes(epoch)
         sizes = parallel.by_seed(layout, {name: stream.size for name, stream in plan.items()})
         lengths = [[-(-int(size[work.streams[0]]) // task.batch_size) for work in passes] for size in sizes]
@@ -329,8 +347,8 @@ def train(
                 for name, (total, count) in tally.metrics.items():
                     old = metrics[k].get(name, (0.0, 0.0))
                     metrics[k][name] = (old[0] + float(total), old[1] + float(count))
-        tracked = bool(track_every) and ((epoch + 1) % track_every == 0 or epoch + 1 == task.epochs)
-        logits = programs.survey(state, own, shared) if method.survey or tracked else None
+        tracked = bool(track_every) and ((epoch + 1) % track_every == 0 or epoch + 1 == epochs)
+        logits = programs.survey(state, own, shared) if programs.surveys(epoch + 1) or tracked else None
         inspects = method.inspect is not None and logits is not None
         yield Epoch(
             epoch=epoch,
