@@ -1,8 +1,9 @@
 """From settings to what the engine takes: schedule, optimizer, task, method, corrupted data."""
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -78,8 +79,11 @@ def make_optimizer(config: Config) -> Callable[[Any], optax.GradientTransformati
     return sgd if config.optimizer == "sgd" else adam
 
 
-def make_task(config: Config, dataset: Dataset, num_examples: int) -> Task:
-    """The task: model, views, optimizer and schedule for `num_examples` training examples of `dataset`."""
+def make_task(config: Config, dataset: Dataset, num_examples: int, num_groups: int | None = None) -> Task:
+    """The task: model, views, optimizer and schedule for `num_examples` training examples of `dataset`.
+
+    `num_groups` is the number of groups of examples, where they are not the classes.
+    """
     view = functools.partial(augment.make_view, mean=dataset.mean, std=dataset.std)
     return Task(
         num_examples=num_examples,
@@ -94,6 +98,8 @@ def make_task(config: Config, dataset: Dataset, num_examples: int) -> Task:
         weak=view(config.weak_augmentation),
         strong=view(config.augmentation),
         plain=lambda inputs: augment.normalize(inputs, dataset.mean, dataset.std),
+        example=jax.ShapeDtypeStruct((1, *dataset.train_images.shape[1:]), dataset.train_images.dtype),
+        num_groups=num_groups,
     )
 
 
@@ -133,9 +139,62 @@ def resident(dataset: Dataset) -> Resident:
     return Resident(dataset.train_images, dataset.test_images)
 
 
-def own(labels: pipelines.Corrupted, seed: int) -> Own:
-    """What belongs to a seed."""
-    return Own(jax.random.key(seed), jnp.asarray(labels.kept, jnp.int32), jnp.asarray(labels.given, jnp.int32))
+def own(labels: pipelines.Corrupted, seed: int, groups: np.ndarray | None = None) -> Own:
+    """What belongs to a seed; `groups` int [N] where examples are grouped otherwise than by their given labels."""
+    kept, given = jnp.asarray(labels.kept, jnp.int32), jnp.asarray(labels.given, jnp.int32)
+    return Own(jax.random.key(seed), kept, given, None if groups is None else jnp.asarray(groups, jnp.int32))
+
+
+class Groups(NamedTuple):
+    """Groups of training examples: int32 [N] a seed (None: the given labels), and how many there are (None: C)."""
+
+    of: list[np.ndarray | None]
+    count: int | None
+
+
+_GROUPING = "(images [N, …], labels int [N]) -> int [N], from 0"
+
+
+def pin_groups(spec: str) -> str:
+    """The text of a grouping; that of a function with its file's content hash (`methods.custom.pin`)."""
+    return spec if spec.endswith(".npy") else methods.custom.pin(spec, "groups", _GROUPING)
+
+
+def make_groups(config: Config, dataset: Dataset, corrupted: Sequence[pipelines.Corrupted]) -> Groups:
+    """The groups that the config's `groups` names, for each seed's training set.
+
+    A function is shown the kept images and their given labels.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if it does not give an int of at least 0 for each example.
+    """
+    spec = config.groups
+    if spec is None:
+        return Groups([None] * len(corrupted), None)
+    if spec.endswith(".npy"):
+        if not pathlib.Path(spec).is_file():
+            raise FileNotFoundError(f"groups={spec!r}: there is no such file.")
+        everything = _check_groups(spec, np.load(spec), len(dataset.train_labels))
+        found = [everything[labels.kept] for labels in corrupted]
+        return Groups(found, int(everything.max()) + 1)
+    function = methods.custom.load(spec, "groups", _GROUPING)
+    found = [
+        _check_groups(spec, np.asarray(function(dataset.train_images[labels.kept], labels.given)), len(labels.kept))
+        for labels in corrupted
+    ]
+    return Groups(found, max(int(each.max()) for each in found) + 1)
+
+
+def _check_groups(spec: str, groups: np.ndarray, count: int) -> np.ndarray:
+    """Groups as int32, refused unless they are `count` integers of at least 0, and fewer than examples."""
+    if groups.shape != (count,) or not np.issubdtype(groups.dtype, np.integer):
+        raise ValueError(
+            f"groups={spec!r} must be an int for each of {count} examples, got {groups.dtype} {groups.shape}."
+        )
+    if groups.min() < 0 or groups.max() >= count:
+        raise ValueError(f"groups={spec!r} must be numbered from 0, got {groups.min()} … {groups.max()}.")
+    return groups.astype(np.int32)
 
 
 def check_equal_sizes(corrupted: list[pipelines.Corrupted]) -> None:

@@ -37,7 +37,12 @@ class Config:
     noise_file: str | None = setting(None, "labels", "take kept examples and labels from this file of an earlier run")
     data_seed: int | None = setting(None, "labels", "seed of the corruption for all seeds; default: each seed's own")
 
-    epochs: int = setting(60, "training", "epochs")
+    groups: str | None = setting(
+        None, "labels", "HAR's groups: FILE.npy, an int for each example of the training split, or FILE.py:NAME of a "
+        "function (images, labels) -> ints; default: the given labels"
+    )  # fmt: skip
+
+    epochs: int = setting(60, "training", "epochs (of the final stage, where a method has several)")
     batch_size: int = setting(128, "training", "global batch size")
     optimizer: str = setting("sgd", "training", "optimizer", choices=("sgd", "adam"))
     learning_rate: float = setting(0.1, "training", "base learning rate")
@@ -141,7 +146,8 @@ def make_parser() -> argparse.ArgumentParser:
             groups[title] = parser.add_argument_group(title)
         first, *others = by_method.values()
         agreed = all(other.default == first.default for other in others)
-        text = _option_help(next(iter(by_method))).get(key, "") + ("" if agreed else " (default: the method's)")
+        texts = dict.fromkeys(_option_help(name).get(key, "") for name in by_method)  # a name may mean several things
+        text = " Or: ".join(filter(None, texts)) + ("" if agreed else " (default: the method's)")
         _add(groups[title], key, _plain_type(first.annotation), text, first.default if agreed else None)
     return parser
 
@@ -175,7 +181,7 @@ def resolve(given: Mapping[str, Any]) -> tuple[Config, tuple[str, ...]]:
     Raises:
       ValueError: for an unknown name, an option that the method does not have, or a value out of range.
     """
-    from experiments import recipes
+    from experiments import build, recipes
 
     fields = {f.name for f in dataclasses.fields(Config)} - {"options"}
     if "loss" in given and given.get("method", "erm") == "erm":
@@ -191,6 +197,11 @@ def resolve(given: Mapping[str, Any]) -> tuple[Config, tuple[str, ...]]:
     unused = [key for key in sparse.OPTIONS[1:] if key in given and "regularizer" in options and regularizer == "none"]
     if unused:
         raise ValueError(f"--{unused[0]} needs --regularizer=sparse.")
+    if given.get("groups") is not None:
+        if "weighting" not in options:
+            owners = [name for name in methods.names() if "weighting" in method_options(name)]
+            raise ValueError(f"--groups belongs to {', '.join(owners)}; method={method!r} has no groups.")
+        given = {**given, "groups": build.pin_groups(given["groups"])}
     recipe = recipes.get(
         method,
         given.get("dataset", Config.dataset),

@@ -12,6 +12,7 @@ from experiments import build, rundir
 from experiments.config import Config
 from robustjax import data
 from robustjax.data import corruptions
+from robustjax.data.pipelines import Corrupted
 from robustjax.methods import Method, Task
 from robustjax.methods.base import Learner
 from robustjax.training import checkpoints
@@ -55,11 +56,15 @@ def restore_run(path: str | os.PathLike[str], data_dir: str | None = None, epoch
     if checkpoints.latest_epoch(path / "checkpoints") is None:  # before any data are read
         raise checkpoints.CheckpointError(f"no complete checkpoint in {path / 'checkpoints'}")
     dataset = data.load(settings.dataset, data_dir)
-    noise = corruptions.load_noise(path / f"labels-seed{settings.seed}.npz", clean_labels=dataset.train_labels)
-    task = build.make_task(settings, dataset, len(noise.kept))
+    corrupted = []
+    for seed in range(settings.seed, settings.seed + settings.seeds):
+        noise = corruptions.load_noise(path / f"labels-seed{seed}.npz", clean_labels=dataset.train_labels)
+        corrupted.append(Corrupted(noise.kept, noise.labels, dataset.train_labels[noise.kept]))
+    groups = build.make_groups(settings, dataset, corrupted)
+    task = build.make_task(settings, dataset, len(corrupted[0].kept), groups.count)
     method = build.make_method(settings, task)
     # Seeds differ in their values only, so that one of them shows the form of all.
-    like = method.init(jax.random.key(0), np.asarray(noise.labels), dataset.train_images[:1])
+    like = method.init(jax.random.key(0), np.asarray(corrupted[0].given), dataset.train_images[:1])
     states, _, epoch = checkpoints.restore(path / "checkpoints", [like] * settings.seeds, epoch)
     return Restored(settings, dataset, task, method, states, epoch)
 

@@ -56,7 +56,8 @@ def execute(settings: config.Config, sources: Sequence[str] = (), command: str =
     dataset = _load(settings, console)
     corrupted = [build.corrupt(settings, dataset, seed) for seed in seeds]
     build.check_equal_sizes(corrupted)
-    task = build.make_task(settings, dataset, len(corrupted[0].kept))
+    groups = build.make_groups(settings, dataset, corrupted)
+    task = build.make_task(settings, dataset, len(corrupted[0].kept), groups.count)
     method = build.make_method(settings, task)
     console.print(f"{settings.method} on {settings.dataset} with {settings.model}: {layout.describe()}")
     console.print(build.describe(dataset, corrupted[0]) + (" (first seed)" if len(seeds) > 1 else ""))
@@ -68,7 +69,8 @@ def execute(settings: config.Config, sources: Sequence[str] = (), command: str =
             corruptions.save_noise(
                 path / f"labels-seed{seed}.npz", labels.given, labels.kept, clean_labels=dataset.train_labels
             )
-        seconds = _train(settings, path, layout, dataset, corrupted, task, method, seeds, resuming)
+        owns = [build.own(*each) for each in zip(corrupted, seeds, groups.of, strict=True)]
+        seconds = _train(settings, path, layout, dataset, corrupted, owns, task, method, seeds, resuming)
         records = logging.read_records(path / "metrics.jsonl")
         summary = _summarise(settings, seeds, records)
         summary |= {"command": command, "seconds": seconds, "class_names": list(dataset.class_names)}
@@ -125,13 +127,14 @@ def _train(
     layout: parallel.Layout,
     dataset: data.Dataset,
     corrupted: Sequence[Corrupted],
+    owns: Sequence[engine.Own],
     task: engine.Task,
     method: engine.Method,
     seeds: Sequence[int],
     resuming: bool,
 ) -> float:
     """Train to the end, writing records, diagnostics and checkpoints; returns the seconds it took in all."""
-    owns = [build.own(labels, seed) for labels, seed in zip(corrupted, seeds, strict=True)]
+    epochs = method.epochs or task.epochs
     resident, folder, metrics = build.resident(dataset), path / "checkpoints", path / "metrics.jsonl"
     state, start, before = None, 0, 0.0
     if resuming and checkpoints.latest_epoch(folder) is not None:
@@ -147,13 +150,13 @@ def _train(
     with (
         _signals() as stop_asked,
         checkpoints.open_writer(folder) as save,
-        logging.progress(task.epochs, task.steps_per_epoch, start_epoch=start, mode=mode) as progress,
+        logging.progress(epochs, task.steps_per_epoch, start_epoch=start, mode=mode) as progress,
     ):
-        epochs = engine.train(
+        trained = engine.train(
             method, task, layout, resident, owns, state=state, start_epoch=start, track_every=settings.track_every,
             on_phase=progress.phase, on_step=progress.step,
         )  # fmt: skip
-        for epoch in epochs:
+        for epoch in trained:
             done = epoch.epoch + 1
             records = []
             for k, (seed, labels) in enumerate(zip(seeds, corrupted, strict=True)):
@@ -167,13 +170,13 @@ def _train(
                 learning_rate=records[0].get("learning_rate"),
                 test_accuracy=float(np.mean([r["test_accuracy"] for r in records])),
             )
-            stopping = bool(stop_asked) and done < task.epochs
+            stopping = bool(stop_asked) and done < epochs
             due = settings.checkpoint_every and done % settings.checkpoint_every == 0
-            if due or stopping or done == task.epochs:
+            if due or stopping or done == epochs:
                 meta = {"seconds": before + time.monotonic() - began, "seeds": list(seeds)}
                 save(done, parallel.by_seed(layout, epoch.state), meta)
             if stopping:
-                raise Stopped(f"stopped by {stop_asked[0]} after epoch {done} of {task.epochs}; --resume goes on.")
+                raise Stopped(f"stopped by {stop_asked[0]} after epoch {done} of {epochs}; --resume goes on.")
     return before + time.monotonic() - began
 
 

@@ -185,11 +185,11 @@ def noise_detection_auroc(scores: jax.Array, is_wrong: jax.Array) -> jax.Array:
 
 
 def summarise(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Summarise one seed's run from its per-epoch records.
+    """Summarise one seed's run from its per-epoch records; of a run with several stages, the last stage's.
 
     Args:
       history: records in the order of training, each with ``epoch`` and, in the epochs that were evaluated,
-        ``test_accuracy`` in [0, 1]; None or nan counts as not evaluated.
+        ``test_accuracy`` in [0, 1]; None or nan counts as not evaluated. A ``stage`` tells stages apart.
 
     Returns:
       ``test_accuracy_last``; ``test_accuracy_mean_last_10`` over the last 10 epochs; ``test_accuracy_best`` with its
@@ -200,6 +200,7 @@ def summarise(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Raises:
       ValueError: no record has a test accuracy.
     """
+    history = [record for record in history if record.get("stage") == history[-1].get("stage")]
     measured = [(record["epoch"], float(record["test_accuracy"])) for record in history if _has_accuracy(record)]
     if not measured:
         raise ValueError(f"history has no finite 'test_accuracy' in its {len(history)} records")
