@@ -78,7 +78,14 @@ RULES: tuple[Rule, ...] = (
          _sgd(120, 0.1, 1e-4, "multistep:80,100:0.1", "kaiming_normal"), _HAR,
          "the paper draws the noise once and reports the best test epoch; here each seed has its own noise and the "
          "last epoch counts"),
-    Rule({"paper": "har", "table": "3"}, {}, "", "the baselines' settings are not recorded; these are HAR's"),
+    Rule({"paper": "har", "table": "3", "method": "[!h]*"}, {}, "",
+         "the baselines' settings are not recorded; these are HAR's"),
+    *(Rule({"paper": "har", "method": f"unif_reg_{strength}"}, {"method": "unif_reg", "strength": float(strength)})
+      for strength in ("0.001", "0.01", "0.02", "0.05", "0.1")),
+    *(Rule({"paper": "har", "method": f"adap_reg_{weighting}"}, {"method": "har", "weighting": weighting})
+      for weighting in ("inverse", "random")),
+    Rule({"paper": "har", "method": "har|har_drw|unif_reg*|adap_reg*"}, {}, "",
+         "the regulariser is that of the paper, a root of the sum of squares; the authors' code takes a sum of norms"),
 
     Rule({"paper": "sr", "dataset": "mnist"}, _protocol(recipes.DATASETS["mnist"].settings), _SR),
     Rule({"paper": "sr", "dataset": "cifar10"}, _protocol(recipes.SPARSE["cifar10", ""].settings), _SR),

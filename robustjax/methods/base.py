@@ -156,6 +156,11 @@ class Method(NamedTuple):
     epochs: int | None = None
 
 
+def surveys(method: Method, epoch: int) -> bool:
+    """Whether the epoch's `begin_epoch` is given a survey with logits."""
+    return method.survey is not None and (method.surveys is None or method.surveys(epoch))
+
+
 class Learner(NamedTuple):
     """A network in training: parameters, batch statistics and optimizer state."""
 

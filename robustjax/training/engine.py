@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from robustjax.methods.base import Batch, Clock, Method, Pass, Plan, State, Stream, Survey, Task
+from robustjax.methods.base import Batch, Clock, Method, Pass, Plan, State, Stream, Survey, Task, surveys
 from robustjax.training import backend, parallel
 
 # Salts that keep the random draws of an epoch's parts apart.
@@ -152,10 +152,6 @@ class Programs:
             return parallel.replicate(self.layout, _in_chunks(apply, self.task.num_examples, self._chunk))
 
         return self.call("survey", program, None, (state, own), shared)
-
-    def surveys(self, epoch: int) -> bool:
-        """Whether the method's plan for the epoch needs a survey with logits."""
-        return self.method.survey is not None and (self.method.surveys is None or self.method.surveys(epoch))
 
     def begin_epoch(self, state: State, own: Own, logits: Any, epoch: int) -> tuple[State, Plan]:
         """The method's plan for the epoch."""
@@ -332,9 +328,9 @@ def train(
     shared = parallel.place_shared(layout, resident)
     own = parallel.place_seeds(layout, owns)
     epochs = method.epochs or task.epochs
-    logits = programs.survey(state, own, shared) if programs.surveys(start_epoch) and start_epoch < epochs else None
+    logits = programs.survey(state, own, shared) if surveys(method, start_epoch) and start_epoch < epochs else None
     for epoch in range(start_epoch, epochs):
-        state, plan = programs.begin_epoch(state, own, logits if programs.surveys(epoch) else None, epoch)
+        state, plan = programs.begin_epoch(state, own, logits if surveys(method, epoch) else None, epoch)
         passes = programs.passes(epoch)
         sizes = parallel.by_seed(layout, {name: stream.size for name, stream in plan.items()})
         lengths = [[-(-int(size[work.streams[0]]) // task.batch_size) for work in passes] for size in sizes]
@@ -348,7 +344,7 @@ def train(
                     old = metrics[k].get(name, (0.0, 0.0))
                     metrics[k][name] = (old[0] + float(total), old[1] + float(count))
         tracked = bool(track_every) and ((epoch + 1) % track_every == 0 or epoch + 1 == epochs)
-        logits = programs.survey(state, own, shared) if programs.surveys(epoch + 1) or tracked else None
+        logits = programs.survey(state, own, shared) if surveys(method, epoch + 1) or tracked else None
         inspects = method.inspect is not None and logits is not None
         yield Epoch(
             epoch=epoch,
