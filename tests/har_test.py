@@ -203,17 +203,6 @@ def test_resuming_is_bit_for_bit_the_same(done, tmp_path):
     assert [epoch.metrics for epoch in rest] == [epoch.metrics for epoch in whole[done:]]
 
 
-def test_the_training_set_is_surveyed_only_where_the_stages_meet(monkeypatch):
-    seen = []
-    survey = engine.Programs.survey
-    monkeypatch.setattr(engine.Programs, "survey", lambda self, *args: seen.append(1) or survey(self, *args))
-    task = toy()
-    layout = parallel.make_layout("single", batch_size=task.batch_size, devices=jax.devices()[:1])
-    method = toys.method("har", task)
-    assert len(list(engine.train(method, task, layout, toys.resident(), [toys.own(0)], track_every=0))) == EPOCHS + 1
-    assert len(seen) == 1
-
-
 def strengths_of(method, epoch=0):
     labels = toys.given_labels(0)
     state = method.init(jax.random.key(0), labels, toys.resident().train_inputs[:1])
@@ -255,18 +244,21 @@ def test_classes_are_reweighted_late():
     assert losses_at[0] == losses_at[1] != losses_at[2]
 
 
-def test_groups_of_examples():
-    """Two groups that are no classes: their strengths, their counts, and each example's own."""
+def test_groups_of_examples(monkeypatch):
+    """Two groups that are no classes: their strengths, their counts, and each example's own, from a single survey."""
+    seen = []
+    survey = engine.Programs.survey
+    monkeypatch.setattr(engine.Programs, "survey", lambda self, *args: seen.append(1) or survey(self, *args))
     task = toys.task(epochs=1, normalize=True)._replace(num_groups=3)
     groups = (np.arange(toys.N) < 20).astype(np.int32)  # group 2 is empty
-    method = toys.method("har", task)
     layout = parallel.make_layout("single", batch_size=task.batch_size, devices=jax.devices()[:1])
     own = toys.own(0)._replace(groups=jnp.asarray(groups))
-    *_, last = engine.train(method, task, layout, toys.resident(), [own])
+    *_, last = engine.train(toys.method("har", task), task, layout, toys.resident(), [own], track_every=0)
     estimate = last.state.estimate
     np.testing.assert_array_equal(estimate.counts, [40, 20, 0])
     assert estimate.strengths[2] == 0 and np.max(estimate.strengths) == pytest.approx(0.1)
     np.testing.assert_array_equal(last.state.strengths, np.asarray(estimate.strengths)[groups])
+    assert len(seen) == 1  # where the stages meet
 
 
 @pytest.mark.parametrize(
