@@ -2,7 +2,7 @@
 
 import functools
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -79,8 +79,10 @@ def make_optimizer(config: Config) -> Callable[[Any], optax.GradientTransformati
     return sgd if config.optimizer == "sgd" else adam
 
 
-def make_task(config: Config, dataset: Dataset, num_examples: int) -> Task:
+def make_task(config: Config, dataset: Dataset, num_examples: int, num_groups: int | None = None) -> Task:
     """The task: model, views, optimizer and schedule for `num_examples` training examples of `dataset`.
+
+    `num_groups` is the number of groups of examples, where they are not the classes.
 
     Raises:
       ValueError: for an augmentation or a model that is not for this kind of data.
@@ -101,6 +103,8 @@ def make_task(config: Config, dataset: Dataset, num_examples: int) -> Task:
         weak=view(config.weak_augmentation),
         strong=view(config.augmentation),
         plain=lambda inputs: augment.normalize(inputs, dataset.mean, dataset.std),
+        example=jax.ShapeDtypeStruct((1, *dataset.train_images.shape[1:]), dataset.train_images.dtype),
+        num_groups=num_groups,
     )
 
 
@@ -126,10 +130,17 @@ def make_method(config: Config, task: Task, options: Mapping[str, Any] | None = 
 
 
 class Labels(NamedTuple):
-    """One seed's labels: those it trains on, and those it holds out (None for none)."""
+    """One seed's labels.
+
+    Attributes:
+      train: those it trains on.
+      validation: those it holds out; None for none.
+      groups: int32 [N], the groups of what it trains on; None where these are the given labels.
+    """
 
     train: pipelines.Corrupted
-    validation: pipelines.Corrupted | None
+    validation: pipelines.Corrupted | None = None
+    groups: np.ndarray | None = None
 
 
 def corrupt(config: Config, dataset: Dataset, seed: int) -> Labels:
@@ -154,9 +165,10 @@ def corrupt(config: Config, dataset: Dataset, seed: int) -> Labels:
             limit=config.train_examples,
             given=None if config.labels is None else read_labels(config.labels),
         )
-    labels = Labels(result, None)
+    labels = Labels(result)
     if config.validation_split:
         labels = Labels(*pipelines.hold_out(result, config.validation_split, dataset.num_classes, seed))
+    labels = labels._replace(groups=make_groups(config, dataset, labels.train))
     if config.batch_size > len(labels.train.kept):
         raise ValueError(f"batch_size={config.batch_size} is larger than the training set of {len(labels.train.kept)}.")
     return labels
@@ -194,7 +206,54 @@ def own(labels: Labels, seed: int) -> Own:
     """What belongs to a seed."""
     kept, given = (jnp.asarray(each, jnp.int32) for each in (labels.train.kept, labels.train.given))
     held_out = None if labels.validation is None else jnp.asarray(labels.validation.kept, jnp.int32)
-    return Own(jax.random.key(seed), kept, given, held_out)
+    groups = None if labels.groups is None else jnp.asarray(labels.groups, jnp.int32)
+    return Own(jax.random.key(seed), kept, given, held_out, groups)
+
+
+_GROUPING = "(images [N, …], labels int [N]) -> int [N], from 0"
+
+
+def pin_groups(spec: str) -> str:
+    """The text of a grouping; that of a function with its file's content hash (`methods.custom.pin`)."""
+    return spec if spec.endswith(".npy") else methods.custom.pin(spec, "groups", _GROUPING)
+
+
+def make_groups(config: Config, dataset: Dataset, train: pipelines.Corrupted) -> np.ndarray | None:
+    """The groups int32 [N] that the config's `groups` names for a seed's training set; None for the given labels.
+
+    A function is shown the kept images and their given labels.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if it does not give an int of at least 0 for each example.
+    """
+    spec = config.groups
+    if spec is None:
+        return None
+    if spec.endswith(".npy"):
+        if not pathlib.Path(spec).is_file():
+            raise FileNotFoundError(f"groups={spec!r}: there is no such file.")
+        return _check_groups(spec, np.load(spec), len(dataset.train_labels))[train.kept]
+    function = methods.custom.load(spec, "groups", _GROUPING)
+    found = np.asarray(function(dataset.train_images[train.kept], train.given))
+    return _check_groups(spec, found, len(train.kept))
+
+
+def _check_groups(spec: str, groups: np.ndarray, count: int) -> np.ndarray:
+    """Groups as int32, refused unless they are `count` integers of at least 0, and fewer than examples."""
+    if groups.shape != (count,) or not np.issubdtype(groups.dtype, np.integer):
+        raise ValueError(
+            f"groups={spec!r} must be an int for each of {count} examples, got {groups.dtype} {groups.shape}."
+        )
+    if groups.min() < 0 or groups.max() >= count:
+        raise ValueError(f"groups={spec!r} must be numbered from 0, got {groups.min()} … {groups.max()}.")
+    return groups.astype(np.int32)
+
+
+def num_groups(labels: Sequence[Labels]) -> int | None:
+    """How many groups there are, over the seeds that train at once; None where they are the classes."""
+    found = [int(each.groups.max()) + 1 for each in labels if each.groups is not None]
+    return max(found, default=None)
 
 
 def check_equal_sizes(labels: list[Labels]) -> None:

@@ -44,11 +44,15 @@ class Config:
     )
     data_seed: int | None = setting(None, "labels", "seed of the corruption for all seeds; default: each seed's own")
 
+    groups: str | None = setting(
+        None, "labels", "HAR's groups: FILE.npy, an int for each example of the training split, or FILE.py:NAME of a "
+        "function (images, labels) -> ints; default: the given labels"
+    )  # fmt: skip
     validation_split: float = setting(
         0.0, "labels", "share of the training set, wrong labels and all, held out to choose an epoch by, in [0, 1)"
     )
 
-    epochs: int = setting(60, "training", "epochs")
+    epochs: int = setting(60, "training", "epochs (of the final stage, where a method has several)")
     batch_size: int = setting(128, "training", "global batch size")
     early_stopping: int = setting(
         0, "training", "end after so many epochs without a better validation accuracy; 0: never"
@@ -158,7 +162,8 @@ def make_parser() -> argparse.ArgumentParser:
             groups[title] = parser.add_argument_group(title)
         first, *others = by_method.values()
         agreed = all(other.default == first.default for other in others)
-        text = _option_help(next(iter(by_method))).get(key, "") + ("" if agreed else " (default: the method's)")
+        texts = dict.fromkeys(_option_help(name).get(key, "") for name in by_method)  # a name may mean several things
+        text = " Or: ".join(filter(None, texts)) + ("" if agreed else " (default: the method's)")
         _add(groups[title], key, _plain_type(first.annotation), text, first.default if agreed else None)
     return parser
 
@@ -192,7 +197,7 @@ def resolve(given: Mapping[str, Any]) -> tuple[Config, tuple[str, ...]]:
     Raises:
       ValueError: for an unknown name, an option that the method does not have, or a value out of range.
     """
-    from experiments import recipes
+    from experiments import build, recipes
 
     fields = {f.name for f in dataclasses.fields(Config)} - {"options"}
     if "loss" in given and given.get("method", "erm") == "erm":
@@ -211,6 +216,11 @@ def resolve(given: Mapping[str, Any]) -> tuple[Config, tuple[str, ...]]:
     source = given.get("recipe")
     if source is not None and source not in recipes.datasets():
         raise ValueError(f"recipe={source!r}: there are recipes for {', '.join(recipes.datasets())}.")
+    if given.get("groups") is not None:
+        if "weighting" not in options:
+            owners = [name for name in methods.names() if "weighting" in method_options(name)]
+            raise ValueError(f"--groups belongs to {', '.join(owners)}; method={method!r} has no groups.")
+        given = {**given, "groups": build.pin_groups(given["groups"])}
     recipe = recipes.get(
         method,
         source or given.get("dataset", Config.dataset),

@@ -1,5 +1,6 @@
 """An epoch's record: what the engine saw, judged with the clean labels that training never sees."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -83,13 +84,22 @@ def record(
     if "label_weight" in seen:
         trust = evaluation.label_trust(seen["label_weight"], labels.given, labels.clean)
         found |= {f"label_weight_{which}": value for which, value in trust.items()}
+    found |= group_estimates(seen)
     return {name: np.asarray(value).tolist() for name, value in found.items()}
+
+
+def group_estimates(seen: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """HAR's estimates of each group, {} before they are made."""
+    names = ("group_error", "group_count", "group_strength")
+    known = "group_count" in seen and np.any(seen["group_count"])
+    return {name: np.asarray(seen[name]) for name in names} if known else {}
 
 
 def diagnostics(epoch: Epoch, k: int, labels: Corrupted, num_classes: int) -> dict[str, np.ndarray]:
     """What is worth a file of its own: learned tables, and the true share of wrong labels in each loss-rank bin."""
     seen = epoch.inspected[k]
     kept = {name: np.asarray(seen[name]) for name in ("weight_table", "margin") if name in seen}
+    kept |= group_estimates(seen)
     if "weight_table" in seen:
         shape = (num_classes, seen["weight_table"].shape[1])
         cell = (labels.given, np.asarray(seen["rank"]))

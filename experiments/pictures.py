@@ -57,4 +57,10 @@ def draw_all(
     if "margin" in last:
         counts = np.bincount(corrupted[0].given, minlength=dataset.num_classes)
         made.append(plots.margins(last["margin"], counts, dataset.class_names, folder / "margins.png"))
+    if "group_strength" in last:
+        names, test_error = dataset.class_names, 1 - np.array(by_seed[0][-1]["per_class_accuracy"], float)
+        if settings.groups is not None:  # groups are no classes
+            names, test_error = [f"group {g}" for g in range(len(last["group_strength"]))], None
+        found = (last[f"group_{what}"] for what in ("strength", "count", "error"))
+        made.append(plots.strengths(*found, test_error, names, folder / "strengths.png"))
     return made

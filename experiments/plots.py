@@ -181,6 +181,58 @@ def draw_margins(margin: np.ndarray, class_counts: np.ndarray, class_names: Sequ
     return figure
 
 
+def strengths(
+    strength: np.ndarray,
+    count: np.ndarray,
+    error: np.ndarray,
+    test_error: Sequence[float] | None,
+    names: Sequence[str] | None,
+    path: PathLike,
+) -> Path:
+    """Save HAR's strengths beside what they are made of, see ``draw_strengths``."""
+    return _save(draw_strengths(strength, count, error, test_error, names), path)
+
+
+@rc_context(_STYLE)
+def draw_strengths(
+    strength: np.ndarray,
+    count: np.ndarray,
+    error: np.ndarray,
+    test_error: Sequence[float] | None = None,
+    names: Sequence[str] | None = None,
+) -> Figure:
+    """Draw each group's density, estimated error, strength and test error, by rising strength (HAR, Fig. 4).
+
+    Args:
+      strength: λτ of each group, [G].
+      count: its training examples, [G].
+      error: its held-out error in stage 1, [G].
+      test_error: its final error on the test set, [G]; None leaves the panel out (groups that are no classes).
+      names: default class 0, class 1, …
+    """
+    rows = [np.asarray(values, float) for values in (count, error, strength)]
+    rows += [] if test_error is None else [np.asarray(test_error, float)]
+    if rows[0].ndim != 1 or any(row.shape != rows[0].shape for row in rows):
+        raise ValueError(f"count, error, strength and test_error must all be [G], got {[row.shape for row in rows]}")
+    rows[0] = rows[0] / max(rows[0].sum(), 1)
+    order = np.argsort(rows[2], kind="stable")
+    figure, axes = _panels(len(rows), columns=1, size=(min(4 + 0.2 * len(order), 9), 1.5), share="col")
+    titles = ("density q", "held-out error", "strength λτ", "test error")
+    for ax, values, color, title in zip(axes, rows, (ORANGE, SKY, BLUE, RED), titles, strict=False):
+        ax.bar(np.arange(len(order)), values[order], color=color, width=0.8)
+        ax.set(ylabel=title, xlim=(-0.6, len(order) - 0.4))
+        ax.grid(axis="x", visible=False)
+        if title != "strength λτ":
+            _percent_axis(ax)
+    labels = _names(names, len(order))
+    if len(order) <= _MAX_PANELS:
+        shown = [labels[g] for g in order]
+        axes[-1].set_xticks(np.arange(len(order)), shown, rotation=40, ha="right", rotation_mode="anchor")
+    axes[-1].set_xlabel("by rising strength")
+    figure.align_ylabels()
+    return figure
+
+
 def correction_accuracy(runs: Mapping[str, Records], uncorrected: Mapping[str, float], path: PathLike) -> Path:
     """Save the accuracy of the corrected labels by epoch, see ``draw_correction_accuracy``."""
     return _save(draw_correction_accuracy(runs, uncorrected), path)

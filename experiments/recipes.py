@@ -101,6 +101,17 @@ def _sr_baseline(dataset: str, **options: Any) -> Recipe:
     return _recipe("SR (ICCV 2021), code: baselines", options, **settings)
 
 
+_HAR = _recipe(
+    "HAR (ICLR 2021), section 4 and code: ResNet-32 on CIFAR with noise on some classes",
+    model="resnet32", noise="heteroskedastic", noise_rate=0.4, imbalance="none", imbalance_ratio=1.0, epochs=120,
+    batch_size=128, learning_rate=0.1, momentum=0.9, weight_decay=1e-4, schedule="multistep:80,100:0.1",
+    lr_warmup_epochs=0.0, augmentation="crop-flip", initialization="kaiming_normal",
+)  # fmt: skip
+_HAR_DRW = _HAR._replace(
+    settings=_HAR.settings | {"noise": "none", "noise_rate": 0.0, "imbalance": "long_tailed", "imbalance_ratio": 10.0},
+    sources=("HAR (ICLR 2021), section 4, Table 3",),
+)
+
 # ELR's protocol for CIFAR, where it is not the data set's own above.
 _ELR_CIFAR = {
     "model": "resnet34", "noise": "symmetric", "noise_rate": 0.4, "imbalance": "none", "imbalance_ratio": 1.0,
@@ -181,6 +192,8 @@ METHODS: dict[tuple[str, ...], Recipe] = {
         "ours: many complementary labels make up for few steps; chosen on seed 100", {"complementary": 20},
         learning_rate=0.02,
     ),
+    **{(name, dataset): recipe for dataset in ("cifar10", "cifar100")
+       for name, recipe in (("har", _HAR), ("unif_reg", _HAR), ("har_drw", _HAR_DRW))},
     ("forward", "cifar100"): _recipe("Patrini et al. (CVPR 2017), code: the surest example", {"percentile": 100.0}),
 }  # fmt: skip
 

@@ -12,6 +12,7 @@ from experiments import build, rundir
 from experiments.config import Config
 from robustjax import data
 from robustjax.data import corruptions
+from robustjax.data.pipelines import Corrupted
 from robustjax.methods import Method, Task
 from robustjax.methods.base import Learner
 from robustjax.training import checkpoints
@@ -58,11 +59,15 @@ def restore_run(
     if checkpoints.latest_epoch(path / "checkpoints") is None:  # before any data are read
         raise checkpoints.CheckpointError(f"no complete checkpoint in {path / 'checkpoints'}")
     dataset = data.load(settings.dataset, data_dir, max_tokens=settings.max_tokens)
-    noise = corruptions.load_noise(path / f"labels-seed{settings.seed}.npz", clean_labels=dataset.train_labels)
-    task = build.make_task(settings, dataset, len(noise.kept))
+    labels = []
+    for seed in range(settings.seed, settings.seed + settings.seeds):
+        noise = corruptions.load_noise(path / f"labels-seed{seed}.npz", clean_labels=dataset.train_labels)
+        train = Corrupted(noise.kept, noise.labels, dataset.train_labels[noise.kept])
+        labels.append(build.Labels(train, groups=build.make_groups(settings, dataset, train)))
+    task = build.make_task(settings, dataset, len(labels[0].train.kept), build.num_groups(labels))
     method = build.make_method(settings, task)
     # Seeds differ in their values only, so that one of them shows the form of all.
-    like = method.init(jax.random.key(0), np.asarray(noise.labels), dataset.train_images[:1])
+    like = method.init(jax.random.key(0), np.asarray(labels[0].train.given), dataset.train_images[:1])
     if best:
         folders = [rundir.best_folder(path, settings.seed + k) for k in range(settings.seeds)]
         found = [checkpoints.restore(folder, like) for folder in folders]

@@ -59,7 +59,7 @@ def execute(settings: config.Config, sources: Sequence[str] = (), command: str =
     dataset = _load(settings, console)
     labels = [build.corrupt(settings, dataset, seed) for seed in seeds]
     build.check_equal_sizes(labels)
-    task = build.make_task(settings, dataset, len(labels[0].train.kept))
+    task = build.make_task(settings, dataset, len(labels[0].train.kept), build.num_groups(labels))
     method = build.make_method(settings, task)
     console.print(f"{settings.method} on {settings.dataset} with {settings.model}: {layout.describe()}")
     console.print(build.describe(dataset, labels[0]) + (" (first seed)" if len(seeds) > 1 else ""))
@@ -135,6 +135,7 @@ def _train(
 ) -> float:
     """Train to the end, writing records, diagnostics and checkpoints; returns the seconds it took in all."""
     owns = [build.own(each, seed) for each, seed in zip(labels, seeds, strict=True)]
+    epochs = method.epochs or task.epochs
     resident, folder, metrics = build.resident(dataset), path / "checkpoints", path / "metrics.jsonl"
     state, start, before = None, 0, 0.0
     if resuming and checkpoints.latest_epoch(folder) is not None:
@@ -148,7 +149,7 @@ def _train(
     history = {seed: [] for seed in seeds}
     for record in logging.read_records(metrics) if metrics.exists() else []:
         history[record["seed"]].append(record)
-    if _is_over(settings, history, start):  # it was cut after its last epoch
+    if _is_over(settings, history, start, epochs):  # it was cut after its last epoch
         return before
     (path / "diagnostics").mkdir(exist_ok=True)
 
@@ -157,13 +158,13 @@ def _train(
     with (
         _signals() as stop_asked,
         checkpoints.open_writer(folder) as save,
-        logging.progress(task.epochs, task.steps_per_epoch, start_epoch=start, mode=mode) as progress,
+        logging.progress(epochs, task.steps_per_epoch, start_epoch=start, mode=mode) as progress,
     ):
-        epochs = engine.train(
+        trained = engine.train(
             method, task, layout, resident, owns, state=state, start_epoch=start, track_every=settings.track_every,
             on_phase=progress.phase, on_step=progress.step,
         )  # fmt: skip
-        for epoch in epochs:
+        for epoch in trained:
             done = epoch.epoch + 1
             states = parallel.by_seed(layout, epoch.state) if settings.validation_split else None
             for k, (seed, own) in enumerate(zip(seeds, labels, strict=True)):
@@ -182,29 +183,33 @@ def _train(
                 learning_rate=records[0].get("learning_rate"),
                 test_accuracy=float(np.mean([r["test_accuracy"] for r in records])),
             )
-            over = _is_over(settings, history, done)
+            over = _is_over(settings, history, done, epochs)
             stopping = bool(stop_asked) and not over
             due = settings.checkpoint_every and done % settings.checkpoint_every == 0
             if due or stopping or over:
                 meta = {"seconds": before + time.monotonic() - began, "seeds": list(seeds)}
                 save(done, parallel.by_seed(layout, epoch.state), meta)
             if stopping:
-                raise Stopped(f"stopped by {stop_asked[0]} after epoch {done} of {task.epochs}; --resume goes on.")
+                raise Stopped(f"stopped by {stop_asked[0]} after epoch {done} of {epochs}; --resume goes on.")
             if over:
                 break
     return before + time.monotonic() - began
 
 
-def _is_over(settings: config.Config, history: Mapping[int, Sequence[Mapping[str, Any]]], done: int) -> bool:
-    """Whether the run ends after `done` epochs: the last one, or no seed has become better for long enough.
+def _is_over(
+    settings: config.Config, history: Mapping[int, Sequence[Mapping[str, Any]]], done: int, epochs: int
+) -> bool:
+    """Whether the run ends after `done` of `epochs`: at the last, or when no seed has become better for long enough.
 
-    Seeds that train at once also end at once, so the one that improves longest decides.
+    Seeds that train at once also end at once, so the one that improves longest decides. Only the last stage of several,
+    which has `settings.epochs`, ends early.
     """
-    if done == settings.epochs:
+    if done == epochs:
         return True
+    if not settings.early_stopping or done <= epochs - settings.epochs:
+        return False
     best = [evaluation.best_validation(records) for records in history.values()]
-    patience = settings.early_stopping
-    return bool(patience) and None not in best and all(done - record["epoch"] >= patience for record in best)
+    return None not in best and all(done - record["epoch"] >= settings.early_stopping for record in best)
 
 
 @contextlib.contextmanager

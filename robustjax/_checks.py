@@ -1,6 +1,6 @@
 """Checks of hyperparameters: clear errors for concrete values, silence for traced ones."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -23,6 +23,12 @@ def check(name: str, value: Any, accepted: Callable[[np.ndarray], Any], descript
         return
     if not np.all(accepted(np.asarray(value))):
         raise ValueError(f"{name} must be {description}, got {value!r}")
+
+
+def check_choice(name: str, value: Any, accepted: Collection[Any]) -> None:
+    """Raises ValueError unless `value` is one of `accepted`, which the message lists."""
+    if value not in accepted:
+        raise ValueError(f"{name}={value!r} is none of {', '.join(map(str, accepted))}.")
 
 
 def check_class_vector(name: str, value: ArrayLike, num_classes: int) -> None:

@@ -4,6 +4,7 @@ Every function maps `[C]` to `[C]` in at least float32 and runs under jit. Count
 labels: no method knows the true ones.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -114,9 +115,66 @@ def har_strengths(
             f"class_errors must have the shape of class_counts, {counts.shape}, got {np.shape(class_errors)}"
         )
     errors = jnp.asarray(class_errors, counts.dtype)
-    strengths = errors**error_exponent * (jnp.min(counts) / counts) ** count_exponent
-    largest = jnp.max(strengths)
-    return max_strength * strengths / jnp.where(largest > 0, largest, 1.0)
+    return _scaled(errors**error_exponent * (jnp.min(counts) / counts) ** count_exponent, max_strength)
+
+
+def regression_strengths(
+    class_counts: ArrayLike, *, noise_variances: ArrayLike | None = None, max_strength: float = 1.0
+) -> Array:
+    """HAR's strengths for squared loss, tau_j = n_j^(-2/5), scaled to a given maximum.
+
+    Cao et al., 2021, section 2.2: the Fisher information of squared loss is 1 everywhere, so that density alone is
+    left. That holds for noise of one variance; where it differs, the same derivation (asymptotic mean squared error of
+    the weighted smoother) gives tau_j = (sigma_j^2 / n_j)^(2/5), with exponent 2/5 in place of classification's 3/5.
+
+    Args:
+      class_counts: `[G]`, examples of each group, all positive.
+      noise_variances: `[G]`, of the targets about the truth, not negative; equal if None.
+      max_strength: the largest strength.
+
+    Returns:
+      Strengths `[G]` in [0, max_strength].
+    """
+    counts = _positive_counts(class_counts)
+    check("max_strength", max_strength, lambda s: s > 0, "positive")
+    if noise_variances is None:
+        noise_variances = jnp.ones_like(counts)
+    check("noise_variances", noise_variances, lambda v: v >= 0, "at least 0 for every group")
+    return _scaled((jnp.asarray(noise_variances, counts.dtype) * (jnp.min(counts) / counts)) ** 0.4, max_strength)
+
+
+def inverse_strengths(strengths: ArrayLike) -> Array:
+    """Strengths turned upside down, proportional to 1 / tau with the same mean: a control that ought to lose.
+
+    Cao et al., 2021, appendix C.4 (Table 9).
+
+    Args:
+      strengths: `[G]`, not negative; a strength of 0 counts as the smallest positive one.
+
+    Returns:
+      Strengths `[G]` with the mean of the given ones; zeros if all are 0.
+    """
+    strengths = jnp.asarray(strengths, float)
+    smallest = jnp.min(jnp.where(strengths > 0, strengths, jnp.inf))
+    inverse = 1.0 / jnp.where(strengths > 0, strengths, jnp.where(jnp.isfinite(smallest), smallest, 1.0))
+    return inverse * (jnp.mean(strengths) / jnp.mean(inverse))
+
+
+def random_strengths(key: Array, strengths: ArrayLike) -> Array:
+    """Uniform random strengths with the mean of the given ones: another control that ought to lose.
+
+    Cao et al., 2021, appendix C.4 (Table 9).
+
+    Args:
+      key: PRNG key.
+      strengths: `[G]`, not negative.
+
+    Returns:
+      Strengths `[G]`.
+    """
+    strengths = jnp.asarray(strengths, float)
+    draws = jax.random.uniform(key, strengths.shape, strengths.dtype, minval=jnp.finfo(strengths.dtype).tiny)
+    return draws * (jnp.mean(strengths) / jnp.mean(draws))
 
 
 def example_weights(labels: ArrayLike, class_weights: ArrayLike) -> Array:
@@ -148,6 +206,12 @@ def weighted_mean(values: ArrayLike, weights: ArrayLike) -> Array:
     values, weights = jnp.asarray(values), jnp.asarray(weights)
     total = jnp.sum(weights)
     return jnp.sum(weights * values) / jnp.where(total > 0, total, 1)
+
+
+def _scaled(strengths: Array, largest: ArrayLike) -> Array:
+    """Strengths scaled so that the largest is `largest`; all 0 stay so."""
+    found = jnp.max(strengths)
+    return largest * strengths / jnp.where(found > 0, found, 1.0)
 
 
 def _positive_counts(class_counts: ArrayLike) -> Array:

@@ -86,7 +86,7 @@ def train(method: base.Method, task: base.Task, labels: np.ndarray | None = None
 
     compiled, epochs = {}, []
     for epoch in range(task.epochs):
-        survey = base.Survey(look(state, images) if method.survey else None, labels)
+        survey = base.Survey(look(state, images) if base.surveys(method, epoch) else None, labels)
         state, plan = begin(state, survey, base.Clock(jnp.int32(epoch), jnp.float32(epoch)), jax.random.key(epoch))
         step = method.passes(epoch)[0].steps[0] if method.passes else method.step
         steps = -(-int(plan["train"].size) // task.batch_size)

@@ -60,6 +60,31 @@ def test_har_strengths_scale_and_exponents():
     np.testing.assert_array_equal(margins.har_strengths(np.zeros(4), COUNTS), np.zeros(4))
 
 
+def test_regression_strengths_follow_density_and_where_it_differs_the_variance():
+    strengths = margins.regression_strengths(COUNTS, max_strength=0.2)
+    np.testing.assert_allclose(strengths, 0.2 * (5 / COUNTS) ** 0.4, rtol=1e-6)
+    variances = np.array([4.0, 1.0, 1.0, 0.0])
+    expected = (variances / COUNTS) ** 0.4
+    found = margins.regression_strengths(COUNTS, noise_variances=variances)
+    np.testing.assert_allclose(found, expected / expected.max(), rtol=1e-5)
+    with pytest.raises(ValueError, match="noise_variances must be at least 0"):
+        margins.regression_strengths(COUNTS, noise_variances=-variances)
+
+
+def test_controls_keep_the_mean_and_turn_the_order_around():
+    strengths = np.array([0.1, 0.02, 0.05, 0.0])
+    inverse = np.asarray(margins.inverse_strengths(strengths))
+    np.testing.assert_allclose(inverse[:3] * strengths[:3], inverse[0] * strengths[0], rtol=1e-6)
+    assert inverse[3] == inverse[1] == inverse.max()
+    for key in (0, 1):
+        drawn = np.asarray(margins.random_strengths(jax.random.key(key), strengths))
+        for control in (inverse, drawn):
+            assert np.all(control > 0)
+            np.testing.assert_allclose(control.mean(), strengths.mean(), rtol=1e-6)
+    for nothing in (margins.inverse_strengths(np.zeros(3)), margins.random_strengths(jax.random.key(0), np.zeros(3))):
+        np.testing.assert_array_equal(nothing, 0)
+
+
 def test_example_weights_and_their_mean():
     weights = np.array([1.0, 2.0, 4.0])
     labels = np.array([2, 0, 1])

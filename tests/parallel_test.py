@@ -24,7 +24,7 @@ def test_data_parallel_equals_one_device(name):
 
 @pytest.mark.parametrize(("mode", "name"), [("seeds", "dynamic_loss"), *(("single", name) for name in toys.FAMILIES)])
 def test_seeds_at_once_equal_single_runs(name, mode):
-    task, seeds = toys.task(epochs=2), (3, 4, 5, 6)
+    task, seeds = toys.task(epochs=2, **toys.needs(name)), (3, 4, 5, 6)
     together = toys.train(name, task, seeds, mode, devices=jax.devices()[: 4 if mode == "seeds" else 1])[-1]
     for k, seed in enumerate(seeds):
         alone = toys.train(name, task, (seed,), devices=jax.devices()[:1])[-1]

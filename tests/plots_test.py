@@ -97,6 +97,17 @@ def test_margins():
     assert len(many.axes[1].get_xticks()) <= 12
 
 
+def test_strengths_are_sorted():
+    strength, count, error = np.array([0.1, 0.02, 0.05]), np.array([10, 60, 30]), np.array([0.5, 0.1, 0.2])
+    figure = plots.draw_strengths(strength, count, error, [0.4, 0.3, 0.2], ["cat", "dog", "frog"])
+    for ax, expected in zip(
+        figure.axes, ([0.6, 0.3, 0.1], [0.1, 0.2, 0.5], [0.02, 0.05, 0.1], [0.3, 0.2, 0.4]), strict=True
+    ):
+        np.testing.assert_allclose(bars(ax), expected)
+    assert [tick.get_text() for tick in figure.axes[-1].get_xticklabels()] == ["dog", "frog", "cat"]
+    assert len(plots.draw_strengths(strength, count, error).axes) == 3
+
+
 def test_correction_accuracy():
     runs = {"noise 0.2": records(0), "noise 0.4": records(1)}
     (ax,) = plots.draw_correction_accuracy(runs, {"noise 0.2": 0.82}).axes
@@ -182,6 +193,7 @@ def test_saved_pictures(tmp_path, name):
         (lambda: plots.draw_label_weights(np.ones(5)), r"weights must have two axes, got shape \(5,\)"),
         (lambda: plots.draw_label_weights(np.ones((2, 5)), np.ones((2, 4))), r"noisy_share must have .* \(2, 5\)"),
         (lambda: plots.draw_label_weights(np.ones((2, 5)), None, ["cat"]), "class_names must name 2 classes, got 1"),
+        (lambda: plots.draw_strengths(np.ones(3), np.ones(2), np.ones(3)), r"must all be \[G\]"),
         (lambda: plots.draw_margins(np.ones(3), np.ones(2)), r"must both be \[C\]"),
         (lambda: plots.draw_embeddings({"a": np.ones((3, 2))}, np.arange(4)), r"points must have .* \(4, 2\)"),
     ],

@@ -52,17 +52,24 @@ def task(epochs: int = 3, batch_size: int = 16, model: str = "mlp", rate: float 
         optimizer=lambda r: optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(r, momentum=0.9)),
         schedule=lambda progress: rate * (1 + jnp.cos(jnp.pi * jnp.floor(progress) / epochs)),
         weak=lambda key, inputs: plain(inputs), strong=strong, plain=plain,
+        example=jax.ShapeDtypeStruct((1, SIDE, SIDE, 1), jnp.uint8),
     )  # fmt: skip
 
 
 # One method of each kind of state and plan.
-FAMILIES = ("cross_entropy", "ce_sr", "nlnl", "dynamic_loss", "elr", "elr_plus")
+FAMILIES = ("cross_entropy", "ce_sr", "nlnl", "dynamic_loss", "elr", "elr_plus", "har")
 OPTIONS = {
     "elr_plus": {"average_ramp_steps": 6, "ramp_steps": 4},
     "dynamic_loss": {
         "num_bins": 5, "warmup_epochs": 1, "corrector_warmup_steps": 2, "meta_learning_rate": 1e-2, "hidden": 8,
-    }
+    },
+    "har": {"pretrain_epochs": 1},
 }  # fmt: skip
+
+
+def needs(name: str) -> dict:
+    """What a task's perceptron must have for a method."""
+    return {"normalize": True} if name.startswith("har") else {}
 
 
 def options(name: str) -> dict:

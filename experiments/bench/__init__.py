@@ -1,1 +1,1 @@
-"""Benchmarks, each of them a module that prints a table: `python -m experiments.bench.meta_step`."""
+"""Benchmarks, each a module that prints a table: `python -m experiments.bench.meta_step`, `….har_step`."""

@@ -81,7 +81,14 @@ RULES: tuple[Rule, ...] = (
     Rule({"paper": "har", "dataset": "imdb_reviews"},
          _protocol(recipes.DATASETS["imdb_reviews"].settings), recipes.DATASETS["imdb_reviews"].sources[0],
          "the paper does not give learning rate, batch size, vocabulary, text length, embedding and pooling"),
-    Rule({"paper": "har", "table": "3"}, {}, "", "the baselines' settings are not recorded; these are HAR's"),
+    Rule({"paper": "har", "table": "3", "method": "[!h]*"}, {}, "",
+         "the baselines' settings are not recorded; these are HAR's"),
+    *(Rule({"paper": "har", "method": f"unif_reg_{strength}"}, {"method": "unif_reg", "strength": float(strength)})
+      for strength in ("0.001", "0.01", "0.02", "0.05", "0.1")),
+    *(Rule({"paper": "har", "method": f"adap_reg_{weighting}"}, {"method": "har", "weighting": weighting})
+      for weighting in ("inverse", "random")),
+    Rule({"paper": "har", "method": "har|har_drw|unif_reg*|adap_reg*"}, {}, "",
+         "the regulariser is that of the paper, a root of the sum of squares; the authors' code takes a sum of norms"),
 
     Rule({"paper": "sr", "dataset": "mnist"}, _protocol(recipes.DATASETS["mnist"].settings), _SR),
     Rule({"paper": "sr", "dataset": "cifar10"}, _protocol(recipes.SPARSE["cifar10", ""].settings), _SR),

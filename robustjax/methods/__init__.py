@@ -9,7 +9,7 @@ import itertools
 import re
 from collections.abc import Callable
 
-from robustjax.methods import custom, dynamic_loss, elr, erm, nlnl
+from robustjax.methods import custom, dynamic_loss, elr, erm, har, nlnl
 from robustjax.methods.base import Batch, Clock, Method, Pass, Plan, Stream, Survey, Task
 
 Factory = Callable[..., Method]
@@ -53,6 +53,9 @@ _REGISTRY: dict[str, Factory] = {
             ("", "_one_network"), ("", "_no_weight_averaging"), ("", "_no_mixup")
         )
     },
+    "har": har.har,
+    "har_drw": functools.partial(har.har, reweight_from=2 / 3),
+    "unif_reg": functools.partial(har.har, weighting="uniform"),
     "custom": custom.custom,
     "dynamic_loss": dynamic_loss.dynamic_loss,
     # The paper's ablations (Tables 5, 6 and 13), by the names of our tables.
@@ -112,5 +115,5 @@ def register(name: str, factory: Factory) -> None:
 
 __all__ = [
     "Batch", "Clock", "Factory", "Method", "Pass", "Plan", "Stream", "Survey", "Task",
-    "canonical_name", "custom", "dynamic_loss", "elr", "erm", "get", "names", "nlnl", "register",
+    "canonical_name", "custom", "dynamic_loss", "elr", "erm", "get", "har", "names", "nlnl", "register",
 ]  # fmt: skip

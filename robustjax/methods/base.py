@@ -59,6 +59,8 @@ class Task(NamedTuple):
       weak: view (key, inputs) -> float inputs with little or no augmentation.
       strong: view with the full augmentation.
       plain: inputs -> float inputs, normalisation only; what is evaluated.
+      example: shape and dtype of stored inputs [1, …], by which a method can refuse a model at once; None if unknown.
+      num_groups: G, into how many groups the examples are divided (see `Survey`); C if None.
     """
 
     num_examples: int
@@ -71,6 +73,8 @@ class Task(NamedTuple):
     weak: Callable[[jax.Array, jax.Array], jax.Array]
     strong: Callable[[jax.Array, jax.Array], jax.Array]
     plain: Callable[[jax.Array], jax.Array]
+    example: jax.ShapeDtypeStruct | None = None
+    num_groups: int | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -94,10 +98,17 @@ Plan = dict[str, Stream]
 
 
 class Survey(NamedTuple):
-    """A look at the whole training set in evaluation mode: `logits` [N, C] and the given `labels` int32 [N]."""
+    """A look at the whole training set.
 
-    logits: jax.Array
+    Attributes:
+      logits: [N, C], in evaluation mode; None where the method asked for none.
+      labels: int32 [N], as given.
+      groups: int32 [N] in 0 … G−1, the group of each example: its given label, unless the user groups otherwise.
+    """
+
+    logits: jax.Array | None
     labels: jax.Array
+    groups: jax.Array | None = None
 
 
 class Pass(NamedTuple):
@@ -136,10 +147,14 @@ class Method(NamedTuple):
         Jittable.
       survey: (state, inputs as stored) -> logits of one batch for `begin_epoch`'s survey; None where it needs none
         (it is then given a survey without logits).
+      surveys: epoch -> whether its `begin_epoch` is given a survey with logits; None for every epoch. What an epoch is
+        given is known when `begin_epoch` is traced: it may branch on `survey.logits is None`.
       passes: epoch -> the passes of this epoch; None for one pass of `step` over the stream "train".
       inspect: (state, survey) -> dict of arrays about what the method has learned, once an epoch, for evaluation and
         plots. Known keys: "corrected_labels" [N, C], "label_weight" [N], "weight_table" [C, R], "rank" [N],
-        "margin" [C], "targets" [N, C] with their weight "target_strength".
+        "margin" [C], "targets" [N, C] with their weight "target_strength", "group_count", "group_error" and
+        "group_strength" [G] (all 0 until they are known).
+      epochs: how many there are in all, where these are not the task's: those of earlier stages are added.
     """
 
     init: Callable[..., State]
@@ -149,6 +164,13 @@ class Method(NamedTuple):
     survey: Callable[[State, jax.Array], jax.Array] | None = None
     passes: Callable[[int], tuple[Pass, ...]] | None = None
     inspect: Callable[[State, Survey], dict[str, jax.Array]] | None = None
+    surveys: Callable[[int], bool] | None = None
+    epochs: int | None = None
+
+
+def surveys(method: Method, epoch: int) -> bool:
+    """Whether the epoch's `begin_epoch` is given a survey with logits."""
+    return method.survey is not None and (method.surveys is None or method.surveys(epoch))
 
 
 class Learner(NamedTuple):

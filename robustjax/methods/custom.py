@@ -42,34 +42,39 @@ def custom(task: base.Task, *, loss: str = "", **terms: Any) -> base.Method:
     return erm.erm(task, function, **terms)
 
 
-def pin(spec: str) -> str:
-    """The text of a loss, FILE.py:NAME, with its file's content hash, so that a run knows when it has changed.
+def pin(spec: str, option: str = "loss", form: str = _FORM) -> str:
+    """The text of a function, FILE.py:NAME, with its file's content hash, so that a run knows when it has changed.
 
     Raises:
       ValueError: if `spec` has another form.
       FileNotFoundError: if there is no such file.
     """
-    path, name, _ = _parse(spec)
-    return f"{path}:{name}{_HASH}{_digest(path)}"
+    path, name, _ = _parse(spec, option, form)
+    return f"{path}:{name}{_HASH}{_digest(path, option)}"
 
 
-def load(spec: str) -> Loss:
+def load(spec: str, option: str = "loss", form: str = _FORM) -> Callable[..., Any]:
     """The function that FILE.py:NAME, pinned or not, names; the file is run as a module of its own.
+
+    Args:
+      spec: the text.
+      option: whose value it is, for messages.
+      form: what the function must be like, for messages.
 
     Raises:
       ValueError: if `spec` has another form, the file cannot be imported, its hash is not the pinned one, or it has
         no such function.
       FileNotFoundError: if there is no such file.
     """
-    path, name, pinned = _parse(spec)
-    digest = _digest(path)
+    path, name, pinned = _parse(spec, option, form)
+    digest = _digest(path, option)
     if pinned not in ("", digest):
-        raise ValueError(f"loss={str(path)!r} has changed: its hash was {pinned} and is {digest}.")
-    module = _import(path, digest)
+        raise ValueError(f"{option}={str(path)!r} has changed: its hash was {pinned} and is {digest}.")
+    module = _import(path, digest, option)
     function = getattr(module, name, None)
     if not callable(function):
         there = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise ValueError(f"loss={str(path)!r} has no function {name!r}; it has {', '.join(there) or 'none'}.")
+        raise ValueError(f"{option}={str(path)!r} has no function {name!r}; it has {', '.join(there) or 'none'}.")
     return function
 
 
@@ -146,23 +151,23 @@ def check_loss(loss: Loss, num_classes: int, name: str = "loss") -> None:
                 refuse(f"must have finite {what}; at {case} it gives {bad}. jax.nn.log_softmax is safe, log p is not.")
 
 
-def _parse(spec: str) -> tuple[pathlib.Path, str, str]:
+def _parse(spec: str, option: str, form: str) -> tuple[pathlib.Path, str, str]:
     """File, function and pinned hash ("" for none)."""
     place, _, pinned = spec.partition(_HASH)
     path, colon, name = place.rpartition(":")
     if not (colon and path.endswith(".py") and name.isidentifier()):
-        raise ValueError(f"loss={spec!r}: FILE.py:NAME of a function {_FORM} is accepted.")
+        raise ValueError(f"{option}={spec!r}: FILE.py:NAME of a function {form} is accepted.")
     return pathlib.Path(path), name, pinned
 
 
-def _digest(path: pathlib.Path) -> str:
+def _digest(path: pathlib.Path, option: str) -> str:
     if not path.is_file():
-        raise FileNotFoundError(f"loss={str(path)!r}: there is no such file.")
+        raise FileNotFoundError(f"{option}={str(path)!r}: there is no such file.")
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
-def _import(path: pathlib.Path, digest: str) -> ModuleType:
-    title = f"robustjax_loss_{path.stem}_{digest}"
+def _import(path: pathlib.Path, digest: str, option: str) -> ModuleType:
+    title = f"robustjax_{option}_{path.stem}_{digest}"
     spec = importlib.util.spec_from_file_location(title, path.resolve())
     module = importlib.util.module_from_spec(spec)
     sys.modules[title] = module  # as for any import: dataclasses and pickling look their module up there
@@ -170,7 +175,7 @@ def _import(path: pathlib.Path, digest: str) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[title]
-        raise ValueError(f"loss={str(path)!r} cannot be imported: {_told(error)}") from error
+        raise ValueError(f"{option}={str(path)!r} cannot be imported: {_told(error)}") from error
     return module
 
 

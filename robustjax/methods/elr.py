@@ -33,6 +33,7 @@ import numpy as np
 import optax
 
 from robustjax import losses, regularizers
+from robustjax._checks import check_choice
 from robustjax.meta import optimizer_step
 from robustjax.methods import base
 from robustjax.mixup import apply_mix, draw_mix
@@ -215,10 +216,6 @@ def _check(strength: float, beta: float, networks: int, mixup: float, early_lear
             raise ValueError(f"{name}={value} must be at least 0.")
     if not 0 <= beta < 1:
         raise ValueError(f"beta={beta} must be in [0, 1).")
-    for name, choice, accepted in (
-        ("networks", networks, (1, 2)),
-        ("early_learning", early_learning, FORMS),
-        ("target_store", target_store, STORES),
-    ):
-        if choice not in accepted:
-            raise ValueError(f"{name}={choice!r} is none of {', '.join(map(str, accepted))}.")
+    check_choice("networks", networks, (1, 2))
+    check_choice("early_learning", early_learning, FORMS)
+    check_choice("target_store", target_store, STORES)

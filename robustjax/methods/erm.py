@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from robustjax import losses, margins
+from robustjax._checks import check_choice
 from robustjax._probabilities import check_transition
 from robustjax.margins import example_weights
 from robustjax.meta import optimizer_step
@@ -133,11 +134,6 @@ def _class_counts(task: base.Task, name: str, derive: Callable[[np.ndarray], Any
     return lambda labels: {name: derive(base.class_counts(labels, task.num_classes))}
 
 
-def _check_choice(name: str, value: Any, accepted: tuple[Any, ...]) -> None:
-    if value not in accepted:
-        raise ValueError(f"{name}={value!r} is none of {', '.join(map(str, accepted))}.")
-
-
 def _check_warmup(task: base.Task, warmup_epochs: int) -> None:
     if not 0 <= warmup_epochs < max(task.epochs, 1):
         raise ValueError(f"warmup_epochs={warmup_epochs} must be at least 0 and less than epochs={task.epochs}.")
@@ -218,8 +214,8 @@ def apl(
       beta: weight of the passive loss.
       gamma: focusing exponent of focal losses, at least 0.
     """
-    _check_choice("active", active, tuple(_ACTIVE))
-    _check_choice("passive", passive, tuple(_PASSIVE))
+    check_choice("active", active, tuple(_ACTIVE))
+    check_choice("passive", passive, tuple(_PASSIVE))
     first = functools.partial(_ACTIVE[active], gamma=gamma) if active == "nfl" else _ACTIVE[active]
     pair = functools.partial(losses.active_passive, active=first, passive=_PASSIVE[passive], alpha=alpha, beta=beta)
     return erm(task, pair, **terms)
@@ -261,7 +257,7 @@ def bootstrap(task: base.Task, *, form: str = "soft", beta: float | None = None,
       form: bootstrapping's own labels: "soft" (the prediction) or "hard" (its argmax).
       beta: bootstrapping's trust in the given label; 0.95 for soft and 0.8 for hard labels if not given.
     """
-    _check_choice("form", form, ("soft", "hard"))
+    check_choice("form", form, ("soft", "hard"))
     loss, usual = (losses.soft_bootstrap, 0.95) if form == "soft" else (losses.hard_bootstrap, 0.8)
     return erm(task, functools.partial(loss, beta=usual if beta is None else beta), **terms)
 
@@ -276,7 +272,7 @@ def gjs(task: base.Task, *, label_weight: float = 0.3, views: int = 2, **terms: 
       label_weight: the label's weight π₁ in (0, 1); the views share the rest equally.
       views: how many augmented views of the batch a step takes; 1 or 2.
     """
-    _check_choice("views", views, (1, 2))
+    check_choice("views", views, (1, 2))
     weights = (label_weight, *[(1 - label_weight) / views] * views)
     loss = functools.partial(losses.generalized_jensen_shannon, weights=weights)
     return erm(task, loss, views=views, **terms)
@@ -368,12 +364,12 @@ def forward(
         return method
 
     def begin_epoch(state: ErmState, survey: base.Survey, clock: base.Clock, key: jax.Array):
-        found = losses.estimate_transition(jax.nn.softmax(survey.logits), percentile=percentile)
-        matrix = jnp.where(clock.epoch == warmup_epochs, found, state.constants["transition"])
-        everything = base.shuffled(key, jnp.ones(survey.labels.shape, bool))
-        return state._replace(constants={"transition": matrix}), {"train": everything}
+        if survey.logits is not None:  # the end of the warm-up
+            found = losses.estimate_transition(jax.nn.softmax(survey.logits), percentile=percentile)
+            state = state._replace(constants={"transition": found})
+        return state, {"train": base.shuffled(key, jnp.ones(survey.labels.shape, bool))}
 
-    return method._replace(begin_epoch=begin_epoch, survey=method.predict)
+    return method._replace(begin_epoch=begin_epoch, survey=method.predict, surveys=lambda epoch: epoch == warmup_epochs)
 
 
 @composable

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from robustjax.methods.base import Batch, Clock, Method, Pass, Plan, State, Stream, Survey, Task
+from robustjax.methods.base import Batch, Clock, Method, Pass, Plan, State, Stream, Survey, Task, surveys
 from robustjax.training import backend, parallel
 
 # Salts that keep the random draws of an epoch's parts apart.
@@ -39,12 +39,18 @@ class Own(NamedTuple):
       kept: which training inputs it trains on, int32 [N].
       labels: the labels they are given, int32 [N].
       validation: which it holds out, int32 [V]; None for none.
+      groups: the groups of `Survey`, int32 [N]; the given labels if None.
     """
 
     key: jax.Array
     kept: jax.Array
     labels: jax.Array
     validation: jax.Array | None = None
+    groups: jax.Array | None = None
+
+    def survey(self, logits: jax.Array | None) -> Survey:
+        """What a method is shown of the training set."""
+        return Survey(logits, self.labels, self.labels if self.groups is None else self.groups)
 
 
 class Tally(NamedTuple):
@@ -175,17 +181,18 @@ class Programs:
                 order = jax.random.permutation(key, self.task.num_examples).astype(jnp.int32)
                 return state, {"train": Stream(order, jnp.int32(self.task.num_examples))}
             clock = Clock(epoch, epoch.astype(jnp.float32))
-            state, plan = self.method.begin_epoch(state, Survey(logits, own.labels), clock, key)
+            state, plan = self.method.begin_epoch(state, own.survey(logits), clock, key)
             return parallel.keep_state(self.layout, state), plan
 
-        return self.call("epoch plan", program, state, (own, logits), np.int32(epoch))
+        key = "epoch plan", logits is None
+        return self.call("epoch plan", program, state, (own, logits), np.int32(epoch), key=key)
 
     def inspect(self, state: State, own: Own, logits: Any) -> list[dict[str, np.ndarray]]:
         """What the method has learned, one dict a seed."""
 
         def program(_, seed, shared):
             state, own, logits = seed
-            return self.method.inspect(state, Survey(logits, own.labels))
+            return self.method.inspect(state, own.survey(logits))
 
         return parallel.by_seed(self.layout, self.call("inspection", program, None, (state, own, logits), ()))
 
@@ -314,7 +321,7 @@ def train(
     on_phase: Callable[[str], None] = lambda phase: None,
     on_step: Callable[[int], None] = lambda steps: None,
 ) -> Iterator[Epoch]:
-    """Train from `start_epoch` to the task's last epoch, yielding after each one.
+    """Train from `start_epoch` to the method's last epoch, yielding after each one.
 
     Args:
       method: what to train.
@@ -339,9 +346,10 @@ def train(
     state = init_states(method, layout, owns, np.asarray(resident.train_inputs[:1])) if state is None else state
     shared = parallel.place_shared(layout, resident)
     own = parallel.place_seeds(layout, owns)
-    logits = programs.survey(state, own, shared) if method.survey and start_epoch < task.epochs else None
-    for epoch in range(start_epoch, task.epochs):
-        state, plan = programs.begin_epoch(state, own, logits if method.survey else None, epoch)
+    epochs = method.epochs or task.epochs
+    logits = programs.survey(state, own, shared) if surveys(method, start_epoch) and start_epoch < epochs else None
+    for epoch in range(start_epoch, epochs):
+        state, plan = programs.begin_epoch(state, own, logits if surveys(method, epoch) else None, epoch)
         passes = programs.passes(epoch)
         sizes = parallel.by_seed(layout, {name: stream.size for name, stream in plan.items()})
         lengths = [[-(-int(size[work.streams[0]]) // task.batch_size) for work in passes] for size in sizes]
@@ -354,8 +362,8 @@ def train(
                 for name, (total, count) in tally.metrics.items():
                     old = metrics[k].get(name, (0.0, 0.0))
                     metrics[k][name] = (old[0] + float(total), old[1] + float(count))
-        tracked = bool(track_every) and ((epoch + 1) % track_every == 0 or epoch + 1 == task.epochs)
-        logits = programs.survey(state, own, shared) if method.survey or tracked else None
+        tracked = bool(track_every) and ((epoch + 1) % track_every == 0 or epoch + 1 == epochs)
+        logits = programs.survey(state, own, shared) if surveys(method, epoch + 1) or tracked else None
         inspects = method.inspect is not None and logits is not None
         held_out = None if own.validation is None else programs.validation_logits(state, own, shared)
         yield Epoch(

@@ -228,11 +228,11 @@ def noise_detection_auroc(scores: jax.Array, is_wrong: jax.Array) -> jax.Array:
 
 
 def summarise(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Summarise one seed's run from its per-epoch records.
+    """Summarise one seed's run from its per-epoch records; of a run with several stages, the last stage's.
 
     Args:
       history: records in the order of training, each with ``epoch`` and, in the epochs that were evaluated,
-        ``test_accuracy`` in [0, 1]; None or nan counts as not evaluated.
+        ``test_accuracy`` in [0, 1]; None or nan counts as not evaluated. A ``stage`` tells stages apart.
 
     Returns:
       ``test_accuracy_last``; ``test_accuracy_mean_last_10`` over the last 10 epochs; ``test_accuracy_best`` with its
@@ -245,6 +245,7 @@ def summarise(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Raises:
       ValueError: no record has a test accuracy.
     """
+    history = _last_stage(history)
     measured = [(record["epoch"], float(record["test_accuracy"])) for record in history if _has_accuracy(record)]
     if not measured:
         raise ValueError(f"history has no finite 'test_accuracy' in its {len(history)} records")
@@ -267,8 +268,8 @@ def summarise(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def best_validation(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The first record with the highest ``validation_accuracy``; None if no record has one."""
-    judged = [record for record in history if record.get("validation_accuracy") is not None]
+    """The last stage's first record with the highest ``validation_accuracy``; None if no record has one."""
+    judged = [record for record in _last_stage(history) if record.get("validation_accuracy") is not None]
     return max(judged, key=lambda record: record["validation_accuracy"], default=None)
 
 
@@ -278,6 +279,10 @@ def mean_std(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     if array.ndim != 1 or not len(array):
         raise ValueError(f"values must be a non-empty list of numbers, got shape {array.shape}")
     return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else math.nan
+
+
+def _last_stage(history: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [record for record in history if record.get("stage") == history[-1].get("stage")]
 
 
 def _predictions(logits: jax.Array) -> jax.Array:

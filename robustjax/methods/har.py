@@ -1,0 +1,351 @@
+"""HAR: heteroskedastic adaptive regularisation (Cao et al., ICLR 2021), and its uniform counterpart.
+
+Rare and noisy examples need more smoothing than frequent and clean ones. HAR adds to each example's loss its size of
+the loss gradient at all hidden layers, R(x) = (Σ_j ‖∂ℓ/∂h_j‖²)^½, times a strength of its group (its given class),
+
+    mean_i ℓ_i + mean_i s_{g(i)} R_i,     s_g ∝ I_g^{3/5} / q_g^{2/5},     max_g s_g = 0.1,
+
+with q_g the group's share of the data and I_g the error that a plain network makes on the group where it has not
+trained. Algorithm 1 is one run of two stages: cross entropy on a random half of the data for its own full schedule; the
+errors on the other half, by the given labels; then a fresh network on everything.
+
+Where paper and code differ, the paper's form is the default and `form="code"` the authors': Σ_j ‖∂L/∂h_j‖ with L the
+*mean* over the batch of B examples, so 1/B of the paper's scale. A strength s in the paper's form is worth about B s in
+the code's (or less by up to √layers, since a sum of norms is larger than the norm of all); the authors' setting, 10 at
+B = 128, is 0.078 in the paper's units.
+"""
+
+import math
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from robustjax import losses, margins, regularizers, taps
+from robustjax._checks import check_choice
+from robustjax.meta import optimizer_step
+from robustjax.methods import base
+
+FORMS = ("paper", "code")
+WEIGHTINGS = ("adaptive", "inverse", "random", "uniform")
+STRENGTHS = {"paper": 0.1, "code": 10.0}  # the largest one, by form
+
+
+class Estimate(NamedTuple):
+    """What stage 1 found of each group: held-out error, count in the whole training set and strength, float32 [G]."""
+
+    errors: jax.Array
+    counts: jax.Array
+    strengths: jax.Array
+
+
+class HarState(NamedTuple):
+    """A run's state.
+
+    Attributes:
+      learner: the network.
+      held_out: bool [N], the half that stage 1 does not train on.
+      strengths: float32 [N], of each example.
+      estimate: of each group.
+      class_counts: float32 [C], of the given labels.
+      example: stored inputs [1, …], to make the second network by.
+    """
+
+    learner: base.Learner
+    held_out: jax.Array
+    strengths: jax.Array
+    estimate: Estimate
+    class_counts: jax.Array
+    example: jax.Array
+
+
+class Objective(NamedTuple):
+    """HAR's objective of a batch.
+
+    Attributes:
+      total: scalar, loss plus mean regulariser times strength; what is minimised.
+      loss: scalar, the (weighted) mean cross entropy alone.
+      jacobian: [B], the regulariser of each example without its strength.
+      gradients: of `loss` at each tapped layer, {name: [B, …]}.
+      logits: [B, C].
+      aux: what the forward pass returned beside them.
+    """
+
+    total: jax.Array
+    loss: jax.Array
+    jacobian: jax.Array
+    gradients: dict[str, jax.Array]
+    logits: jax.Array
+    aux: Any
+
+
+def objective(
+    forward: Callable[[dict[str, jax.Array]], tuple[jax.Array, Any]],
+    shapes: dict[str, jax.ShapeDtypeStruct],
+    labels: jax.Array,
+    strengths: jax.Array,
+    mask: jax.Array,
+    *,
+    weights: jax.Array | None = None,
+    form: str = "paper",
+) -> Objective:
+    """Cross entropy of a batch and the regulariser made of its hidden gradients (HAR, eq. 6; appendix B and code).
+
+    The mean loss is differentiated, as in the code. The paper differentiates each example's own: that is B times it, B
+    the examples that count. Class weights are part of what is differentiated (HAR-DRW, code).
+
+    Args:
+      forward: taps -> (logits [B, C], auxiliary output).
+      shapes: of the taps, one a layer that takes part.
+      labels: int [B].
+      strengths: [B], λτ of each example, in units of the form.
+      mask: [B], 0 for padding.
+      weights: [B], of each example's loss; None weighs all alike.
+      form: "paper", the root of the sum of squares over layers; "code", the sum of norms, at 1/B of the scale.
+
+    Returns:
+      The `Objective`.
+    """
+
+    def loss(zeros: dict[str, jax.Array]) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+        logits, aux = forward(zeros)
+        share = mask if weights is None else mask * weights
+        return margins.weighted_mean(losses.cross_entropy(logits, labels), share), (logits, aux)
+
+    found = taps.value_and_gradients(loss, shapes)
+    jacobian = regularizers.hidden_jacobian_norms(found.gradients, form)
+    if form == "paper":
+        jacobian = jacobian * jnp.sum(mask)
+    total = found.value + base.masked_mean(strengths * jacobian, mask)
+    return Objective(total, found.value, jacobian, found.gradients, *found.aux)
+
+
+def halves(key: jax.Array, num_examples: int) -> jax.Array:
+    """A random half of the training set to be held out, rounded down: bool [N]."""
+    return jax.random.permutation(key, num_examples) < num_examples // 2
+
+
+def held_out_errors(wrong: jax.Array, held_out: jax.Array, groups: jax.Array, num_groups: int) -> jax.Array:
+    """The share of each group's held-out examples that are predicted wrongly, float32 [G].
+
+    A group without a held-out example (0/0) gets the share over all held-out examples.
+
+    Args:
+      wrong: bool [N], whether the prediction differs from the given label.
+      held_out: bool [N].
+      groups: int [N] in 0 … G−1.
+      num_groups: G.
+    """
+    held = held_out.astype(jnp.float32)
+    seen = jax.ops.segment_sum(held, groups, num_groups)
+    missed = jax.ops.segment_sum(held * wrong, groups, num_groups)
+    overall = jnp.sum(missed) / jnp.maximum(jnp.sum(seen), 1)
+    return jnp.where(seen > 0, missed / jnp.maximum(seen, 1), overall)
+
+
+def group_counts(groups: jax.Array, num_groups: int) -> jax.Array:
+    """How many examples each group has: float32 [G]."""
+    return jax.ops.segment_sum(jnp.ones(groups.shape, jnp.float32), groups, num_groups)
+
+
+def weigh(weighting: str, key: jax.Array, strengths: jax.Array) -> jax.Array:
+    """Adaptive strengths [G] as they are, or what a control makes of them (appendix C.4)."""
+    if weighting == "inverse":
+        return margins.inverse_strengths(strengths)
+    return margins.random_strengths(key, strengths) if weighting == "random" else strengths
+
+
+def load_strengths(path: str, num_groups: int) -> np.ndarray:
+    """Strengths float32 [G] from an .npy file, or the entry "group_strength" of an .npz (a run's diagnostics).
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if it holds something else.
+    """
+    if not pathlib.Path(path).is_file():
+        raise FileNotFoundError(f"strengths_file={path!r}: there is no such file.")
+    found = np.load(path)
+    if isinstance(found, np.lib.npyio.NpzFile):
+        if "group_strength" not in found:
+            raise ValueError(
+                f"strengths_file={path!r} has no group_strength, only {', '.join(found.files) or 'nothing'}."
+            )
+        found = found["group_strength"]
+    if found.shape != (num_groups,):
+        raise ValueError(f"strengths_file={path!r} must hold one strength a group, ({num_groups},), got {found.shape}.")
+    if not (np.all(np.isfinite(found)) and np.all(found >= 0)):
+        raise ValueError(f"strengths_file={path!r} must hold finite strengths of at least 0, got {found.tolist()}.")
+    return found.astype(np.float32)
+
+
+def tapped_shapes(task: base.Task, example: Any, layers: str) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of the taps of the chosen layers for stored inputs like `example` [B, …]; nothing is computed.
+
+    Raises:
+      ValueError: for a model without normalisation layers, or a glob in `layers` that names none.
+    """
+    inputs = jax.eval_shape(task.plain, example)
+    variables = jax.eval_shape(task.model.init, jax.random.key(0), inputs)
+    shapes = task.model.tap_shapes(variables.params, variables.stats, inputs)
+    if not shapes:
+        raise ValueError(
+            f"model={task.model.name!r} has no normalisation layer, and HAR regularises at their outputs: use a "
+            "network that has, such as small_cnn or resnet32."
+        )
+    return {name: shapes[name] for name in taps.choose(shapes, layers)}
+
+
+def har(
+    task: base.Task,
+    *,
+    strength: float | None = None,
+    form: str = "paper",
+    layers: str = "*",
+    weighting: str = "adaptive",
+    pretrain_epochs: int = 0,
+    strengths_file: str = "",
+    reweight_from: float = 1.0,
+    balance: float = 0.9999,
+) -> base.Method:
+    """HAR, Algorithm 1: two stages, unless strengths are uniform or given.
+
+    Args:
+      strength: HAR's largest λτ (the only one if uniform); 0.1 in the paper's form and 10 in the code's if not given.
+      form: HAR's regulariser: "paper" (root of the sum of squares of per-example gradients) or "code" (sum of norms,
+        gradients of the batch mean, 1/B of the scale).
+      layers: normalisation layers that are regularised, globs joined by "|", such as "stage3_*"; "*" is all.
+      weighting: "adaptive" (HAR), "uniform" (one strength for all, one stage), or the controls "inverse" and "random".
+      pretrain_epochs: epochs of stage 1, in which the schedule runs in short; 0: as many as `epochs`.
+      strengths_file: take the groups' strengths from this .npy, or .npz of an earlier run's diagnostics, and leave
+        stage 1 out. They are rescaled only if `strength` is given.
+      reweight_from: share of the run after which classes are weighted (DRW), 2/3 in HAR-DRW; 1 is never.
+      balance: β of the effective number of examples, in [0, 1); near 1 classes weigh as 1/n.
+
+    Raises:
+      ValueError: for an option outside its range, by name, or a model without the normalisation layers asked for.
+      FileNotFoundError: if there is no such strengths file.
+    """
+    check_choice("form", form, FORMS)
+    check_choice("weighting", weighting, WEIGHTINGS)
+    if strength is not None and not (strength > 0 and math.isfinite(strength)):
+        raise ValueError(f"strength={strength} must be positive and finite.")
+    if pretrain_epochs < 0:
+        raise ValueError(f"pretrain_epochs={pretrain_epochs} must be at least 0.")
+    if not 0 <= reweight_from <= 1:
+        raise ValueError(f"reweight_from={reweight_from} must be in [0, 1].")
+    if weighting == "uniform" and strengths_file:
+        raise ValueError(f"weighting='uniform' and strengths_file={strengths_file!r} contradict each other.")
+    if pretrain_epochs and (weighting == "uniform" or strengths_file):
+        raise ValueError(f"pretrain_epochs={pretrain_epochs}: there is no stage 1 with strengths uniform or given.")
+    if task.example is not None:
+        tapped_shapes(task, task.example, layers)
+    largest = STRENGTHS[form] if strength is None else strength
+    num_groups = task.num_classes if task.num_groups is None else task.num_groups
+    given = load_strengths(strengths_file, num_groups) if strengths_file else None
+    if given is not None and strength is not None:
+        given = given * (strength / max(float(given.max()), np.finfo(np.float32).tiny))
+    staged = weighting != "uniform" and given is None
+    start = (pretrain_epochs or task.epochs) if staged else 0  # the first epoch of the final stage
+    reweighted = start + round(reweight_from * task.epochs)
+
+    def init(key: jax.Array, labels: np.ndarray, example: jax.Array) -> HarState:
+        tapped_shapes(task, example, layers)
+        learner_key, half_key, weigh_key = jax.random.split(key, 3)
+        known = jnp.zeros(num_groups)
+        if not staged:
+            known = jnp.full(num_groups, largest) if given is None else weigh(weighting, weigh_key, jnp.asarray(given))
+        return HarState(
+            learner=base.init_learner(learner_key, task, example),
+            held_out=halves(half_key, len(labels)) if staged else jnp.zeros(len(labels), bool),
+            strengths=jnp.zeros(len(labels)),
+            estimate=Estimate(jnp.zeros(num_groups), jnp.zeros(num_groups), known),
+            class_counts=jnp.asarray(base.class_counts(labels, task.num_classes), jnp.float32),
+            example=jnp.asarray(example),
+        )
+
+    def estimated(state: HarState, survey: base.Survey, key: jax.Array) -> Estimate:
+        """Errors on the held-out half, and what follows from them."""
+        wrong = jnp.argmax(survey.logits, -1) != survey.labels
+        errors = held_out_errors(wrong, state.held_out, survey.groups, num_groups)
+        counts = group_counts(survey.groups, num_groups)
+        # A group without examples takes no part, nor in the scale.
+        errors = jnp.where(counts > 0, errors, 0)
+        found = margins.har_strengths(errors, jnp.maximum(counts, 1), max_strength=largest)
+        return Estimate(errors, counts, weigh(weighting, key, found))
+
+    def begin_epoch(state: HarState, survey: base.Survey, clock: base.Clock, key: jax.Array):
+        order_key, fresh_key, weigh_key = jax.random.split(key, 3)
+        if survey.logits is not None:  # stage 1 is over
+            state = state._replace(
+                learner=base.new_learner(fresh_key, task, state.example), estimate=estimated(state, survey, weigh_key)
+            )
+        state = state._replace(strengths=state.estimate.strengths[survey.groups])
+        drawn = ~state.held_out | (clock.epoch >= start)
+        return state, {"train": base.shuffled(order_key, drawn)}
+
+    def stage_metrics(stage: int) -> base.Metrics:
+        return {"stage": (jnp.float32(stage), jnp.ones(()))} if staged else {}
+
+    def pretraining_step(state: HarState, batches: dict[str, base.Batch], clock: base.Clock, key: jax.Array):
+        """An ordinary step of the first network."""
+        batch = batches["train"]
+        view_key, model_key = jax.random.split(key)
+        inputs = task.strong(view_key, batch.inputs)
+        progress = clock.progress * (task.epochs / start)
+        learner, metrics = base.descend(
+            task, state.learner, batch, inputs, lambda z: losses.cross_entropy(z, batch.labels), progress, model_key
+        )
+        return state._replace(learner=learner), metrics | stage_metrics(1)
+
+    def step(state: HarState, batches: dict[str, base.Batch], clock: base.Clock, key: jax.Array):
+        """A regularised step."""
+        batch, learner = batches["train"], state.learner
+        view_key, model_key = jax.random.split(key)
+        inputs = task.strong(view_key, batch.inputs)
+        shapes = tapped_shapes(task, batch.inputs, layers)
+        strengths = state.strengths[batch.index]
+        weights = None
+        if reweight_from < 1:
+            by_class = margins.deferred_weights(clock.epoch, state.class_counts, start_epoch=reweighted, beta=balance)
+            weights = by_class[batch.labels]
+
+        def regularized(params: Any) -> tuple[jax.Array, Objective]:
+            def forward(zeros: dict[str, jax.Array]) -> tuple[jax.Array, Any]:
+                return task.model.apply(params, learner.stats, inputs, train=True, key=model_key, taps=zeros)
+
+            found = objective(forward, shapes, batch.labels, strengths, batch.mask, weights=weights, form=form)
+            return found.total, found
+
+        rate = task.schedule(clock.progress - start)
+        result = optimizer_step(regularized, learner.params, learner.opt_state, task.optimizer(rate))
+        found: Objective = result.aux
+        count = jnp.sum(batch.mask)
+        metrics = base.step_metrics(result.loss, found.logits, batch, rate) | stage_metrics(2)
+        metrics["unregularized_loss"] = (found.loss * count, count)
+        metrics["regularizer"] = base.tally(found.jacobian, batch.mask)
+        metrics["regularizer_strength"] = base.tally(strengths, batch.mask)
+        return state._replace(learner=base.updated(result, found.aux)), metrics
+
+    first, final = (base.Pass(("train",), (one,)) for one in (pretraining_step, step))
+
+    def predict(state: HarState, inputs: jax.Array) -> jax.Array:
+        return base.predict_with(task, state.learner, inputs)
+
+    def inspect(state: HarState, survey: base.Survey) -> dict[str, jax.Array]:
+        found = state.estimate
+        return {"group_error": found.errors, "group_count": found.counts, "group_strength": found.strengths}
+
+    return base.Method(
+        init=init,
+        step=step,
+        predict=predict,
+        begin_epoch=begin_epoch,
+        survey=predict if staged else None,
+        surveys=lambda epoch: epoch == start,
+        passes=lambda epoch: (first if epoch < start else final,),
+        inspect=inspect if staged else None,
+        epochs=start + task.epochs,
+    )
