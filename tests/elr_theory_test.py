@@ -18,8 +18,7 @@ from robustjax import losses, regularizers
 # As setup a, with fewer examples and dimensions at the same p/n, and twice the step.
 SMALL = elr_theory.Setup(dimension=300, examples=360, spread=0.3, flip=0.4, rate=0.2, steps=1500)
 TINY = elr_theory.Setup(dimension=20, examples=30, spread=0.5, flip=0.5, rate=0.3, steps=20)
-# The theorems' setting; the step on θ is 0.1. T comes after four steps.
-EARLY = elr_theory.Setup(dimension=1000, examples=1100, spread=0.1, flip=0.5, rate=0.05, steps=10)
+EARLY = elr_theory.EARLY
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +26,6 @@ def runs():
     mixture = elr_theory.sample(SMALL, 0)
     start = elr_theory.initial(SMALL.dimension, 0, blind=True)
     return {name: elr_theory.train(mixture, start, SMALL, method) for name, method in elr_theory.METHODS.items()}
-
-
-def early(spread, seed=0):
-    setup = EARLY._replace(spread=spread)
-    start = elr_theory.initial(setup.dimension, seed, blind=True)
-    return elr_theory.train(elr_theory.sample(setup, seed), start, setup, elr_theory.METHODS["CE"])
 
 
 def softmax(logits):
@@ -154,7 +147,7 @@ def test_one_vector_form_has_half_the_argument():
 @pytest.mark.parametrize(("spread", "cosine"), [(0.01, 0.99), (0.1, 0.9), (0.3, 0.7)])
 def test_early_gradient_points_to_the_truth(spread, cosine):
     """Proposition 3 (at least 1/6 and a distance of at most 1 until T), and the order of T."""
-    record = early(spread)
+    record = elr_theory.early(spread)
     ends = elr_theory.early_learning_ends(record)
     assert record["gradient_cosine"][:ends].min() > cosine
     assert record["distance"][: ends + 1].max() < 0.25
@@ -164,7 +157,7 @@ def test_early_gradient_points_to_the_truth(spread, cosine):
 def test_examples_with_wrong_labels_are_predicted_right_at_first():
     """Theorem 4: from a coin's toss to nearly all at T; how nearly is Φ(θᵀv / σ‖θ‖)."""
     for spread, least in ((0.01, 0.999), (0.03, 0.9), (0.1, 0.6)):
-        record = early(spread)
+        record = elr_theory.early(spread)
         ends = elr_theory.early_learning_ends(record)
         wrong = round(EARLY.examples * EARLY.flip / 2)
         assert abs(record["wrong_true"][0] - 0.5) < 3 * 0.5 / math.sqrt(wrong)
@@ -176,7 +169,7 @@ def test_examples_with_wrong_labels_are_predicted_right_at_first():
 
 def test_coefficients_shrink_on_clean_and_grow_on_wrong_examples():
     """Proposition 5: the mean of (2 (p - y))² changes by more than 0.05 from 0 to T."""
-    record = early(0.1)
+    record = elr_theory.early(0.1)
     ends = elr_theory.early_learning_ends(record)
     change = {
         kind: 4 * (record[f"{kind}_fit_square"][ends] - record[f"{kind}_fit_square"][0]) for kind in ("clean", "wrong")
