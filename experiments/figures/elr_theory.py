@@ -9,7 +9,9 @@ separability.png         how often random labels of noisy examples can be fitted
 Liu et al., Early-Learning Regularization Prevents Memorization of Noisy Labels, NeurIPS 2020, section 3 and appendices
 A to C. Two Gaussian clusters around +v and -v in R^p, a linear softmax classifier with two classes, full-batch gradient
 descent in float64. The paper does not print the sizes of its own simulation. Setup a lies in the theorems' regime
-(1 - Δ/2 < p/n < 1); setup b has the dimension and the noise that the caption of Fig. A.1 names.
+(1 - Δ/2 < p/n < 1); setup b has the dimension and the noise that the caption of Fig. A.1 names. In b nearly half of the
+labels of a draw may be wrong, and ELR then keeps to the wrong side where early learning has not found the right one:
+hence medians and quartiles over seeds.
 """
 
 import argparse
