@@ -8,14 +8,14 @@ import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 PathLike = str | os.PathLike[str]
 Records = Sequence[Mapping[str, Any]]
@@ -401,6 +401,112 @@ def draw_embeddings(
     return figure
 
 
+class Line(NamedTuple):
+    """A line of a `Panel`.
+
+    Attributes:
+      x: [N].
+      y: [N].
+      look: line style or marker, as matplotlib writes them: "-", "--", "o".
+      color: any colour of matplotlib's.
+      band: lower and upper edge of a shaded band, [N] each.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    look: str = "-"
+    color: str = BLUE
+    band: tuple[np.ndarray, np.ndarray] | None = None
+
+
+class Panel(NamedTuple):
+    """One panel of `draw_lines`: lines by label (not in the legend where it starts with "_"), title, and axes."""
+
+    lines: Mapping[str, Line]
+    title: str = ""
+    x_label: str = ""
+    y_label: str = ""
+    x_scale: str = "linear"
+    y_scale: str = "linear"
+    y_limits: tuple[float, float] | None = None
+    percent: bool = False
+
+
+def lines(panels: Sequence[Panel], columns: int, path: PathLike) -> Path:
+    """Save panels of lines, see ``draw_lines``."""
+    return _save(draw_lines(panels, columns), path)
+
+
+@rc_context(_STYLE)
+def draw_lines(panels: Sequence[Panel], columns: int = 2) -> Figure:
+    """Draw any curves, a panel each, row by row, over one legend: a label looks the same wherever it occurs.
+
+    Args:
+      panels: what to draw; those in a column whose x axes have the same label show it once, under the lowest.
+      columns: panels side by side.
+    """
+    figure, axes = _panels(len(panels), columns=columns, size=(3.8, 2.7))
+    for number, (ax, panel) in enumerate(zip(axes, panels, strict=True)):
+        for label, line in panel.lines.items():
+            marker = line.look if line.look in ("o", ".", "x") else ""
+            look = {"linestyle": "", "marker": marker, "markersize": 3} if marker else {"linestyle": line.look}
+            ax.plot(line.x, line.y, color=line.color, label=label, **look)
+            if line.band is not None:
+                ax.fill_between(line.x, *line.band, color=line.color, alpha=0.2, linewidth=0)
+        ax.set(title=panel.title, ylabel=panel.y_label, xscale=panel.x_scale, yscale=panel.y_scale)
+        if panel.y_limits is not None:
+            ax.set_ylim(*panel.y_limits)
+        if panel.percent:
+            _percent_axis(ax)
+        for axis, scale in ((ax.xaxis, panel.x_scale), (ax.yaxis, panel.y_scale)):
+            low, high = axis.get_view_interval()
+            if scale == "log" and high < 100 * low:  # too short for powers of ten alone
+                axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axis.set_major_formatter("{x:g}")
+                axis.set_minor_formatter(NullFormatter())
+        below = panels[number + columns] if number + columns < len(panels) else None
+        if below is None or below.x_label != panel.x_label:
+            ax.set_xlabel(panel.x_label)
+    shown: dict[str, Any] = {}
+    for ax in axes:
+        shown.update(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
+    _legend_below(figure, shown, columns=4)
+    return figure
+
+
+def histograms(
+    groups: Mapping[str, Mapping[str, np.ndarray]], x_label: str, path: PathLike, x_max: float | None = None
+) -> Path:
+    """Save stacked histograms, see ``draw_histograms``."""
+    return _save(draw_histograms(groups, x_label, x_max), path)
+
+
+@rc_context(_STYLE)
+def draw_histograms(groups: Mapping[str, Mapping[str, np.ndarray]], x_label: str, x_max: float | None = None) -> Figure:
+    """Draw densities of non-negative values, a panel a group of them, under each other on one x axis (HAR, Fig. 1).
+
+    Args:
+      groups: by title, the values [N] by label.
+      x_label: what the values are.
+      x_max: right end of the axis, default the largest value; what lies beyond counts in the last bin.
+    """
+    every = [np.asarray(values, float) for group in groups.values() for values in group.values()]
+    x_max = max(values.max() for values in every) if x_max is None else x_max
+    edges = np.linspace(0, x_max, 36)
+    figure, axes = _panels(len(groups), columns=1, size=(5.0, 2.0), share=True)
+    colors = iter(_CYCLE)
+    for ax, (title, group) in zip(axes, groups.items(), strict=True):
+        for label, values in group.items():
+            color = next(colors)
+            density, _ = np.histogram(np.minimum(values, x_max), edges, density=True)
+            ax.stairs(density, edges, fill=True, color=color, alpha=0.45, label=f"{label} ({len(values)})")
+            ax.stairs(density, edges, color=color, linewidth=1.2)
+        ax.set(title=title, ylabel="density", xlim=(0, x_max))
+        ax.legend()
+    axes[-1].set_xlabel(x_label)
+    return figure
+
+
 def _save(figure: Figure, path: PathLike) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -437,8 +543,11 @@ def _percent_axis(ax: Axes) -> None:
     ax.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
 
 
-def _legend_below(figure: Figure, ax: Axes, columns: int = 4, **style: Any) -> None:
-    handles, labels = ax.get_legend_handles_labels()
+def _legend_below(figure: Figure, source: Axes | Mapping[str, Any], columns: int = 4, **style: Any) -> None:
+    """One legend for the figure: that of a panel, or handles by label."""
+    if isinstance(source, Axes):
+        source = dict(zip(*source.get_legend_handles_labels()[::-1], strict=True))
+    handles, labels = list(source.values()), list(source)
     width = 0.5 + 0.07 * max(map(len, labels))  # inches of an entry, roughly
     columns = int(np.clip(figure.get_figwidth() / width, 1, columns))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, **style)

@@ -163,7 +163,43 @@ def test_embeddings_show_each_class_where_it_lies():
     assert not many.legends and len(many.axes[0].collections) == 21
 
 
+def test_lines_are_what_was_given_over_one_legend():
+    x = np.arange(1.0, 5.0)
+    panels = [
+        plots.Panel(
+            {"a": plots.Line(x, x, "--", plots.RED, (x - 1, x + 1)), "points": plots.Line(x, 2 * x, "o")}, "one", "t"
+        ),
+        plots.Panel({"a": plots.Line(x, -x, "--", plots.RED)}, "two", "t", "share", percent=True, y_limits=(-5, 0)),
+        plots.Panel({"b": plots.Line(x, x**2)}, "three", "t", x_scale="log", y_scale="log"),
+    ]
+    figure = plots.draw_lines(panels, columns=2)
+    first, second, third = figure.axes
+    np.testing.assert_array_equal(line(first, "a").get_ydata(), x)
+    assert (line(first, "a").get_linestyle(), line(first, "a").get_color()) == ("--", plots.RED)
+    assert (line(first, "points").get_linestyle(), line(first, "points").get_marker()) == ("None", "o")
+    assert len(first.collections) == 1 and not second.collections
+    assert second.get_ylim() == (-5, 0) and second.get_ylabel() == "share"
+    assert (third.get_xscale(), third.get_yscale()) == ("log", "log")
+    assert [ax.get_xlabel() for ax in figure.axes] == ["", "t", "t"]  # once a column
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "points", "b"]
+
+
+def test_histograms_are_densities_and_keep_what_lies_beyond():
+    groups = {"x": {"low": np.full(10, 0.1), "high": np.full(30, 9.0)}, "y": {"other": np.linspace(0, 1, 5)}}
+    figure = plots.draw_histograms(groups, "loss", x_max=2.0)
+    assert [ax.get_title() for ax in figure.axes] == ["x", "y"] and figure.axes[-1].get_xlabel() == "loss"
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["low (10)", "high (30)"]
+    for patch in (patch for ax in figure.axes for patch in ax.patches):
+        values, edges, _ = patch.get_data()
+        assert np.sum(values * np.diff(edges)) == pytest.approx(1)
+    beyond, _, _ = figure.axes[0].patches[-1].get_data()
+    assert np.flatnonzero(beyond).tolist() == [len(beyond) - 1]
+    assert plots.draw_histograms(groups, "loss").axes[0].get_xlim() == (0, 9)
+
+
 SAVED = {
+    "lines": ([plots.Panel({"a": plots.Line(np.arange(4), np.arange(4))}, "one", "x", "y")], 1),
+    "histograms": ({"x": {"a": np.arange(9.0)}}, "loss"),
     "learning_curves": ({"ce": [records(0), records(1)]},),
     "by_epoch": ({"ce": [records(0)]}, {"test_accuracy": "test accuracy"}),
     "label_weights": (np.full((2, 5), 0.5), np.full((2, 5), 0.1), ["cat", "dog"]),
