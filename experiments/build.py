@@ -83,21 +83,14 @@ def make_task(config: Config, dataset: Dataset, num_examples: int, num_groups: i
     """The task: model, views, optimizer and schedule for `num_examples` training examples of `dataset`.
 
     `num_groups` is the number of groups of examples, where they are not the classes.
-
-    Raises:
-      ValueError: for an augmentation or a model that is not for this kind of data.
     """
-    _check_kind(config, dataset)
-    tokens = {"vocabulary_size": dataset.num_tokens} if models.reads_tokens(config.model) else {}
     view = functools.partial(augment.make_view, mean=dataset.mean, std=dataset.std)
     return Task(
         num_examples=num_examples,
         num_classes=dataset.num_classes,
         epochs=config.epochs,
         batch_size=config.batch_size,
-        model=models.get_model(
-            config.model, dataset.num_classes, dtype=jnp.dtype(config.precision), **model_options(config), **tokens
-        ),
+        model=_make_model(config, dataset),
         optimizer=make_optimizer(config),
         schedule=make_schedule(config.schedule, config.learning_rate, config.epochs, config.lr_warmup_epochs),
         weak=view(config.weak_augmentation),
@@ -108,8 +101,8 @@ def make_task(config: Config, dataset: Dataset, num_examples: int, num_groups: i
     )
 
 
-def _check_kind(config: Config, dataset: Dataset) -> None:
-    """Refuse augmentations and models that cannot take what `dataset` holds."""
+def _make_model(config: Config, dataset: Dataset) -> models.Model:
+    """The classifier; ValueError for a model or an augmentation that cannot take what `dataset` holds."""
     inputs = dataset.train_images
     held = f"{dataset.name} holds {inputs.dtype} {list(inputs.shape)}"
     for name in ("augmentation", "weak_augmentation"):
@@ -122,6 +115,10 @@ def _check_kind(config: Config, dataset: Dataset) -> None:
         raise ValueError(
             f"model={config.model!r} does not read texts; {held}, token ids: {', '.join(readers)} is accepted."
         )
+    own = {"vocabulary_size": dataset.num_tokens} if config.model in readers else {}
+    return models.get_model(
+        config.model, dataset.num_classes, dtype=jnp.dtype(config.precision), **model_options(config), **own
+    )
 
 
 def make_method(config: Config, task: Task, options: Mapping[str, Any] | None = None) -> Method:

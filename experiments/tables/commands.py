@@ -74,13 +74,13 @@ _HAR, _SR, _ELR = "HAR (ICLR 2021), code", "SR (ICCV 2021), section 4 and code",
 _DL = recipes.DATASETS["cifar10"].sources[0]
 
 RULES: tuple[Rule, ...] = (
+    Rule({"paper": "har", "dataset": "imdb_reviews"},
+         _protocol(recipes.DATASETS["imdb_reviews"].settings), recipes.DATASETS["imdb_reviews"].sources[0],
+         "the paper does not give learning rate, batch size, vocabulary, text length, embedding and pooling"),
     Rule({"paper": "har", "dataset": "cifar10|cifar100"},
          _sgd(120, 0.1, 1e-4, "multistep:80,100:0.1", "kaiming_normal"), _HAR,
          "the paper draws the noise once and reports the best test epoch; here each seed has its own noise and the "
          "last epoch counts"),
-    Rule({"paper": "har", "dataset": "imdb_reviews"},
-         _protocol(recipes.DATASETS["imdb_reviews"].settings), recipes.DATASETS["imdb_reviews"].sources[0],
-         "the paper does not give learning rate, batch size, vocabulary, text length, embedding and pooling"),
     Rule({"paper": "har", "table": "3", "method": "[!h]*"}, {}, "",
          "the baselines' settings are not recorded; these are HAR's"),
     *(Rule({"paper": "har", "method": f"unif_reg_{strength}"}, {"method": "unif_reg", "strength": float(strength)})
