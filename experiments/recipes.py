@@ -144,6 +144,10 @@ METHODS: dict[tuple[str, ...], Recipe] = {
         "code: ELR+ on CIFAR-100", 7.0, 0.9, {"ramp_steps": 40000, "refine": True}, epochs=250,
         schedule="multistep:200:0.1", **_ELR_PLUS_CIFAR,
     ),
+    ("elr", "mnist"): _elr("λ and β as for CIFAR-10", 3.0, 0.7),
+    ("elr", "mnist", "asymmetric"): _elr("λ and β as for CIFAR-10, asymmetric noise", 1.0, 0.9),
+    ("elr_plus", "mnist"): _elr("λ and β as for CIFAR-10", 3.0, 0.7, {"average_ramp_steps": 1000}),
+    ("elr_plus", "mnist", "asymmetric"): _elr("λ and β as for CIFAR-10, asymmetric noise", 1.0, 0.9),
     # Large sets of real noise, which TFDS does not have: --dataset=folder:DIR --recipe=clothing1m, and so on.
     ("elr", "clothing1m"): _elr(
         "appendix G: Clothing1M (pretrained ResNet-50 there); λ and β as for CIFAR-10", 3.0, 0.7, epochs=10,
