@@ -8,7 +8,7 @@ import pytest
 
 from experiments import config, plots, run
 from experiments.config import Config
-from experiments.figures import sr
+from experiments.figures import runs, sr
 
 TRAINED = ["--method=ce_sr", "--model=mlp", "--batch-size=256", "--epochs=1", "--parallel=single", "--quiet"]
 
@@ -24,7 +24,7 @@ def make_run(path, epochs=3, **settings):
 
 
 def labels(*settings):
-    return list(sr.labels({pathlib.Path(f"run{i}"): each for i, each in enumerate(settings)}).values())
+    return list(runs.labels({pathlib.Path(f"run{i}"): each for i, each in enumerate(settings)}).values())
 
 
 def test_labels_tell_method_and_noise_and_more_where_needed():
@@ -89,11 +89,11 @@ def test_command_line_draws_all_three(tmp_path, capsys):
 
 def test_what_cannot_be_drawn_is_refused(tmp_path, capsys):
     a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", dataset="mnist")
-    for runs, message in (
+    for paths, message in (
         ([a, b], "different data sets (digits, mnist)"),
         ([tmp_path / "none"], "no config.json"),
         ([a, "--images=5"], "images=5"),
     ):
-        assert sr.main([*map(str, runs), f"--out={tmp_path / 'out'}"]) == 2
+        assert sr.main([*map(str, paths), f"--out={tmp_path / 'out'}"]) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

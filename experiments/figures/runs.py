@@ -1,0 +1,85 @@
+"""Runs side by side: what the figures of run directories share."""
+
+import argparse
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from experiments import rundir
+from experiments.config import Config
+from robustjax.training import logging
+
+
+def make_parser(name: str, text: str) -> argparse.ArgumentParser:
+    """The command line that figures of runs share: run directories and a folder for the pictures."""
+    parser = argparse.ArgumentParser(prog=f"python -m experiments.figures.{name}", description=text.split("\n\n")[0])
+    parser.add_argument(
+        "runs", nargs="+", type=pathlib.Path, metavar="RUN_DIR", help="run directories, on one data set"
+    )
+    parser.add_argument("--out", type=pathlib.Path, required=True, metavar="DIR", help="folder for the pictures")
+    return parser
+
+
+def show(draw: Callable[[], Sequence[pathlib.Path]]) -> int:
+    """Draw and print what was made; returns the exit status: 0, or 2 for runs that cannot be drawn."""
+    try:
+        for made in draw():
+            print(made)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def read(paths: Sequence[pathlib.Path]) -> dict[pathlib.Path, str]:
+    """The runs in `paths`, each with a label.
+
+    Raises:
+      ValueError: a path holds no run, or they are on different data sets.
+    """
+    settings = {path: rundir.read_settings(path) for path in dict.fromkeys(paths)}
+    datasets = sorted({each.dataset for each in settings.values()})
+    if len(datasets) > 1:
+        raise ValueError(f"the runs are on different data sets ({', '.join(datasets)}); draw them one by one.")
+    return labels(settings)
+
+
+def labels(settings: Mapping[pathlib.Path, Config]) -> dict[pathlib.Path, str]:
+    """A label for each run: method and noise; where these agree, also the settings that differ, or else the path."""
+    plain = {path: _method_and_noise(each) for path, each in settings.items()}
+    found = {}
+    for path, label in plain.items():
+        namesakes = {other: _flat(settings[other]) for other in plain if plain[other] == label}
+        mine = namesakes[path]
+        differing = [name for name in mine if any(other.get(name) != mine[name] for other in namesakes.values())]
+        identical = [other for other in namesakes if namesakes[other] == mine]
+        parts = [label, *(f"{name}={mine[name]}" for name in differing), *([str(path)] if len(identical) > 1 else [])]
+        found[path] = ", ".join(parts)
+    return found
+
+
+def _method_and_noise(settings: Config) -> str:
+    method = settings.method
+    if settings.options.get("regularizer", "none") != "none" and not method.endswith("_sr"):
+        method += " + SR"
+    return method if settings.noise == "none" else f"{method}, {settings.noise} {settings.noise_rate:g}"
+
+
+def _flat(settings: Config) -> dict[str, Any]:
+    return {**{k: v for k, v in dataclasses.asdict(settings).items() if k != "options"}, **settings.options}
+
+
+def read_records(path: pathlib.Path) -> list[list[dict[str, Any]]]:
+    """The records of a run so far, by seed; none before its first epoch is over."""
+    file = path / "metrics.jsonl"
+    records = logging.read_records(file) if file.exists() else []
+    return [[r for r in records if r["seed"] == seed] for seed in sorted({r["seed"] for r in records})]
+
+
+def tell_missing(reason: str, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Say on stderr which of the `wanted` are not `found`, and why."""
+    missing = [label for label in wanted if label not in found]
+    if missing:
+        print(f"{reason}: {'; '.join(missing)}", file=sys.stderr)
