@@ -112,6 +112,17 @@ _HAR_DRW = _HAR._replace(
     sources=("HAR (ICLR 2021), section 4, Table 3",),
 )
 
+_HAR_SMALL = _recipe(
+    "ours: a network of three norms wants more than the paper's 0.1 on thirty; of 0.1, 0.5 and 2 the best on digits, "
+    "seeds 100 to 103, adaptive and uniform",
+    {"strength": 0.5},
+    model="small_cnn", noise="heteroskedastic", noise_rate=0.4, imbalance="step_rare_noisy", imbalance_ratio=5.0,
+    epochs=40, batch_size=64, learning_rate=0.1, momentum=0.9, weight_decay=5e-4, schedule="cosine", gradient_clip=0.0,
+)  # fmt: skip
+_HAR_MNIST = _HAR_SMALL._replace(
+    settings=_HAR_SMALL.settings | {"imbalance_ratio": 10.0, "epochs": 15, "learning_rate": 0.05}
+)
+
 # ELR's protocol for CIFAR, where it is not the data set's own above.
 _ELR_CIFAR = {
     "model": "resnet34", "noise": "symmetric", "noise_rate": 0.4, "imbalance": "none", "imbalance_ratio": 1.0,
@@ -198,6 +209,8 @@ METHODS: dict[tuple[str, ...], Recipe] = {
     ),
     **{(name, dataset): recipe for dataset in ("cifar10", "cifar100")
        for name, recipe in (("har", _HAR), ("unif_reg", _HAR), ("har_drw", _HAR_DRW))},
+    **{(name, dataset): recipe for dataset, recipe in (("digits", _HAR_SMALL), ("mnist", _HAR_MNIST))
+       for name in ("har", "unif_reg")},
     ("forward", "cifar100"): _recipe("Patrini et al. (CVPR 2017), code: the surest example", {"percentile": 100.0}),
 }  # fmt: skip
 

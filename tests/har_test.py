@@ -245,7 +245,7 @@ def test_classes_are_reweighted_late():
 
 
 def test_groups_of_examples(monkeypatch):
-    """Two groups that are no classes: their strengths, their counts, and each example's own, from a single survey."""
+    """Two groups that are no classes: their strengths, their counts, and each example's own, from one survey."""
     seen = []
     survey = engine.Programs.survey
     monkeypatch.setattr(engine.Programs, "survey", lambda self, *args: seen.append(1) or survey(self, *args))
@@ -258,7 +258,7 @@ def test_groups_of_examples(monkeypatch):
     np.testing.assert_array_equal(estimate.counts, [40, 20, 0])
     assert estimate.strengths[2] == 0 and np.max(estimate.strengths) == pytest.approx(0.1)
     np.testing.assert_array_equal(last.state.strengths, np.asarray(estimate.strengths)[groups])
-    assert len(seen) == 1  # where the stages meet
+    assert len(seen) == 2 and last.inspected[0]["group_count"][1] == 20  # where the stages meet, and for the record
 
 
 @pytest.mark.parametrize(

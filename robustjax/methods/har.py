@@ -249,6 +249,7 @@ def har(
         given = given * (strength / max(float(given.max()), np.finfo(np.float32).tiny))
     staged = weighting != "uniform" and given is None
     start = (pretrain_epochs or task.epochs) if staged else 0  # the first epoch of the final stage
+    total = start + task.epochs
     reweighted = start + round(reweight_from * task.epochs)
 
     def init(key: jax.Array, labels: np.ndarray, example: jax.Array) -> HarState:
@@ -344,8 +345,8 @@ def har(
         predict=predict,
         begin_epoch=begin_epoch,
         survey=predict if staged else None,
-        surveys=lambda epoch: epoch == start,
+        surveys=lambda epoch: epoch in (start, total),  # and at the end, so that the estimates are always recorded
         passes=lambda epoch: (first if epoch < start else final,),
         inspect=inspect if staged else None,
-        epochs=start + task.epochs,
+        epochs=total,
     )
