@@ -80,6 +80,12 @@ def test_refusals():
     with pytest.raises(ValueError, match="mixup=-1"):
         methods.get("ce")(make_task(), mixup=-1.0)
 
+    tokens = make_task(example=jax.ShapeDtypeStruct((1, 5), jnp.int32), plain=lambda inputs: inputs)
+    for name in ("ce", "elr"):
+        assert methods.get(name)(tokens)
+        with pytest.raises(ValueError, match=r"mixup=0.5: inputs of int32"):
+            methods.get(name)(tokens, mixup=0.5)
+
     def classes_only(logits, labels):
         return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=-1)[:, 0]
 

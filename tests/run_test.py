@@ -172,6 +172,17 @@ def test_early_stopping_ends_a_run_and_resuming_does_not_undo_it(tmp_path):
     assert read(out / "metrics.jsonl") == before and (out / "summary.json").exists()
 
 
+def test_early_stopping_is_for_the_last_stage():
+    """HAR's first stage has its full schedule, however its validation accuracy goes."""
+    settings = config.Config(epochs=3, early_stopping=1, validation_split=0.1)
+    accuracies = [(1, 0.9), (1, 0.8), (1, 0.7), (2, 0.3), (2, 0.2)]
+    records = [{"epoch": e, "stage": s, "validation_accuracy": a} for e, (s, a) in enumerate(accuracies, 1)]
+    over = [run._is_over(settings, {0: records[:done]}, done, 6) for done in range(1, 6)]
+    assert over == [False, False, False, False, True]
+    better = [*records[:4], {**records[4], "validation_accuracy": 0.4}]
+    assert not run._is_over(settings, {0: records, 1: better}, 5, 6)  # the seed that still improves decides
+
+
 def states(out, epoch):
     """All leaves of a run's checkpointed state."""
     with ocp.CheckpointManager(out / "checkpoints") as manager:

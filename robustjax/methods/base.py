@@ -273,6 +273,16 @@ def tally(values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.sum(values * mask), jnp.sum(mask)
 
 
+def check_mixup(task: Task, mixup: float) -> None:
+    """Raises ValueError unless `mixup`, α of the Beta distribution, is at least 0, and 0 for inputs like token ids."""
+    if mixup < 0:
+        raise ValueError(f"mixup={mixup} must be at least 0.")
+    if mixup and task.example is not None:
+        dtype = jax.eval_shape(task.plain, task.example).dtype
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise ValueError(f"mixup={mixup}: inputs of {dtype}, such as token ids, cannot be mixed; 0 is accepted.")
+
+
 def shuffled(key: jax.Array, chosen: jax.Array) -> Stream:
     """A stream that draws the examples of the boolean mask `chosen` [N] in random order."""
     order = jnp.lexsort((jax.random.uniform(key, chosen.shape), ~chosen))

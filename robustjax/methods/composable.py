@@ -18,13 +18,8 @@ def mixup_terms(*, mixup: float = 0.0) -> dict[str, Any]:
 
     Args:
       mixup: α of mixup's Beta(α, α), at least 0; 0 mixes nothing.
-
-    Raises:
-      ValueError: `mixup` is negative.
     """
-    if mixup < 0:
-        raise ValueError(f"mixup={mixup} must be at least 0.")
-    return {"mixup": mixup} if mixup else {}
+    return {"mixup": mixup}
 
 
 PROVIDERS = (sparse_terms, mixup_terms)

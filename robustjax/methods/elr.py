@@ -102,7 +102,14 @@ def elr(
     Raises:
       ValueError: an option out of its range.
     """
-    _check(strength, beta, networks, mixup, early_learning, target_store)
+    if strength < 0:
+        raise ValueError(f"strength={strength} must be at least 0.")
+    if not 0 <= beta < 1:
+        raise ValueError(f"beta={beta} must be in [0, 1).")
+    check_choice("networks", networks, (1, 2))
+    check_choice("early_learning", early_learning, FORMS)
+    check_choice("target_store", target_store, STORES)
+    base.check_mixup(task, mixup)
     teaches = networks == 2 or weight_averaging or mixup > 0
     streams = ("first", "second") if networks == 2 else ("train",)
     limits = _CLIP if clip else None
@@ -208,14 +215,3 @@ def elr(
 def _with(state: ElrState, which: int, student: Student) -> ElrState:
     """The state with student number `which` replaced."""
     return ElrState((*state.students[:which], student, *state.students[which + 1 :]))
-
-
-def _check(strength: float, beta: float, networks: int, mixup: float, early_learning: str, target_store: str) -> None:
-    for name, value in (("strength", strength), ("mixup", mixup)):
-        if value < 0:
-            raise ValueError(f"{name}={value} must be at least 0.")
-    if not 0 <= beta < 1:
-        raise ValueError(f"beta={beta} must be in [0, 1).")
-    check_choice("networks", networks, (1, 2))
-    check_choice("early_learning", early_learning, FORMS)
-    check_choice("target_store", target_store, STORES)

@@ -113,6 +113,7 @@ def erm(
             raise
         strength(0.0)
 
+    base.check_mixup(task, mixup)
     rehearse()
     return base.Method(init, step, predict=lambda state, inputs: base.predict_with(task, state.learner, inputs))
 
