@@ -1,11 +1,11 @@
-"""What the meta step and HAR's step cost, by the compiler's count of FLOPs: near the floor, no more than by hand."""
+"""What the steps of Dynamic Loss, HAR and ELR cost, by the compiler's count of FLOPs: near the floor, no more than by hand."""
 
 import chex
 import jax
 import numpy as np
 import pytest
 
-from experiments.bench import har_step, meta_step, steps
+from experiments.bench import elr_step, har_step, meta_step, steps
 from robustjax import models
 
 IMAGE, BATCH = (16, 16, 3), 8
@@ -53,3 +53,10 @@ def test_a_har_step_costs_two_plain_ones():
     for name, bar in har_step.BARS.items():
         assert 0.85 * har_step.FLOORS[name] < flops[name] / flops[steps.PLAIN] <= bar
     assert flops[har_step.LAST_STAGE] < 0.75 * flops[har_step.PAPER]
+
+
+def test_elr_costs_nothing_and_elr_plus_a_forward_pass():
+    """In batches this small the optimizer and the average of the weights still count."""
+    flops = {name: each[2] for name, each in compiled(elr_step.BENCH).items()}
+    for name, bar in elr_step.BARS.items():
+        assert 0.97 * elr_step.FLOORS[name] < flops[name] / flops[steps.PLAIN] <= bar, name
