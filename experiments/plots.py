@@ -42,6 +42,16 @@ _STYLE = {
 }
 _MAX_PANELS = 20
 
+# What a network predicts for training examples (ELR, Fig. 1): by kind, the recorded shares with label, colour and line.
+MEMORIZATION = {
+    "rightly labelled": {"clean_true": ("correct", GREEN, "-"), "clean_other": ("another class", BLUE, "-.")},
+    "wrongly labelled": {
+        "wrong_true": ("correct", GREEN, "-"),
+        "wrong_memorized": ("memorized (given label)", RED, "--"),
+        "wrong_other": ("another class", BLUE, "-."),
+    },
+}
+
 
 def learning_curves(runs: Mapping[str, Sequence[Records]], path: PathLike) -> Path:
     """Save train loss, test accuracy and learning rate by epoch, see ``draw_learning_curves``."""
@@ -274,22 +284,11 @@ def draw_memorization(records: Records) -> Figure:
         ``wrong_memorized`` and ``wrong_other``.
     """
     figure, axes = _panels(2, columns=2, size=(3.6, 3.0), share=True)
-    families = (
-        ("rightly labelled examples", {"clean_true": ("correct", GREEN, "-"), "clean_other": ("wrong", BLUE, "-.")}),
-        (
-            "wrongly labelled examples",
-            {
-                "wrong_true": ("correct (true class)", GREEN, "-"),
-                "wrong_memorized": ("memorized (given label)", RED, "--"),
-                "wrong_other": ("other class", BLUE, "-."),
-            },
-        ),
-    )
-    for ax, (title, lines) in zip(axes, families, strict=True):
-        for name, (label, color, line) in lines.items():
+    for ax, (title, family) in zip(axes, MEMORIZATION.items(), strict=True):
+        for name, (label, color, line) in family.items():
             epochs, values = _curves([records], name)
             ax.plot(epochs, values[0], line, color=color, label=label)
-        ax.set(title=title, ylim=(-0.02, 1.02))
+        ax.set(title=f"{title} examples", ylim=(-0.02, 1.02))
         _epoch_axis(ax)
         _percent_axis(ax)
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)

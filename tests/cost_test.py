@@ -1,4 +1,4 @@
-"""What the steps of Dynamic Loss, HAR and ELR cost, by the compiler's count of FLOPs: near the floor, no more than by hand."""
+"""What steps of Dynamic Loss, HAR and ELR cost by the compiler's count of FLOPs: near the floor, not above by hand."""
 
 import chex
 import jax

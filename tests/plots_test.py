@@ -122,10 +122,10 @@ def test_memorization():
     right, wrong = plots.draw_memorization(history).axes
     for ax, label, name in (
         (right, "correct", "clean_true"),
-        (right, "wrong", "clean_other"),
-        (wrong, "correct (true class)", "wrong_true"),
+        (right, "another class", "clean_other"),
+        (wrong, "correct", "wrong_true"),
         (wrong, "memorized (given label)", "wrong_memorized"),
-        (wrong, "other class", "wrong_other"),
+        (wrong, "another class", "wrong_other"),
     ):
         np.testing.assert_array_equal(line(ax, label).get_ydata(), values(history, name))
     assert (len(right.lines), len(wrong.lines)) == (2, 3)

@@ -13,6 +13,7 @@ from PIL import Image
 from robustjax import data
 from robustjax.data import array_cache, tfds_source
 from robustjax.data.sources import Dataset
+from tests import tfds_sets
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,7 +28,7 @@ def _arrays(num_classes=3, size=6, train=12, test=6, seed=0):
 def _prepare_tiny(folder, sizes=(8,), test_split="test", ids=True, name="RobustjaxTiny", version="1.2.0"):
     """Writes a small TFDS set with TFDS's own writer; image i of a split is filled with its index."""
 
-    def examples(self, count, prefix):
+    def examples(count, prefix):
         for i in range(count):
             side = sizes[i % len(sizes)]
             image = Image.fromarray(np.full((side, side, 3), i, np.uint8))
@@ -39,19 +40,8 @@ def _prepare_tiny(folder, sizes=(8,), test_split="test", ids=True, name="Robustj
         "label": tfds.features.ClassLabel(names=["ant", "bee", "cow"]),
     }
     features |= {"id": tfds.features.Text()} if ids else {}
-    body = {
-        "VERSION": tfds.core.Version(version),
-        "_info": lambda self: tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features)),
-        "_split_generators": lambda self, _: {
-            "train": self._generate_examples(12, "train"),
-            test_split: self._generate_examples(6, "test"),
-        },
-        "_generate_examples": examples,
-    }
-    tfds.disable_progress_bar()
-    with tfds.core.registered.skip_registration():
-        builder = type(name, (tfds.core.GeneratorBasedBuilder,), body)(data_dir=folder, file_format="array_record")
-    builder.download_and_prepare(file_format="array_record")
+    splits = {"train": lambda: examples(12, "train"), test_split: lambda: examples(6, "test")}
+    tfds_sets.prepare(folder, name, features, splits, version)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from experiments import build, config, restore, run
 from robustjax import data, models
 from robustjax.data import array_cache, text, tfds_source
 from robustjax.models import lstm
+from tests import tfds_sets
 
 TEXTS = ["The cat sat.<br /><br />On the mat!", "a Cat isn't [PAD]", "the dog"]
 
@@ -86,23 +87,12 @@ def _prepare(folder, features=None, make=None, name="RobustjaxReviews", train=64
     features = features or {"text": tfds.features.Text(), "label": tfds.features.ClassLabel(names=["neg", "pos"])}
     make = make or (lambda review, label: {"text": review, "label": label})
 
-    def examples(self, count, is_test):
+    def examples(count, is_test):
         for i in range(count):
             yield i, make(_review(i % 2, None if is_test else i, rng), i % 2)
 
-    body = {
-        "VERSION": tfds.core.Version("1.0.0"),
-        "_info": lambda self: tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features)),
-        "_split_generators": lambda self, _: {
-            "train": self._generate_examples(train, False),
-            "test": self._generate_examples(test, True),
-        },
-        "_generate_examples": examples,
-    }
-    tfds.disable_progress_bar()
-    with tfds.core.registered.skip_registration():
-        builder = type(name, (tfds.core.GeneratorBasedBuilder,), body)(data_dir=folder, file_format="array_record")
-    builder.download_and_prepare(file_format="array_record")
+    splits = {"train": lambda: examples(train, False), "test": lambda: examples(test, True)}
+    tfds_sets.prepare(folder, name, features, splits)
 
 
 @pytest.fixture(scope="module")

@@ -18,21 +18,10 @@ from experiments import plots
 from experiments.figures import runs
 
 Seeds = Sequence[Sequence[Mapping[str, Any]]]
-_FAMILIES = {
-    "rightly labelled": {
-        "correct": ("clean_true", plots.GREEN, "-"),
-        "another class": ("clean_other", plots.BLUE, "-."),
-    },
-    "wrongly labelled": {
-        "correct": ("wrong_true", plots.GREEN, "-"),
-        "memorized (given label)": ("wrong_memorized", plots.RED, "--"),
-        "another class": ("wrong_other", plots.BLUE, "-."),
-    },
-}
 _TERMS = {
-    "p − y": ("ce_coefficient", plots.PURPLE, "-"),
-    "λg": ("elr_coefficient", plots.GREEN, "--"),
-    "p − y + λg": ("total_coefficient", "black", ":"),
+    "ce_coefficient": ("p − y", plots.PURPLE, "-"),
+    "elr_coefficient": ("λg", plots.GREEN, "--"),
+    "total_coefficient": ("p − y + λg", "black", ":"),
 }
 
 
@@ -48,7 +37,7 @@ def curve(seeds: Seeds, name: str) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def _lines(seeds: Seeds, wanted: Mapping[str, tuple[str, str, str]]) -> dict[str, plots.Line]:
-    found = {label: (curve(seeds, name), color, look) for label, (name, color, look) in wanted.items()}
+    found = {label: (curve(seeds, name), color, look) for name, (label, color, look) in wanted.items()}
     return {label: plots.Line(*xy, look, color) for label, (xy, color, look) in found.items() if xy is not None}
 
 
@@ -57,7 +46,7 @@ def memorization_panels(records: Mapping[str, Seeds]) -> list[plots.Panel]:
     return [
         plots.Panel(_lines(seeds, wanted), f"{label}: {family}", "epoch", "share", y_limits=(-0.02, 1.02), percent=True)
         for label, seeds in records.items()
-        for family, wanted in _FAMILIES.items()
+        for family, wanted in plots.MEMORIZATION.items()
     ]
 
 
@@ -65,7 +54,7 @@ def coefficient_panels(records: Mapping[str, Seeds]) -> list[plots.Panel]:
     """Two panels a run, right and wrong labels."""
     return [
         plots.Panel(
-            _lines(seeds, {term: (f"{name}_{kind}", *look) for term, (name, *look) in _TERMS.items()}),
+            _lines(seeds, {f"{name}_{kind}": look for name, look in _TERMS.items()}),
             f"{label}: {title} labels",
             "epoch",
             "coefficient of the true class",

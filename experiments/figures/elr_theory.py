@@ -268,16 +268,6 @@ def separable_rate(setup: Setup, draws: int) -> float:
 # Pictures and table.
 
 _SUMMARY = __doc__.partition(":")[0]
-_SHARES = {
-    "clean": {
-        "clean_true": ("correct (true class)", plots.GREEN, "-"),
-        "clean_other": ("other class", plots.BLUE, "-."),
-    },
-    "wrong": {
-        "wrong_true": ("correct (true class)", plots.GREEN, "-"),
-        "wrong_memorized": ("memorized (given label)", plots.RED, "--"),
-    },
-}
 _KIND_TITLES = {"clean": "rightly labelled", "wrong": "wrongly labelled"}
 
 
@@ -299,16 +289,16 @@ def memorization_panels(records: Mapping[str, Record]) -> list[plots.Panel]:
     """Two panels a method: the shares of predictions on rightly and on wrongly labelled examples by iteration."""
     return [
         plots.Panel(
-            {label: _line(record[key], look, color) for key, (label, color, look) in shares.items()},
-            title=f"{name}: {_KIND_TITLES[kind]} examples",
+            {label: _line(record[key], look, color) for key, (label, color, look) in shares.items() if key in record},
+            title=f"{name}: {kind} examples",
             x_label="iteration",
-            y_label="share of predictions" if kind == "clean" else "",
+            y_label="share of predictions" if kind == _KIND_TITLES["clean"] else "",
             x_scale="log",
             y_limits=(-0.02, 1.02),
             percent=True,
         )
         for name, record in records.items()
-        for kind, shares in _SHARES.items()
+        for kind, shares in plots.MEMORIZATION.items()
     ]
 
 
