@@ -200,7 +200,7 @@ def test_a_cell_becomes_runnable_when_its_method_is_registered(monkeypatch):
 
 
 SEED = {
-    "test_accuracy_last": 0.5, "test_accuracy_best": 0.75,
+    "test_accuracy_last": 0.5, "test_accuracy_best": 0.75, "test_accuracy_best_validation": 0.625,
     "final": {"clean_true": 0.9, "per_class_accuracy": [c / 10 for c in range(10)]},
 }  # fmt: skip
 
@@ -212,7 +212,8 @@ SEED = {
         ("dynamic_loss/8:cifar10/longtail10/freq0.2/cross_entropy/last", 50.0),
         ("dynamic_loss/8:cifar10/longtail10/freq0.2/cross_entropy/best", 75.0),
         ("elr/2:cifar10/sym0.5/cross_entropy", 75.0),
-        ("elr/2:cifar10/sym0.5/elr_plus", 50.0),
+        ("elr/1:cifar10/sym0.4/elr", 62.5),
+        ("elr/2:cifar10/sym0.5/elr_plus", 62.5),
         ("elr/2:cifar10/sym0.5/elr_plus_best", 75.0),
         ("har/3:cifar10/longtail100/cross_entropy", 50.0),
         ("har/7:cifar100/cross_entropy/top1_train", 90.0),
