@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
+from robustjax import losses, regularizers
 from robustjax.training import evaluation
 
 # Predictions 0, 1, 2, 2, 0, 1.
@@ -238,3 +239,40 @@ def test_sparse_rate_grows_with_sharpening(seed):
 def test_sparse_rate_refuses(shape, temperature, name):
     with pytest.raises(ValueError, match=name):
         evaluation.sparse_rate(jnp.zeros(shape), temperature)
+
+
+def test_gradient_coefficients_are_the_gradient_at_the_true_class():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, (40, 5)).astype(np.float32)
+    clean, targets = rng.integers(0, 5, 40), rng.dirichlet(np.ones(5), 40).astype(np.float32)
+    labels = np.where(rng.random(40) < 0.4, (clean + 1) % 5, clean)
+
+    def objective(z, strength):
+        pull = regularizers.early_learning(z, targets, clip=None)
+        return jnp.sum(losses.cross_entropy(z, labels) + strength * pull)
+
+    found = evaluation.gradient_coefficients(logits, labels, clean, targets, 3.0)
+    for part, strength in (("ce", 0.0), ("total", 3.0)):
+        at_true = np.asarray(jax.grad(objective)(logits, strength))[np.arange(40), clean]
+        for kind, where in (("clean", labels == clean), ("wrong", labels != clean)):
+            assert found[f"{part}_coefficient_{kind}"] == pytest.approx(at_true[where].mean(), abs=1e-5)
+            assert found[f"{part}_coefficient_{kind}_std"] == pytest.approx(at_true[where].std(), abs=1e-5)
+    for kind in ("clean", "wrong"):
+        parts = [found[f"{part}_coefficient_{kind}"] for part in ("ce", "elr", "total")]
+        assert parts[0] + parts[1] == pytest.approx(float(parts[2]), abs=1e-5)
+    plain = evaluation.gradient_coefficients(logits, clean, clean)
+    assert set(plain) == {f"ce_coefficient_{kind}{end}" for kind in ("clean", "wrong") for end in ("", "_std")}
+    assert np.isnan(plain["ce_coefficient_wrong"])
+    with pytest.raises(ValueError, match="given must have shape"):
+        evaluation.gradient_coefficients(logits, labels[1:], clean)
+
+
+def test_the_validation_accuracy_chooses_among_the_last_stages_epochs():
+    accuracies = [(1, 0.9, 0.1), (2, 0.5, 0.2), (2, 0.6, 0.3), (2, 0.6, 0.4), (2, None, 0.5)]
+    history = [{"epoch": e, "stage": s, "validation_accuracy": v, "test_accuracy": t}
+               for e, (s, v, t) in enumerate(accuracies, 1)]  # fmt: skip
+    summary = evaluation.summarise(history)
+    assert (summary["best_validation_epoch"], summary["test_accuracy_best_validation"]) == (3, 0.3)
+    assert (summary["best_epoch"], summary["test_accuracy_last"]) == (5, 0.5)
+    unjudged = [{**record, "validation_accuracy": None} for record in history]
+    assert "best_validation_epoch" not in evaluation.summarise(unjudged) and evaluation.best_validation([]) is None

@@ -237,3 +237,21 @@ def test_saved_pictures(tmp_path, name):
 def test_wrong_shapes_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("terms", [("ce",), ("ce", "elr", "total")])
+def test_gradient_coefficients(terms):
+    names = [f"{term}_coefficient_{kind}{end}" for term in terms for kind in ("clean", "wrong") for end in ("", "_std")]
+    rng = np.random.default_rng(0)
+    history = [{"epoch": e, **{name: float(rng.random()) for name in names}} for e in (1, 2, 3)]
+    axes = plots.draw_gradient_coefficients(history).axes
+    titles = ["p − y"] if len(terms) == 1 else ["p − y + λg", "right labels", "wrong labels"]
+    assert [ax.get_title() for ax in axes] == titles
+    whole = terms[-1]
+    for label, kind in (("right labels", "clean"), ("wrong labels", "wrong")):
+        np.testing.assert_array_equal(line(axes[0], label).get_ydata(), values(history, f"{whole}_coefficient_{kind}"))
+    for ax, kind in zip(axes[1:], ("clean", "wrong"), strict=False):
+        for label, term in (("p − y", "ce"), ("λg", "elr")):
+            np.testing.assert_array_equal(line(ax, label).get_ydata(), values(history, f"{term}_coefficient_{kind}"))
+    with pytest.raises(ValueError, match="no ce_coefficient_clean"):
+        plots.draw_gradient_coefficients([{"epoch": 1}])
