@@ -86,8 +86,8 @@ def elr(
     """Early-learning regularisation (ELR), and with its further elements ELR+ (Liu et al., NeurIPS 2020).
 
     Args:
-      strength: λ, weight of the regulariser, at least 0.
-      beta: memory of the running targets, in [0, 1).
+      strength: ELR's λ, weight of the regulariser, at least 0.
+      beta: ELR's memory of the running targets, in [0, 1).
       networks: 1, or 2 networks that learn from each other's targets.
       weight_averaging: targets from a running average of the weights.
       mixup: α of mixup's Beta(α, α), at least 0; 0 mixes nothing.

@@ -185,8 +185,8 @@ def sce(task: base.Task, *, alpha: float = 0.1, beta: float = 1.0, **terms: Any)
     """Symmetric cross entropy (Wang et al., ICCV 2019), with log 0 = log 1e-4.
 
     Args:
-      alpha: weight of cross entropy (SCE) or of the active loss (APL).
-      beta: weight of reverse cross entropy (SCE) or of the passive loss (APL); bootstrapping: trust in the given label.
+      alpha: weight of cross entropy (SCE).
+      beta: weight of reverse cross entropy (SCE).
     """
     return erm(task, functools.partial(losses.symmetric_cross_entropy, alpha=alpha, beta=beta), **terms)
 
@@ -211,8 +211,8 @@ def apl(
     Args:
       active: "nce" (normalised cross entropy) or "nfl" (normalised focal loss).
       passive: "mae" (1 − p_y) or "rce" (reverse cross entropy).
-      alpha: weight of the active loss.
-      beta: weight of the passive loss.
+      alpha: weight of the active loss (APL).
+      beta: weight of the passive loss (APL).
       gamma: focusing exponent of focal losses, at least 0.
     """
     check_choice("active", active, tuple(_ACTIVE))

@@ -36,7 +36,7 @@ def sparse_terms(
       regularizer: "none", or "sparse" to add SR's sharpening and lp-norm term to the loss.
       temperature: SR's τ; below 1 sharpens.
       p: exponent of SR's lp-norm, in (0, 1].
-      strength: weight of the regulariser: SR's λ₀ in the first epochs, ELR's λ, HAR's largest strength.
+      strength: SR's λ₀, the weight of the term in the first epochs.
       growth: SR's ρ, by which the weight is multiplied, at least 1.
       every: SR's r, epochs between two multiplications.
       normalize: divide each example's logits by their 2-norm before sharpening.
