@@ -166,7 +166,7 @@ def _train(
         )  # fmt: skip
         for epoch in trained:
             done = epoch.epoch + 1
-            states = parallel.by_seed(layout, epoch.state) if settings.validation_split else None
+            improved = []
             for k, (seed, own) in enumerate(zip(seeds, labels, strict=True)):
                 record = measure.record(epoch, k, seed, dataset.test_labels, own.train, own.validation)
                 history[seed].append(record)
@@ -175,7 +175,10 @@ def _train(
                     np.savez_compressed(path / "diagnostics" / f"seed{seed}-epoch{done:04d}.npz", **seen)
                 best = evaluation.best_validation(history[seed])
                 if best is not None and best["epoch"] == done:
-                    checkpoints.save(rundir.best_folder(path, seed), done, states[k], {"seed": seed}, keep=1)
+                    improved.append((k, seed))
+            states = parallel.by_seed(layout, epoch.state) if improved else []  # a copy of all, so only if needed
+            for k, seed in improved:
+                checkpoints.save(rundir.best_folder(path, seed), done, states[k], {"seed": seed}, keep=1)
             records = [history[seed][-1] for seed in seeds]
             progress.epoch(
                 done,

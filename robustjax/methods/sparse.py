@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from robustjax import regularizers
+from robustjax._checks import check_choice
 
 REGULARIZERS = ("none", "sparse")
 
@@ -44,8 +45,7 @@ def sparse_terms(
     Raises:
       ValueError: `regularizer` is not one of `REGULARIZERS`.
     """
-    if regularizer not in REGULARIZERS:
-        raise ValueError(f"regularizer={regularizer!r} is none of {', '.join(REGULARIZERS)}.")
+    check_choice("regularizer", regularizer, REGULARIZERS)
     if regularizer == "none":
         return {}
     return {
