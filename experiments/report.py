@@ -14,10 +14,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments import config, reproduce, tables
+from experiments import reproduce, tables
+from experiments.runs import history, progress
+from experiments.settings import config
 from experiments.tables import Cell, commands, readings
 from experiments.tables.readings import Reason
-from robustjax.training import evaluation, logging
 
 _NONE = "–"
 
@@ -183,11 +184,11 @@ def _provenance(rows: Sequence[Mapping[str, Any]]) -> str:
         commit = (env.get("git_commit") or "unknown commit")[:12] + (" with changes" if env.get("git_dirty") else "")
         made.append(f"{env.get('device_kind', 'unknown device')}, jax {env.get('jax', '?')}, {commit}")
     seconds = sum(row.get("seconds") or 0.0 for row in distinct)
-    return f"{len(distinct)} run(s), {logging.format_duration(seconds)}: " + "; ".join(dict.fromkeys(made)) + "."
+    return f"{len(distinct)} run(s), {progress.format_duration(seconds)}: " + "; ".join(dict.fromkeys(made)) + "."
 
 
 def _summary(values: Sequence[float]) -> str:
-    mean, std = evaluation.mean_std(values)
+    mean, std = history.mean_std(values)
     return _spread(mean, None if math.isnan(std) else std)
 
 

@@ -17,10 +17,12 @@ import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments import config, run, rundir, tables
+from experiments import run, tables
+from experiments.runs import directory, records
+from experiments.settings import config
 from experiments.tables import Cell, commands
 from experiments.tables.readings import Reason
-from robustjax.training import engine, logging
+from robustjax.training import engine
 
 # Settings that do not change what a seed's run gives, or, as seeds do, tell one run from the next.
 _NOT_COMPARED = ("seed", "seeds", "track_every")
@@ -160,7 +162,7 @@ def carry_out(job: Job, settings: config.Config, folder: pathlib.Path) -> dict[s
     Raises:
       whatever `experiments.run.execute` does.
     """
-    path = folder / rundir.default_path(settings).name
+    path = folder / directory.default_path(settings).name
     settings = dataclasses.replace(settings, out=str(path), resume=(path / "config.json").exists())
     summary = run.execute(settings, job.sources, command_line(job, settings))
     identity = config.identity(settings)
@@ -189,7 +191,7 @@ def read_results(folder: pathlib.Path) -> list[dict[str, Any]]:
     """
     rows = []
     for file in sorted(folder.glob("*.jsonl")):
-        for number, row in enumerate(logging.read_records(file), 1):
+        for number, row in enumerate(records.read_records(file), 1):
             if not isinstance(row, dict) or not {"cells", "run_hash", "settings", "seeds"} <= row.keys():
                 raise ValueError(f"{file}, row {number}: not a row of experiments.reproduce.")
             rows.append(row)
@@ -272,7 +274,7 @@ def _work(jobs: Sequence[Job], rows: Sequence[Mapping[str, Any]], options: argpa
                     traceback.print_exc()
                 print(f"failed: {job.cells[0].key}: {error}", file=sys.stderr, flush=True)
             else:
-                logging.append_record(options.results / f"{job.cells[0].paper}.jsonl", row)
+                records.append_record(options.results / f"{job.cells[0].paper}.jsonl", row)
     if failed:
         names = ", ".join(dict.fromkeys(job.cells[0].key for job in failed))
         print(f"{len(failed)} run(s) failed: {names}", file=sys.stderr)

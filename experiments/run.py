@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from experiments import build, config, measure, pictures, rundir
-from robustjax import data
+from experiments.pictures import of_runs
+from experiments.runs import directory, environment, history, measure, progress, records, table
+from experiments.settings import build, config
+from robustjax import backend, data
 from robustjax.data import corruptions
-from robustjax.training import backend, checkpoints, engine, evaluation, logging, parallel
+from robustjax.training import checkpoints, engine, parallel
 
 # What is reported as mean and standard deviation over the seeds.
 _REPORTED = (
@@ -39,7 +41,7 @@ def execute(settings: config.Config, sources: Sequence[str] = (), command: str =
 
     Raises:
       ValueError: for settings that do not fit the data or the devices, before any training.
-      rundir.RunDirectoryError: if the run directory is not free.
+      directory.RunDirectoryError: if the run directory is not free.
       checkpoints.CheckpointError: if there is nothing (or nothing that fits) to resume from.
       engine.NonFiniteLossError: if the loss becomes NaN; the last good checkpoint is kept.
       Stopped: after SIGTERM or SIGINT; `resume` goes on from there.
@@ -47,10 +49,10 @@ def execute(settings: config.Config, sources: Sequence[str] = (), command: str =
     console = Console(quiet=settings.quiet, soft_wrap=True)
     if settings.compilation_cache != "off":
         backend.enable_compilation_cache(settings.compilation_cache)
-    path = pathlib.Path(settings.out) if settings.out else rundir.default_path(settings)
-    summary = None if settings.overwrite else rundir.read_summary(path)
+    path = pathlib.Path(settings.out) if settings.out else directory.default_path(settings)
+    summary = None if settings.overwrite else directory.read_summary(path)
     if summary is not None:
-        rundir.check_same(path, settings)
+        directory.check_same(path, settings)
         console.print(f"{path} is complete already; --overwrite runs it again.")
         return summary
 
@@ -64,7 +66,7 @@ def execute(settings: config.Config, sources: Sequence[str] = (), command: str =
     console.print(f"{settings.method} on {settings.dataset} with {settings.model}: {layout.describe()}")
     console.print(build.describe(dataset, labels[0]) + (" (first seed)" if len(seeds) > 1 else ""))
 
-    with rundir.claim(path, settings) as resuming:
+    with directory.claim(path, settings) as resuming:
         if not resuming:
             _describe(path, settings, layout, seeds, labels, sources, command)
         for seed, own in zip(seeds, labels, strict=True):
@@ -73,11 +75,11 @@ def execute(settings: config.Config, sources: Sequence[str] = (), command: str =
                     file = path / f"{name}-seed{seed}.npz"
                     corruptions.save_noise(file, part.given, part.kept, clean_labels=dataset.train_labels)
         seconds = _train(settings, path, layout, dataset, labels, task, method, seeds, resuming)
-        records = logging.read_records(path / "metrics.jsonl")
-        summary = _summarise(settings, seeds, records)
+        lines = records.read_records(path / "metrics.jsonl")
+        summary = _summarise(settings, seeds, lines)
         summary |= {"command": command, "seconds": seconds, "class_names": list(dataset.class_names)}
-        pictures.draw_all(path, settings, dataset, [own.train for own in labels], seeds, records)
-        logging.write_json_atomic(path / "summary.json", summary)
+        of_runs.draw_all(path, settings, dataset, [own.train for own in labels], seeds, lines)
+        records.write_json_atomic(path / "summary.json", summary)
     return summary
 
 
@@ -86,33 +88,33 @@ def _describe(
     settings: config.Config,
     layout: parallel.Layout,
     seeds: Sequence[int],
-    labels: Sequence[build.Labels],
+    labels: Sequence[build.SeedLabels],
     sources: Sequence[str],
     command: str,
 ) -> None:
     """Write config.json."""
-    logging.write_json_atomic(
+    records.write_json_atomic(
         path / "config.json",
         {
             "settings": config.identity(settings),
             "command": command,
             "sources": list(sources),
-            "environment": logging.environment(),
+            "environment": environment.environment(),
             "layout": layout.describe(),
             "labels": {s: corruptions.label_hash(own.train.given) for s, own in zip(seeds, labels, strict=True)},
         },
     )
 
 
-def _summarise(settings: config.Config, seeds: Sequence[int], records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _summarise(settings: config.Config, seeds: Sequence[int], lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What summary.json says of the records: each seed's results, and mean and standard deviation over the seeds."""
-    results = [{"seed": seed, **evaluation.summarise([r for r in records if r["seed"] == seed])} for seed in seeds]
+    results = [{"seed": seed, **history.summarise([r for r in lines if r["seed"] == seed])} for seed in seeds]
     return {
         "settings": config.identity(settings),
-        "environment": logging.environment(),
+        "environment": environment.environment(),
         "seeds": results,
         "mean_std": {
-            name: evaluation.mean_std([each[name] for each in results]) for name in _REPORTED if name in results[0]
+            name: history.mean_std([each[name] for each in results]) for name in _REPORTED if name in results[0]
         },
     }
 
@@ -127,7 +129,7 @@ def _train(
     path: pathlib.Path,
     layout: parallel.Layout,
     dataset: data.Dataset,
-    labels: Sequence[build.Labels],
+    labels: Sequence[build.SeedLabels],
     task: engine.Task,
     method: engine.Method,
     seeds: Sequence[int],
@@ -143,13 +145,13 @@ def _train(
         saved, meta, start = checkpoints.restore(folder, parallel.by_seed(layout, fresh))
         state, before = parallel.place_seeds(layout, saved), meta["seconds"]
         checkpoints.discard_after(folder, start)
-    logging.truncate_records(metrics, start)
+    records.truncate_records(metrics, start)
     for seed in seeds:
-        checkpoints.discard_after(rundir.best_folder(path, seed), start)
-    history = {seed: [] for seed in seeds}
-    for record in logging.read_records(metrics) if metrics.exists() else []:
-        history[record["seed"]].append(record)
-    if _is_over(settings, history, start, epochs):  # it was cut after its last epoch
+        checkpoints.discard_after(directory.best_folder(path, seed), start)
+    so_far = {seed: [] for seed in seeds}
+    for record in records.read_records(metrics) if metrics.exists() else []:
+        so_far[record["seed"]].append(record)
+    if _is_over(settings, so_far, start, epochs):  # it was cut after its last epoch
         return before
     (path / "diagnostics").mkdir(exist_ok=True)
 
@@ -158,35 +160,35 @@ def _train(
     with (
         _signals() as stop_asked,
         checkpoints.open_writer(folder) as save,
-        logging.progress(epochs, task.steps_per_epoch, start_epoch=start, mode=mode) as progress,
+        progress.progress(epochs, task.steps_per_epoch, start_epoch=start, mode=mode) as shown,
     ):
         trained = engine.train(
             method, task, layout, resident, owns, state=state, start_epoch=start, track_every=settings.track_every,
-            on_phase=progress.phase, on_step=progress.step,
+            on_phase=shown.phase, on_step=shown.step,
         )  # fmt: skip
         for epoch in trained:
             done = epoch.epoch + 1
             improved = []
             for k, (seed, own) in enumerate(zip(seeds, labels, strict=True)):
                 record = measure.record(epoch, k, seed, dataset.test_labels, own.train, own.validation)
-                history[seed].append(record)
-                logging.append_record(metrics, record)
+                so_far[seed].append(record)
+                records.append_record(metrics, record)
                 if seen := measure.diagnostics(epoch, k, own.train, dataset.num_classes):
                     np.savez_compressed(path / "diagnostics" / f"seed{seed}-epoch{done:04d}.npz", **seen)
-                best = evaluation.best_validation(history[seed])
+                best = history.best_validation(so_far[seed])
                 if best is not None and best["epoch"] == done:
                     improved.append((k, seed))
             states = parallel.by_seed(layout, epoch.state) if improved else []  # a copy of all, so only if needed
             for k, seed in improved:
-                checkpoints.save(rundir.best_folder(path, seed), done, states[k], {"seed": seed}, keep=1)
-            records = [history[seed][-1] for seed in seeds]
-            progress.epoch(
+                checkpoints.save(directory.best_folder(path, seed), done, states[k], {"seed": seed}, keep=1)
+            newest = [so_far[seed][-1] for seed in seeds]
+            shown.epoch(
                 done,
-                loss=float(np.mean([r["train_loss"] for r in records])),
-                learning_rate=records[0].get("learning_rate"),
-                test_accuracy=float(np.mean([r["test_accuracy"] for r in records])),
+                loss=float(np.mean([r["train_loss"] for r in newest])),
+                learning_rate=newest[0].get("learning_rate"),
+                test_accuracy=float(np.mean([r["test_accuracy"] for r in newest])),
             )
-            over = _is_over(settings, history, done, epochs)
+            over = _is_over(settings, so_far, done, epochs)
             stopping = bool(stop_asked) and not over
             due = settings.checkpoint_every and done % settings.checkpoint_every == 0
             if due or stopping or over:
@@ -200,7 +202,7 @@ def _train(
 
 
 def _is_over(
-    settings: config.Config, history: Mapping[int, Sequence[Mapping[str, Any]]], done: int, epochs: int
+    settings: config.Config, so_far: Mapping[int, Sequence[Mapping[str, Any]]], done: int, epochs: int
 ) -> bool:
     """Whether the run ends after `done` of `epochs`: at the last, or when no seed has become better for long enough.
 
@@ -211,7 +213,7 @@ def _is_over(
         return True
     if not settings.early_stopping or done <= epochs - settings.epochs:
         return False
-    best = [evaluation.best_validation(records) for records in history.values()]
+    best = [history.best_validation(lines) for lines in so_far.values()]
     return None not in best and all(done - record["epoch"] >= settings.early_stopping for record in best)
 
 
@@ -241,7 +243,7 @@ def show(summary: dict[str, Any], path: pathlib.Path) -> None:
     """Print the table of a run's results, and where the rest is."""
     seeds = [each["seed"] for each in summary["seeds"]]
     names = [f"class {name}" if name.isdigit() else name for name in summary["class_names"]]
-    Console().print(logging.results_table(summary["seeds"], seeds=seeds, class_names=names))
+    Console().print(table.results_table(summary["seeds"], seeds=seeds, class_names=names))
     print(f"run directory: {path}")
 
 
@@ -252,7 +254,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = shlex.join(["python", "-m", "experiments.run", *arguments])
     try:
         settings, sources = config.resolve(given)
-        settings = dataclasses.replace(settings, out=settings.out or str(rundir.default_path(settings)))
+        settings = dataclasses.replace(settings, out=settings.out or str(directory.default_path(settings)))
         summary = execute(settings, sources, command)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)

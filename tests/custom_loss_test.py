@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import config, run
+from experiments import run
+from experiments.settings import config
 from robustjax import losses, methods
 from robustjax.methods import custom
 from tests.erm_test import make_task, one_step

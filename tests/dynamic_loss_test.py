@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robustjax import methods, models
+from robustjax import backend, methods, models
 from robustjax.methods import Task
 from robustjax.methods import dynamic_loss as dl
-from robustjax.training import backend, engine, parallel
+from robustjax.training import engine, parallel
 from tests import toys
 
 # --- Parts -----------------------------------------------------------------------------------------------------------

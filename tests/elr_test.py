@@ -10,10 +10,10 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec
 
-from experiments import config
-from robustjax import losses, methods, mixup, regularizers
+from experiments.settings import config
+from robustjax import losses, methods, mixup, regularizers, schedules
 from robustjax.methods import base
-from robustjax.training import parallel, schedules
+from robustjax.training import parallel
 from tests import toys
 from tests.erm_test import C, digits, jit, logits_of, make_task, train, train_accuracy
 
@@ -24,7 +24,7 @@ SGD = {"optimizer": optax.sgd, "rate": RATE}
 def steps(method, task, count=1, which=0, mask=None, rows=8):
     """The states before and after `count` steps of network `which` on the first digits, and the last metrics."""
     labels = jnp.asarray(digits().train_labels[:rows], jnp.int32)
-    images = jnp.asarray(digits().train_images[:rows])
+    images = jnp.asarray(digits().train_inputs[:rows])
     batch = base.Batch(images, labels, 3 * jnp.arange(rows), jnp.ones(rows) if mask is None else jnp.asarray(mask))
     work = method.passes(0)[which] if method.passes else base.Pass(("train",), (method.step,))
     step, states = jit(work.steps[0]), [method.init(jax.random.key(1), digits().train_labels, np.asarray(images[:1]))]
@@ -155,11 +155,11 @@ def test_the_ablation_is_eight_methods():
     names = [name for name in methods.names() if name.startswith("elr_plus")]
     assert len(names) == 8
     task, found = make_task(examples=64), set()
-    images, labels = jnp.asarray(digits().train_images[:8]), jnp.zeros(8, jnp.int32)
+    images, labels = jnp.asarray(digits().train_inputs[:8]), jnp.zeros(8, jnp.int32)
     batch, clock = base.Batch(images, labels, jnp.arange(8), jnp.ones(8)), base.Clock(jnp.int32(0), jnp.float32(0))
     for name in names:
         method = methods.get(name)(task)
-        state = method.init(jax.random.key(0), digits().train_labels, digits().train_images[:1])
+        state = method.init(jax.random.key(0), digits().train_labels, digits().train_inputs[:1])
         averaged = bool(jax.tree.leaves(state.students[0].average))
         found.add((len(state.students), averaged, "no_mixup" not in name))
         for work in method.passes(0) if method.passes else [base.Pass(("train",), (method.step,))]:

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from robustjax import backend
 from robustjax.methods import base
-from robustjax.training import backend, engine, parallel
+from robustjax.training import engine, parallel
 from tests import toys
 
 

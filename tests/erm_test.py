@@ -10,10 +10,10 @@ import numpy as np
 import optax
 import pytest
 
-from robustjax import data, losses, margins, methods, models
+from robustjax import backend, data, losses, margins, methods, models
 from robustjax.data import augment
 from robustjax.methods import base, erm
-from robustjax.training import backend, engine
+from robustjax.training import engine
 
 C = 10
 jit = functools.partial(jax.jit, compiler_options=backend.compiler_options(once=True))
@@ -72,7 +72,7 @@ def train(method: base.Method, task: base.Task, labels: np.ndarray | None = None
     The engine has tests of its own.
     """
     found, n = digits(), task.num_examples
-    images = jnp.asarray(found.train_images[:n])
+    images = jnp.asarray(found.train_inputs[:n])
     labels = jnp.asarray(found.train_labels[:n] if labels is None else labels, jnp.int32)
     own = engine.Own(jax.random.key(0), jnp.arange(n, dtype=jnp.int32), labels)
     state = method.init(jax.random.key(1), np.asarray(labels), np.asarray(images[:1]))
@@ -100,7 +100,7 @@ def train(method: base.Method, task: base.Task, labels: np.ndarray | None = None
 
 
 def train_accuracy(method: base.Method, task: base.Task, state) -> float:
-    images, labels = digits().train_images[: task.num_examples], digits().train_labels[: task.num_examples]
+    images, labels = digits().train_inputs[: task.num_examples], digits().train_labels[: task.num_examples]
     return float(np.mean(np.argmax(method.predict(state, jnp.asarray(images)), -1) == labels))
 
 
@@ -126,7 +126,7 @@ def test_method_is_deterministic(name):
 
 def one_step(method: base.Method, task: base.Task, mask=None, labels=None, epoch: int = 0):
     """(state, batch, result of a step) on the first digits."""
-    images = jnp.asarray(digits().train_images[:8])
+    images = jnp.asarray(digits().train_inputs[:8])
     labels = jnp.asarray(digits().train_labels[:8] if labels is None else labels, jnp.int32)
     state = method.init(jax.random.key(1), digits().train_labels, np.asarray(images[:1]))
     batch = base.Batch(images, labels, jnp.arange(8), jnp.ones(8) if mask is None else jnp.asarray(mask))
@@ -156,7 +156,7 @@ def test_deferred_weights_start_on_time_and_weigh_the_mean():
     counts[3] = 5
     labels = np.repeat(np.arange(C), counts)
     method = methods.get("ldam_drw")(task, scale=2.0, balance=0.99)
-    images = jnp.asarray(digits().train_images[:8])
+    images = jnp.asarray(digits().train_inputs[:8])
     batch = base.Batch(images, jnp.array([0, 3, 1, 3, 2, 4, 5, 6]), jnp.arange(8), jnp.ones(8))
     state = method.init(jax.random.key(1), labels, np.asarray(images[:1]))
     values = losses.ldam(

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
+from experiments.runs import history
 from robustjax import losses, regularizers
 from robustjax.training import evaluation
 
@@ -186,10 +187,10 @@ def test_jit_equals_eager():
 
 
 def test_summary_of_a_long_run():
-    history = [{"epoch": e, "test_accuracy": e / 100, "train_loss": 1.0} for e in range(20)]
-    history[5]["test_accuracy"] = 0.9
-    history[-1]["per_class_accuracy"] = [0.1, 0.3]
-    summary = evaluation.summarise(history)
+    told = [{"epoch": e, "test_accuracy": e / 100, "train_loss": 1.0} for e in range(20)]
+    told[5]["test_accuracy"] = 0.9
+    told[-1]["per_class_accuracy"] = [0.1, 0.3]
+    summary = history.summarise(told)
     assert summary["test_accuracy_last"] == 0.19
     assert summary["test_accuracy_mean_last_10"] == pytest.approx(np.mean(np.arange(10, 20)) / 100)
     assert (summary["test_accuracy_best"], summary["best_epoch"], summary["best_chosen_on"]) == (0.9, 5, "test set")
@@ -197,23 +198,23 @@ def test_summary_of_a_long_run():
 
 
 def test_last_ten_means_epochs_not_evaluations():
-    history = [{"epoch": e, **({"test_accuracy": e / 100} if e % 5 == 0 else {})} for e in range(1, 41)]
-    assert evaluation.summarise(history)["test_accuracy_mean_last_10"] == pytest.approx(0.375)
-    history[-1]["test_accuracy"] = None
-    assert evaluation.summarise(history)["test_accuracy_last"] == 0.35
+    told = [{"epoch": e, **({"test_accuracy": e / 100} if e % 5 == 0 else {})} for e in range(1, 41)]
+    assert history.summarise(told)["test_accuracy_mean_last_10"] == pytest.approx(0.375)
+    told[-1]["test_accuracy"] = None
+    assert history.summarise(told)["test_accuracy_last"] == 0.35
 
 
 def test_summary_needs_a_test_accuracy():
     with pytest.raises(ValueError, match="no finite 'test_accuracy'"):
-        evaluation.summarise([{"epoch": 0, "test_accuracy": float("nan")}])
+        history.summarise([{"epoch": 0, "test_accuracy": float("nan")}])
 
 
 def test_mean_std_over_seeds():
-    assert evaluation.mean_std([0.1, 0.2, 0.6]) == pytest.approx((0.3, math.sqrt(0.07)))
-    mean, std = evaluation.mean_std([0.5])
+    assert history.mean_std([0.1, 0.2, 0.6]) == pytest.approx((0.3, math.sqrt(0.07)))
+    mean, std = history.mean_std([0.5])
     assert mean == 0.5 and math.isnan(std)
     with pytest.raises(ValueError, match="non-empty"):
-        evaluation.mean_std([])
+        history.mean_std([])
 
 
 def test_sparse_rate_by_hand():
@@ -269,10 +270,10 @@ def test_gradient_coefficients_are_the_gradient_at_the_true_class():
 
 def test_the_validation_accuracy_chooses_among_the_last_stages_epochs():
     accuracies = [(1, 0.9, 0.1), (2, 0.5, 0.2), (2, 0.6, 0.3), (2, 0.6, 0.4), (2, None, 0.5)]
-    history = [{"epoch": e, "stage": s, "validation_accuracy": v, "test_accuracy": t}
+    told = [{"epoch": e, "stage": s, "validation_accuracy": v, "test_accuracy": t}
                for e, (s, v, t) in enumerate(accuracies, 1)]  # fmt: skip
-    summary = evaluation.summarise(history)
+    summary = history.summarise(told)
     assert (summary["best_validation_epoch"], summary["test_accuracy_best_validation"]) == (3, 0.3)
     assert (summary["best_epoch"], summary["test_accuracy_last"]) == (5, 0.5)
-    unjudged = [{**record, "validation_accuracy": None} for record in history]
-    assert "best_validation_epoch" not in evaluation.summarise(unjudged) and evaluation.best_validation([]) is None
+    unjudged = [{**record, "validation_accuracy": None} for record in told]
+    assert "best_validation_epoch" not in history.summarise(unjudged) and history.best_validation([]) is None

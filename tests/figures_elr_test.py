@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from experiments import plots, run
+from experiments import run
 from experiments.figures import elr
+from experiments.pictures import plots
 
 RUN = ["--model=mlp", "--batch-size=256", "--epochs=2", "--seeds=2", "--noise=symmetric", "--noise-rate=0.4",
        "--imbalance=none", "--imbalance-ratio=1", "--parallel=single", "--quiet"]  # fmt: skip

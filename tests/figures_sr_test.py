@@ -6,9 +6,11 @@ import pathlib
 import numpy as np
 import pytest
 
-from experiments import config, plots, run
-from experiments.config import Config
+from experiments import run
 from experiments.figures import runs, sr
+from experiments.pictures import plots
+from experiments.settings import config
+from experiments.settings.config import Config
 
 TRAINED = ["--method=ce_sr", "--model=mlp", "--batch-size=256", "--epochs=1", "--parallel=single", "--quiet"]
 

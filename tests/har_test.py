@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import config, restore, run
+from experiments import run
+from experiments.runs import restore
+from experiments.settings import config
 from robustjax import losses, margins, methods, models, taps
 from robustjax.methods import base, har
 from robustjax.training import checkpoints, engine, parallel
@@ -308,7 +310,7 @@ def small_data(tmp_path_factory):
     """60 toy images as a data set of one's own, and groupings of them, right and wrong."""
     folder = tmp_path_factory.mktemp("data")
     (x, y), (test_x, test_y) = toys.images(toys.N, 1), toys.images(toys.TEST, 2)
-    np.savez(folder / "toys.npz", train_images=x, train_labels=y, test_images=test_x, test_labels=test_y)
+    np.savez(folder / "toys.npz", train_inputs=x, train_labels=y, test_inputs=test_x, test_labels=test_y)
     np.save(folder / "halves.npy", np.arange(toys.N) // 30)
     np.save(folder / "short.npy", np.arange(5))
     np.save(folder / "negative.npy", np.arange(toys.N) - 3)

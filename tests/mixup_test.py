@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import config
+from experiments.settings import config
 from robustjax import losses, methods, mixup
 from robustjax.methods import erm
 from tests.erm_test import C, make_task, one_step

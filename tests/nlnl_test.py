@@ -31,7 +31,7 @@ def make():
     """NLNL with all its phases, and its state for six examples of label 2."""
     task = make_task(epochs=10, optimizer=optax.sgd)
     method = methods.get("nlnl")(task, selective_from=0.2, positive_from=0.5, pseudo_from=0.8)
-    state = method.init(jax.random.key(0), digits().train_labels, np.asarray(digits().train_images[:1]))
+    state = method.init(jax.random.key(0), digits().train_labels, np.asarray(digits().train_inputs[:1]))
     return method, state._replace(targets=jnp.zeros((N, C)))
 
 

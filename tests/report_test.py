@@ -2,10 +2,11 @@
 
 import pytest
 
-from experiments import config, report, reproduce, tables
+from experiments import report, reproduce, tables
+from experiments.runs import records
+from experiments.settings import config
 from experiments.tables import Cell, commands
 from experiments.tables.commands import Rule
-from robustjax.training import logging
 
 
 def make_cell(method="cross_entropy", **changes):
@@ -166,7 +167,7 @@ def test_update_names_the_nearest_table():
 def test_command_line(tmp_path, capsys):
     results, readme, out = tmp_path / "results", tmp_path / "README.md", tmp_path / "out.md"
     results.mkdir()
-    logging.append_record(results / "toy.jsonl", make_row(CELLS[0], [0.90]))
+    records.append_record(results / "toy.jsonl", make_row(CELLS[0], [0.90]))
     readme.write_text(README)
     assert report.main([f"--results={results}", "--table=toy/1"], CELLS) == 0
     printed = capsys.readouterr().out

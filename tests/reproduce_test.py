@@ -5,7 +5,9 @@ import json
 
 import pytest
 
-from experiments import config, reproduce, run, rundir, tables
+from experiments import reproduce, run, tables
+from experiments.runs import directory
+from experiments.settings import config
 from experiments.tables import Cell, commands
 from experiments.tables.commands import Rule
 
@@ -149,7 +151,7 @@ def test_a_cut_run_is_resumed(tmp_path, executed):
     assert reproduce_toy(tmp_path, "--table=toy/1", "--cells=*/cross_entropy") == 0
     assert not executed[0].resume
     (tmp_path / "results" / "toy.jsonl").unlink()
-    path = tmp_path / "runs" / rundir.default_path(executed[0]).name
+    path = tmp_path / "runs" / directory.default_path(executed[0]).name
     assert str(path) == executed[0].out
     path.mkdir(parents=True)
     (path / "config.json").write_text("{}")

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from experiments import restore, run, rundir
+from experiments import run
+from experiments.runs import directory, restore
 from robustjax.data import corruptions
 from robustjax.training import checkpoints, evaluation
 
@@ -34,17 +35,17 @@ def test_restored_networks_predict_as_recorded(path, epoch):
     settings, dataset, _, _, states, done = found
     assert (settings.method, len(states), done) == ("ce_sr", 2, epoch or 2)
     for k, record in enumerate(recorded(path, done)):
-        logits = restore.predict(found, dataset.test_images, k)
+        logits = restore.predict(found, dataset.test_inputs, k)
         assert evaluation.accuracy(logits, dataset.test_labels) == pytest.approx(record["test_accuracy"], abs=1e-6)
         noise = corruptions.load_noise(path / f"labels-seed{settings.seed + k}.npz")
-        logits = restore.predict(found, dataset.train_images[noise.kept], k)
+        logits = restore.predict(found, dataset.train_inputs[noise.kept], k)
         for name, temperature in (("sparse_rate", 1.0), ("sharpened_sparse_rate", 0.1)):
             assert evaluation.sparse_rate(logits, temperature) == pytest.approx(record[name], rel=1e-4)
 
 
 def test_features_are_what_the_classifier_sees(path):
     found = restore.restore_run(path)
-    images = found.dataset.test_images[:7]
+    images = found.dataset.test_inputs[:7]
     head = found.states[1].learner.params["head"]
     features, logits = restore.features(found, images, 1), restore.predict(found, images, 1)
     assert features.shape == (7, 64)
@@ -54,17 +55,17 @@ def test_features_are_what_the_classifier_sees(path):
 def test_features_of_a_state_without_a_network_are_refused(path):
     found = restore.restore_run(path)._replace(states=[{"weights": np.zeros(3)}])
     with pytest.raises(ValueError, match="method='ce_sr' keeps no Learner"):
-        restore.features(found, found.dataset.test_images[:1])
+        restore.features(found, found.dataset.test_inputs[:1])
 
 
 def test_what_cannot_be_restored_is_refused(tmp_path):
-    with pytest.raises(rundir.RunDirectoryError, match=r"no config\.json"):
+    with pytest.raises(directory.RunDirectoryError, match=r"no config\.json"):
         restore.restore_run(tmp_path)
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"settings": {"method": "gce", "options": {"q": 0.5}}}))
-    assert rundir.read_settings(tmp_path).options == {"q": 0.5}
+    assert directory.read_settings(tmp_path).options == {"q": 0.5}
     with pytest.raises(checkpoints.CheckpointError, match="no complete checkpoint"):
         restore.restore_run(tmp_path)
     config.write_text(json.dumps({"settings": {"method": "gce", "colour": "red"}}))
-    with pytest.raises(rundir.RunDirectoryError, match="another version, with the setting 'colour'"):
+    with pytest.raises(directory.RunDirectoryError, match="another version, with the setting 'colour'"):
         restore.restore_run(tmp_path)

@@ -12,7 +12,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from experiments import config, restore, run
+from experiments import run
+from experiments.runs import restore
+from experiments.settings import config
 from robustjax import data
 from robustjax.data import corruptions
 from robustjax.training import checkpoints
@@ -151,7 +153,7 @@ def test_selection_by_noisy_validation_labels(tmp_path):
         assert len(parts[1].kept) == round(0.1 * (len(parts[0].kept) + len(parts[1].kept)))
         clean = restored.dataset.train_labels[parts[1].kept]
         assert 0.1 < np.mean(parts[1].labels != clean) < 0.6
-        inputs = restored.dataset.train_images[parts[1].kept]
+        inputs = restored.dataset.train_inputs[parts[1].kept]
         predicted = np.argmax(restore.predict(restored, inputs, k), -1)
         assert np.mean(predicted == parts[1].labels) == pytest.approx(best["validation_accuracy"], abs=1e-6)
     mean, std = summary["mean_std"]["test_accuracy_best_validation"]

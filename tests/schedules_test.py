@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robustjax.training import schedules
+from robustjax import schedules
 
 ALL = {
     "constant": schedules.constant(0.1),

@@ -61,15 +61,15 @@ def _load_tiny(tiny, cache, name="robustjax_tiny", **options):
 def test_digits_are_a_fixed_stratified_split():
     digits = data.load("digits")
     assert isinstance(digits, Dataset) and digits.name == "digits" and digits.num_classes == 10
-    assert digits.train_images.shape == (1300, 8, 8, 1) and digits.test_images.shape == (497, 8, 8, 1)
-    assert digits.train_images.dtype == np.uint8 and digits.train_images.max() == 255
+    assert digits.train_inputs.shape == (1300, 8, 8, 1) and digits.test_inputs.shape == (497, 8, 8, 1)
+    assert digits.train_inputs.dtype == np.uint8 and digits.train_inputs.max() == 255
     assert digits.train_labels.dtype == digits.test_labels.dtype == np.int32
     np.testing.assert_array_equal(np.bincount(digits.train_labels), [130] * 10)
     assert digits.class_names == tuple("0123456789")
-    np.testing.assert_allclose(digits.mean, digits.train_images.mean(), rtol=1e-12)
-    np.testing.assert_allclose(digits.std, digits.train_images.std(), rtol=1e-12)
+    np.testing.assert_allclose(digits.mean, digits.train_inputs.mean(), rtol=1e-12)
+    np.testing.assert_allclose(digits.std, digits.train_inputs.std(), rtol=1e-12)
     assert data.corruptions.label_hash(digits.train_labels)[:16] == "7fc757299b08e695"
-    together = np.concatenate([digits.train_images, digits.test_images])
+    together = np.concatenate([digits.train_inputs, digits.test_inputs])
     assert len(np.unique(together.reshape(1797, -1), axis=0)) == 1797, "an image is in both splits"
 
 
@@ -83,10 +83,10 @@ def test_names_start_with_the_embedded_set_and_hold_those_of_tfds():
 
 def test_tfds_set_is_read_in_its_order_with_everything(tiny, tmp_path):
     got = _load_tiny(tiny, tmp_path)
-    assert got.train_images.shape == (12, 8, 8, 3) and got.train_images.dtype == np.uint8
-    assert got.test_images.shape == (6, 8, 8, 3) and got.num_classes == 3 and got.class_names == ("ant", "bee", "cow")
-    fill = got.train_images[:, 0, 0, 0]
-    np.testing.assert_array_equal(got.train_images, np.broadcast_to(fill[:, None, None, None], (12, 8, 8, 3)))
+    assert got.train_inputs.shape == (12, 8, 8, 3) and got.train_inputs.dtype == np.uint8
+    assert got.test_inputs.shape == (6, 8, 8, 3) and got.num_classes == 3 and got.class_names == ("ant", "bee", "cow")
+    fill = got.train_inputs[:, 0, 0, 0]
+    np.testing.assert_array_equal(got.train_inputs, np.broadcast_to(fill[:, None, None, None], (12, 8, 8, 3)))
     np.testing.assert_array_equal(got.train_labels, fill % 3)
     np.testing.assert_array_equal(got.train_order, fill)
     assert not np.array_equal(fill, np.arange(12)), "TFDS shuffles by the hash of the key"
@@ -105,31 +105,31 @@ def test_second_load_is_from_the_cache(tiny, tmp_path, monkeypatch, capsys):
     assert captured.err == captured.out == ""
     for a, b in zip(first, second, strict=True):
         np.testing.assert_array_equal(a, b)
-    assert not second.train_images.flags.writeable
+    assert not second.train_inputs.flags.writeable
     assert not list(tmp_path.rglob(".*")), "no partial folder is left"
 
 
 def test_other_content_of_the_same_name_is_not_served(tiny, tmp_path):
     other = tmp_path / "other"
     _prepare_tiny(other, sizes=(4,))
-    assert _load_tiny(tiny, tmp_path / "cache").train_images.shape[1] == 8
-    assert _load_tiny(other, tmp_path / "cache").train_images.shape[1] == 4
-    assert _load_tiny(tiny, tmp_path / "cache", image_size=5).train_images.shape[1] == 5
-    assert _load_tiny(tiny, tmp_path / "cache").train_images.shape[1] == 8
+    assert _load_tiny(tiny, tmp_path / "cache").train_inputs.shape[1] == 8
+    assert _load_tiny(other, tmp_path / "cache").train_inputs.shape[1] == 4
+    assert _load_tiny(tiny, tmp_path / "cache", image_size=5).train_inputs.shape[1] == 5
+    assert _load_tiny(tiny, tmp_path / "cache").train_inputs.shape[1] == 8
 
 
 @pytest.mark.parametrize("damage", ["truncated", "missing", "meta"])
 def test_damaged_cache_is_decoded_again(tiny, tmp_path, damage):
     want = _load_tiny(tiny, tmp_path)
-    expected = np.array(want.train_images)
-    (path,) = tmp_path.rglob("train_images.npy")
+    expected = np.array(want.train_inputs)
+    (path,) = tmp_path.rglob("train_inputs.npy")
     if damage == "truncated":
         os.truncate(path, 300)
     elif damage == "missing":
         path.unlink()
     else:
         (path.parent / "meta.json").write_text("{")
-    np.testing.assert_array_equal(_load_tiny(tiny, tmp_path).train_images, expected)
+    np.testing.assert_array_equal(_load_tiny(tiny, tmp_path).train_inputs, expected)
 
 
 def test_interrupted_decoding_leaves_nothing_behind(tiny, tmp_path, monkeypatch):
@@ -166,9 +166,9 @@ def test_unequal_sizes_need_image_size(tmp_path):
     with pytest.raises(ValueError, match=r"differ in size.*image_size=\(height, width\)"):
         _load_tiny(tmp_path / "tfds", tmp_path)
     got = _load_tiny(tmp_path / "tfds", tmp_path, image_size=(6, 5))
-    assert got.train_images.shape == (12, 6, 5, 3) and got.train_order is None
-    fill = got.train_images[:, 0, 0, 0]
-    np.testing.assert_array_equal(got.train_images, np.broadcast_to(fill[:, None, None, None], got.train_images.shape))
+    assert got.train_inputs.shape == (12, 6, 5, 3) and got.train_order is None
+    fill = got.train_inputs[:, 0, 0, 0]
+    np.testing.assert_array_equal(got.train_inputs, np.broadcast_to(fill[:, None, None, None], got.train_inputs.shape))
     assert len(got.test_labels) == 6, "validation stands in for test"
 
 
@@ -191,7 +191,7 @@ def test_tensorflow_is_not_imported_even_where_it_is_installed(tiny, tmp_path):
     code = (
         "import sys; from robustjax import data; "
         f"d = data.load('robustjax_tiny', {str(tiny)!r}, {str(tmp_path / 'cache')!r}, download=False); "
-        "print(d.train_images.shape, 'tensorflow' in sys.modules)"
+        "print(d.train_inputs.shape, 'tensorflow' in sys.modules)"
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
@@ -278,8 +278,8 @@ assert "tensorflow" not in sys.modules
     assert done.returncode == 0, done.stderr
     got = data.load("cifar10", tmp_path / "tfds", tmp_path / "cache", download=False)
     images = rows[:, :, 1:].reshape(6, 20, 3, 32, 32).transpose(0, 1, 3, 4, 2)
-    original = np.empty_like(got.train_images)
-    original[got.train_order] = got.train_images
+    original = np.empty_like(got.train_inputs)
+    original[got.train_order] = got.train_inputs
     np.testing.assert_array_equal(original, images[:5].reshape(100, 32, 32, 3))
     np.testing.assert_array_equal(got.train_labels, got.train_order % 10)
     assert got.class_names == tuple("abcdefghij") and len(got.test_labels) == 20
@@ -292,20 +292,20 @@ def test_from_arrays_keeps_what_it_is_given():
     train, y, test, z = _arrays()
     got = data.from_arrays(train, y, test, z, name="mine", class_names=["a", "b", "c"])
     assert got.name == "mine" and got.class_names == ("a", "b", "c") and got.train_order is None
-    assert got.train_images is train and got.train_labels.dtype == np.int32
+    assert got.train_inputs is train and got.train_labels.dtype == np.int32
     np.testing.assert_allclose(got.mean, train.mean((0, 1, 2)), rtol=1e-12)
     np.testing.assert_allclose(got.std, train.std((0, 1, 2)), rtol=1e-12)
     grey = data.from_arrays(train[..., 0], y, test[..., 0], z, mean=[3], std=[4])
-    assert grey.train_images.shape == (12, 6, 6, 1) and grey.mean == (3.0,) and grey.std == (4.0,)
+    assert grey.train_inputs.shape == (12, 6, 6, 1) and grey.mean == (3.0,) and grey.std == (4.0,)
 
 
 def test_from_arrays_takes_features_and_tokens():
     _, y, _, z = _arrays()
     rng = np.random.default_rng(0)
     features = data.from_arrays(rng.normal(size=(12, 5)), y, rng.normal(size=(6, 5)), z)
-    assert features.train_images.dtype == np.float32 and features.mean == (0.0,) and features.std == (1.0,)
+    assert features.train_inputs.dtype == np.float32 and features.mean == (0.0,) and features.std == (1.0,)
     tokens = data.from_arrays(rng.integers(0, 99, (12, 7)), y, rng.integers(0, 99, (6, 7)), z)
-    assert tokens.train_images.dtype == np.int32 and tokens.num_classes == 3
+    assert tokens.train_inputs.dtype == np.int32 and tokens.num_classes == 3
 
 
 def test_constant_channel_has_no_zero_deviation():
@@ -322,20 +322,20 @@ def _nan_at(array, *index):
 
 _X, _Y, _U, _V = _arrays()
 BAD = {
-    "nan": ((_nan_at(_X, 3, 1, 2, 0), _Y, _U / 1.0, _V), {}, r"train_images has 1 non-finite.*index \(3, 1, 2, 0\)"),
-    "nan test": ((_X / 1.0, _Y, _nan_at(_U, 0), _V), {}, r"test_images has 108 non-finite.*index \(0, 0, 0, 0\)"),
-    "dtype": ((_X.astype(complex), _Y, _U, _V), {}, "train_images has dtype complex128"),
-    "bool": ((_X > 3, _Y, _U > 3, _V), {}, "train_images has dtype bool"),
-    "object": ((_X.astype(object), _Y, _U, _V), {}, "train_images has dtype object"),
+    "nan": ((_nan_at(_X, 3, 1, 2, 0), _Y, _U / 1.0, _V), {}, r"train_inputs has 1 non-finite.*index \(3, 1, 2, 0\)"),
+    "nan test": ((_X / 1.0, _Y, _nan_at(_U, 0), _V), {}, r"test_inputs has 108 non-finite.*index \(0, 0, 0, 0\)"),
+    "dtype": ((_X.astype(complex), _Y, _U, _V), {}, "train_inputs has dtype complex128"),
+    "bool": ((_X > 3, _Y, _U > 3, _V), {}, "train_inputs has dtype bool"),
+    "object": ((_X.astype(object), _Y, _U, _V), {}, "train_inputs has dtype object"),
     "large integers": ((_X.astype(np.int64) * 2**40, _Y, _U, _V), {}, "beyond 32 bits"),
-    "empty": ((_X[:0], _Y[:0], _U, _V), {}, r"train_images has shape \(0, 6, 6, 3\)"),
-    "one axis": ((_Y, _Y, _V, _V), {}, r"train_images has shape \(12,\)"),
+    "empty": ((_X[:0], _Y[:0], _U, _V), {}, r"train_inputs has shape \(0, 6, 6, 3\)"),
+    "one axis": ((_Y, _Y, _V, _V), {}, r"train_inputs has shape \(12,\)"),
     "shapes": (
         (_X, _Y, _U[:, :5], _V),
         {},
-        r"test_images are uint8 \[5, 6, 3\] each and train_images uint8 \[6,",
+        r"test_inputs are uint8 \[5, 6, 3\] each and train_inputs uint8 \[6,",
     ),
-    "dtypes": ((_X, _Y, _U / 255, _V), {}, r"test_images are float32 .* train_images uint8"),
+    "dtypes": ((_X, _Y, _U / 255, _V), {}, r"test_inputs are float32 .* train_inputs uint8"),
     "label dtype": ((_X, _Y / 1.0, _U, _V), {}, "train_labels has dtype float64"),
     "label range": ((_X, _Y, _U, _V - 1), {}, "test_labels holds 2 value.*first -1 at index 0"),
     "one-hot": ((_X, np.eye(3, dtype=int)[_Y], _U, _V), {}, r"train_labels has shape \(12, 3\)"),
@@ -364,7 +364,7 @@ def test_npz(tmp_path):
     np.savez(path, **arrays, class_names=["a", "b", "c"], mean=[1.0, 2.0, 3.0])
     got = data.load(f"npz:{path}")
     assert got.name == "mine" and got.class_names == ("a", "b", "c") and got.mean == (1.0, 2.0, 3.0)
-    np.testing.assert_array_equal(got.test_images, arrays["test_images"])
+    np.testing.assert_array_equal(got.test_inputs, arrays["test_images"])
     np.savez(path, train_images=arrays["train_images"])
     with pytest.raises(ValueError, match="lacks train_labels, test_images, test_labels; it has train_images"):
         data.load(f"npz:{path}")
@@ -393,7 +393,7 @@ def test_folder(tmp_path):
     (tmp_path / "pets" / "train" / "x" / "notes.txt").write_text("not an image")
     got = data.load(f"folder:{tmp_path / 'pets'}", cache_dir=tmp_path / "cache")
     by_class = np.argsort(labels, kind="stable")
-    np.testing.assert_array_equal(got.train_images, images[by_class])
+    np.testing.assert_array_equal(got.train_inputs, images[by_class])
     np.testing.assert_array_equal(got.train_labels, labels[by_class])
     assert got.name == "folder:pets" and got.class_names == ("x", "y", "z") and got.train_order is None
     Image.new("RGB", (6, 6)).save(tmp_path / "pets" / "train" / "x" / "new.png")
@@ -405,7 +405,7 @@ def test_grey_folder_of_unequal_sizes(tmp_path):
     with pytest.raises(ValueError, match="differ in size"):
         data.load(f"folder:{tmp_path / 'grey'}", cache_dir=tmp_path)
     got = data.load(f"folder:{tmp_path / 'grey'}", cache_dir=tmp_path, image_size=4)
-    assert got.train_images.shape == (12, 4, 4, 1) and len(got.mean) == 1
+    assert got.train_inputs.shape == (12, 4, 4, 1) and len(got.mean) == 1
 
 
 def test_bad_folders_are_named(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import config
+from experiments.settings import config
 from robustjax import methods
 from tests.erm_test import C, digits, logits_of, make_task, one_step
 
@@ -108,7 +108,7 @@ def test_options_without_the_regulariser_are_refused():
 
 
 def test_gradient_clipping_limits_the_step():
-    from experiments import build
+    from experiments.settings import build
 
     optimizer = build.make_optimizer(resolve(method="ce", gradient_clip=5.0, weight_decay=0.0, momentum=0.0))(1.0)
     for size, expected in ((3.0, 3.0), (50.0, 5.0)):

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from experiments import config, tables
+from experiments import tables
+from experiments.settings import config
 from experiments.tables import commands, readings
 from experiments.tables.readings import Reason
 from robustjax import methods

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from experiments import build, config, restore, run
+from experiments import run
+from experiments.runs import restore
+from experiments.settings import build, config
 from robustjax import data, models
 from robustjax.data import array_cache, text, tfds_source
 from robustjax.models import lstm
@@ -108,29 +110,29 @@ def _load(folder, cache, **options):
 
 def test_tfds_texts_become_tokens(reviews, tmp_path):
     got = _load(reviews, tmp_path, max_tokens=5)
-    assert got.train_images.shape == (64, 5) and got.test_images.shape == (16, 5) and got.train_images.dtype == np.int32
+    assert got.train_inputs.shape == (64, 5) and got.test_inputs.shape == (16, 5) and got.train_inputs.dtype == np.int32
     assert got.class_names == ("neg", "pos") and got.mean == (0.0,) and got.std == (1.0,)
     assert set(got.vocabulary) == {*text.SPECIAL, "one", "two", "three", "four", "five", "bad", "good"}
     assert got.num_tokens == 9
     source = tfds.data_source("robustjax_reviews", split="train", data_dir=reviews, download=False)
     texts = [record["text"].decode() for record in source]
-    np.testing.assert_array_equal(got.train_images, text.encode(texts, got.vocabulary, 5))
+    np.testing.assert_array_equal(got.train_inputs, text.encode(texts, got.vocabulary, 5))
     np.testing.assert_array_equal(got.train_labels, ["good" in t for t in texts])
-    np.testing.assert_array_equal(got.test_images[:, 4], text.UNKNOWN)  # the vocabulary is that of the training texts
-    np.testing.assert_array_equal(got.test_labels, (got.test_images == got.vocabulary.index("good")).any(1))
+    np.testing.assert_array_equal(got.test_inputs[:, 4], text.UNKNOWN)  # the vocabulary is that of the training texts
+    np.testing.assert_array_equal(got.test_labels, (got.test_inputs == got.vocabulary.index("good")).any(1))
 
 
 def test_tokens_come_from_the_cache_the_second_time(reviews, tmp_path, monkeypatch, capsys):
     first = _load(reviews, tmp_path)
-    assert first.train_images.shape[1] == text.MAX_TOKENS
+    assert first.train_inputs.shape[1] == text.MAX_TOKENS
     assert "decoding robustjax_reviews once (80 examples)" in capsys.readouterr().err
     with monkeypatch.context() as patch:
         patch.setattr(tfds_source, "_texts", lambda *_: pytest.fail("read twice"))
         patch.setattr(text, "encode", lambda *_: pytest.fail("encoded twice"))
         second = _load(reviews, tmp_path, max_tokens=text.MAX_TOKENS, vocabulary_size=text.VOCABULARY_SIZE)
     assert capsys.readouterr().err == "" and first.vocabulary == second.vocabulary
-    np.testing.assert_array_equal(first.train_images, second.train_images)
-    assert _load(reviews, tmp_path, max_tokens=3).train_images.shape[1] == 3
+    np.testing.assert_array_equal(first.train_inputs, second.train_inputs)
+    assert _load(reviews, tmp_path, max_tokens=3).train_inputs.shape[1] == 3
     assert _load(reviews, tmp_path, vocabulary_size=4).num_tokens == 4
     (packed, *_) = tmp_path.rglob("vocabulary.npy")
     packed.unlink()
@@ -143,7 +145,7 @@ def test_the_only_text_and_label_are_found_and_two_are_refused(tmp_path):
     _prepare(
         tmp_path / "one", {"sentence": tfds.features.Text(), "mood": label}, lambda t, y: {"sentence": t, "mood": y}
     )
-    assert _load(tmp_path / "one", tmp_path, max_tokens=2).train_images.shape == (64, 2)
+    assert _load(tmp_path / "one", tmp_path, max_tokens=2).train_inputs.shape == (64, 2)
     _prepare(
         tmp_path / "two",
         {"first": tfds.features.Text(), "second": tfds.features.Text(), "label": label},
@@ -207,19 +209,19 @@ def test_a_run_on_texts_learns_and_comes_back(reviews, tmp_path, monkeypatch):
 
 def test_tokens_of_ones_own_reach_the_network_as_they_are(tmp_path):
     ids, labels = np.arange(1, 13).reshape(4, 3), np.arange(4) % 2
-    np.savez(tmp_path / "ids.npz", train_images=ids, train_labels=labels, test_images=ids, test_labels=labels)
+    np.savez(tmp_path / "ids.npz", train_inputs=ids, train_labels=labels, test_inputs=ids, test_labels=labels)
     settings, _ = config.resolve({"method": "cross_entropy", "dataset": f"npz:{tmp_path / 'ids.npz'}",
                                   "model": "bilstm", "batch_size": 2})  # fmt: skip
     dataset = data.load(settings.dataset)
     task = build.make_task(settings, dataset, 4)
     views = [
-        task.plain(dataset.train_images),
-        *(v(jax.random.key(0), dataset.train_images) for v in (task.weak, task.strong)),
+        task.plain(dataset.train_inputs),
+        *(v(jax.random.key(0), dataset.train_inputs) for v in (task.weak, task.strong)),
     ]
     for view in views:
         assert view.dtype == np.int32
         np.testing.assert_array_equal(view, ids)
-    params = jax.eval_shape(task.model.init, jax.random.key(0), dataset.train_images).params
+    params = jax.eval_shape(task.model.init, jax.random.key(0), dataset.train_inputs).params
     assert params["embedding"]["table"]["embedding"].shape == (13, 128)
 
 

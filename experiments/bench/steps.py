@@ -21,12 +21,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments import build
-from experiments.config import Config
-from robustjax import methods
+from experiments.runs import environment
+from experiments.settings import build
+from experiments.settings.config import Config
+from robustjax import backend, methods
 from robustjax.data import Dataset
 from robustjax.methods import base
-from robustjax.training import backend, logging
 
 PLAIN = "plain step"
 
@@ -197,7 +197,7 @@ def main(bench: Bench, argv: Sequence[str] | None = None) -> None:
     except ValueError as error:
         parser.error(str(error))
     rows = measure(bench, task, args.image, 0 if args.no_time else args.rounds)
-    where = logging.environment()
+    where = environment.environment()
     if args.json:
         settings = {"model": args.model, "batch_size": args.batch_size, "image": args.image}
         print(json.dumps({**settings, "environment": where, "rows": rows}))

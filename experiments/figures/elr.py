@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments import plots
 from experiments.figures import runs
+from experiments.pictures import plots
 
 Seeds = Sequence[Sequence[Mapping[str, Any]]]
 _TERMS = {

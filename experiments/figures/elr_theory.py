@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import optimize, stats
 
-from experiments import plots
+from experiments.pictures import plots
 from robustjax import losses, regularizers
 from robustjax.data import corruptions
 from robustjax.training import evaluation

@@ -27,7 +27,7 @@ import numpy as np
 import optax
 from scipy import interpolate, linalg, optimize, special
 
-from experiments import plots
+from experiments.pictures import plots
 from robustjax import losses, models
 from robustjax.data import augment, corruptions, sources
 from robustjax.training import evaluation
@@ -451,7 +451,7 @@ def sample_digits(seed: int, frequent: int = 125, rare: int = 12, noise_rate: fl
     kept = corruptions.subsample(dataset.train_labels, [frequent] * FREQUENT + [rare] * (10 - FREQUENT), rng)
     true = dataset.train_labels[kept]
     given = corruptions.frequency_proportional(true, noise_rate, 10, rng)
-    images = np.asarray(augment.normalize(dataset.train_images[kept], dataset.mean, dataset.std))
+    images = np.asarray(augment.normalize(dataset.train_inputs[kept], dataset.mean, dataset.std))
     return Digits(images, true, given)
 
 

@@ -7,9 +7,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from experiments import rundir
-from experiments.config import Config
-from robustjax.training import logging
+from experiments.runs import directory, records
+from experiments.settings.config import Config
 
 
 def make_parser(name: str, text: str) -> argparse.ArgumentParser:
@@ -39,7 +38,7 @@ def read(paths: Sequence[pathlib.Path]) -> dict[pathlib.Path, str]:
     Raises:
       ValueError: a path holds no run, or they are on different data sets.
     """
-    settings = {path: rundir.read_settings(path) for path in dict.fromkeys(paths)}
+    settings = {path: directory.read_settings(path) for path in dict.fromkeys(paths)}
     datasets = sorted({each.dataset for each in settings.values()})
     if len(datasets) > 1:
         raise ValueError(f"the runs are on different data sets ({', '.join(datasets)}); draw them one by one.")
@@ -74,8 +73,8 @@ def _flat(settings: Config) -> dict[str, Any]:
 def read_records(path: pathlib.Path) -> list[list[dict[str, Any]]]:
     """The records of a run so far, by seed; none before its first epoch is over."""
     file = path / "metrics.jsonl"
-    records = logging.read_records(file) if file.exists() else []
-    return [[r for r in records if r["seed"] == seed] for seed in sorted({r["seed"] for r in records})]
+    lines = records.read_records(file) if file.exists() else []
+    return [[r for r in lines if r["seed"] == seed] for seed in sorted({r["seed"] for r in lines})]
 
 
 def tell_missing(reason: str, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:

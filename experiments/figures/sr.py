@@ -15,8 +15,9 @@ import numpy as np
 from sklearn.manifold import TSNE
 from sklearn.neighbors import NearestNeighbors
 
-from experiments import measure, plots, restore
 from experiments.figures import runs
+from experiments.pictures import plots
+from experiments.runs import measure, restore
 from robustjax.training import checkpoints
 
 SPARSE_RATES = {
@@ -63,7 +64,7 @@ def draw_tsne(
     classes = dataset.test_labels[chosen]
     points, agreement = {}, {}
     for label, run in restored.items():
-        found = restore.features(run, dataset.test_images[chosen])
+        found = restore.features(run, dataset.test_inputs[chosen])
         agreement[label] = neighbour_agreement(found, classes)
         points[f"{label}\nepoch {run.epoch}, 10-NN of own class {100 * agreement[label]:.0f} %"] = embed(found)
     return plots.embeddings(points, classes, dataset.class_names, path), agreement

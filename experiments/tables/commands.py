@@ -11,11 +11,11 @@ import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from experiments import config, recipes
+from experiments.settings import config, recipes
 from experiments.tables import Cell, readings
 from experiments.tables.readings import Reason
 from robustjax import data, methods, models
-from robustjax.data import pipelines
+from robustjax.data import labelling
 
 # What makes a cell this cell and no other: a run with another of these measures something else.
 DEFINING = ("method", "dataset", "noise", "noise_rate", "imbalance", "imbalance_ratio")
@@ -156,7 +156,7 @@ def plan(cell: Cell) -> Plan | Reason:
         return Reason(f"method {settings['method']} is not registered")
     if settings["model"] not in models.names():
         return Reason(f"model {settings['model'] or '(not stated)'} is not registered")
-    for name, known in (("noise", pipelines.NOISES), ("imbalance", pipelines.IMBALANCES)):
+    for name, known in (("noise", labelling.NOISES), ("imbalance", labelling.IMBALANCES)):
         if settings[name] not in known:
             return Reason(f"{name} {settings[name]} cannot be made")
     if isinstance(unread := readings.reading(cell), Reason):

@@ -22,11 +22,11 @@ class Dataset(NamedTuple):
     """A classification set, in memory or memory-mapped; the arrays may be read-only."""
 
     name: str
-    train_images: np.ndarray
+    train_inputs: np.ndarray
     """uint8 [N, H, W, C], or float32 or int32 [N, …] for anything else; token ids are int32 [N, L], 0 for padding."""
     train_labels: np.ndarray
     """int32 [N], 0 to num_classes - 1."""
-    test_images: np.ndarray
+    test_inputs: np.ndarray
     test_labels: np.ndarray
     num_classes: int
     class_names: tuple[str, ...]
@@ -46,8 +46,8 @@ class Dataset(NamedTuple):
         """How many token ids there are: of the vocabulary, else of int32 [N, L] arrays from 0 up; None for others."""
         if self.vocabulary is not None:
             return len(self.vocabulary)
-        arrays = (self.train_images, self.test_images)
-        if self.train_images.dtype != np.int32 or self.train_images.ndim != 2 or min(a.min() for a in arrays) < 0:
+        arrays = (self.train_inputs, self.test_inputs)
+        if self.train_inputs.dtype != np.int32 or self.train_inputs.ndim != 2 or min(a.min() for a in arrays) < 0:
             return None
         return 1 + int(max(a.max() for a in arrays))
 
@@ -136,7 +136,7 @@ def _assemble(name: str, arrays: dict[str, np.ndarray], mean, std, class_names: 
     )
 
 
-def _check_images(images, name: str) -> np.ndarray:
+def _check_inputs(images, name: str) -> np.ndarray:
     """Images as uint8 [N, H, W, C], or anything else as finite float32 or int32 [N, …]."""
     array = np.asarray(images)
     if array.ndim < 2 or array.size == 0:
@@ -168,9 +168,9 @@ def _check_statistics(values, name: str, channels: int, least: float) -> tuple[f
 
 
 def from_arrays(
-    train_images,
+    train_inputs,
     train_labels,
-    test_images,
+    test_inputs,
     test_labels,
     *,
     name: str = "arrays",
@@ -185,10 +185,10 @@ def from_arrays(
     numbers. mean, std: per channel, in the images' units; by default those of the training images, or 0 and 1 for
     arrays that are not [N, H, W, C]. Raises ValueError, naming the array and the first bad place, for anything else.
     """
-    train, test = _check_images(train_images, "train_images"), _check_images(test_images, "test_images")
+    train, test = _check_inputs(train_inputs, "train_inputs"), _check_inputs(test_inputs, "test_inputs")
     if train.shape[1:] != test.shape[1:] or train.dtype != test.dtype:
         raise ValueError(
-            f"test_images are {test.dtype} {list(test.shape[1:])} each and train_images {train.dtype} "
+            f"test_inputs are {test.dtype} {list(test.shape[1:])} each and train_inputs {train.dtype} "
             f"{list(train.shape[1:])}; expected the same"
         )
     if class_names is not None and len(set(class_names)) != len(class_names):

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from robustjax.backend import compiler_options
 from robustjax.meta import StepResult, optimizer_step
 from robustjax.models import Model
-from robustjax.training.backend import compiler_options
 
 State = Any
 Metrics = dict[str, tuple[jax.Array, jax.Array]]

@@ -32,13 +32,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from robustjax import losses, regularizers
+from robustjax import losses, regularizers, schedules
 from robustjax._checks import check_choice
 from robustjax.meta import optimizer_step
 from robustjax.methods import base
 from robustjax.mixup import apply_mix, draw_mix
 from robustjax.models import Variables
-from robustjax.training import schedules
 
 FORMS = ("log", "kl")
 STORES = ("float32", "bfloat16")

@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from robustjax import backend
 from robustjax.methods.base import Batch, Clock, Method, Pass, Plan, State, Stream, Survey, Task, surveys
-from robustjax.training import backend, parallel
+from robustjax.training import parallel
 
 # Salts that keep the random draws of an epoch's parts apart.
 _PLAN, _PASS = 0, 1

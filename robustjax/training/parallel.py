@@ -24,8 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from robustjax.backend import compiler_options
 from robustjax.methods.base import PerExample
-from robustjax.training.backend import compiler_options
 
 MODES = ("auto", "single", "data", "seeds")
 

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from robustjax import losses, margins, mixup, regularizers
-from robustjax.training import schedules
+from robustjax import losses, margins, mixup, regularizers, schedules
 from tests.oracles.adapters.common import Adapter, Arrays, Case, arrays, over_instances, quick_jit
 from tests.oracles.adapters.losses import value_and_gradient
 

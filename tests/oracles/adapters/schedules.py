@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from robustjax.training import schedules
+from robustjax import schedules
 from tests.oracles.adapters.common import Arrays, Case, arrays
 
 

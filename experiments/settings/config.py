@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from robustjax import methods, models
-from robustjax.data import augment, pipelines
+from robustjax.data import augment, labelling
 from robustjax.methods import composable, sparse
 from robustjax.training import parallel
 
@@ -31,9 +31,9 @@ class Config:
     head: str | None = setting(None, "what", "classifier layer: linear or cosine (LDAM); default: the model's")
     initialization: str | None = setting(None, "what", "torch, kaiming_normal or kaiming_xavier; default: the model's")
 
-    noise: str = setting("none", "labels", "how labels are made wrong", choices=pipelines.NOISES)
+    noise: str = setting("none", "labels", "how labels are made wrong", choices=labelling.NOISES)
     noise_rate: float = setting(0.0, "labels", "noise rate in [0, 1]")
-    imbalance: str = setting("none", "labels", "how classes are made unequal", choices=pipelines.IMBALANCES)
+    imbalance: str = setting("none", "labels", "how classes are made unequal", choices=labelling.IMBALANCES)
     imbalance_ratio: float = setting(1.0, "labels", "largest class over smallest, at least 1")
     train_examples: int | None = setting(None, "labels", "start from a random class-balanced subset of this size")
     noise_file: str | None = setting(None, "labels", "take kept examples and labels from this file of an earlier run")
@@ -197,7 +197,7 @@ def resolve(given: Mapping[str, Any]) -> tuple[Config, tuple[str, ...]]:
     Raises:
       ValueError: for an unknown name, an option that the method does not have, or a value out of range.
     """
-    from experiments import build, recipes
+    from experiments.settings import build, recipes
 
     fields = {f.name for f in dataclasses.fields(Config)} - {"options"}
     if "loss" in given and given.get("method", "erm") == "erm":

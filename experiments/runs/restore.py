@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import build, rundir
-from experiments.config import Config
+from experiments.settings import build
+from experiments.runs import directory
+from experiments.settings.config import Config
 from robustjax import data
 from robustjax.data import corruptions
-from robustjax.data.pipelines import Corrupted
+from robustjax.data.labelling import Labels
 from robustjax.methods import Method, Task
 from robustjax.methods.base import Learner
 from robustjax.training import checkpoints
@@ -50,26 +51,26 @@ def restore_run(
       best: each seed's network from its own best epoch on the noisy validation labels (`--validation-split`).
 
     Raises:
-      rundir.RunDirectoryError: there is no run in `path`, or one with settings that this version does not know.
+      directory.RunDirectoryError: there is no run in `path`, or one with settings that this version does not know.
       checkpoints.CheckpointError: there is no such checkpoint, or it cannot be read.
       ValueError: the data are not those that the run was trained on.
     """
     path = pathlib.Path(path)
-    settings = rundir.read_settings(path)
+    settings = directory.read_settings(path)
     if checkpoints.latest_epoch(path / "checkpoints") is None:  # before any data are read
         raise checkpoints.CheckpointError(f"no complete checkpoint in {path / 'checkpoints'}")
     dataset = data.load(settings.dataset, data_dir, max_tokens=settings.max_tokens)
     labels = []
     for seed in range(settings.seed, settings.seed + settings.seeds):
         noise = corruptions.load_noise(path / f"labels-seed{seed}.npz", clean_labels=dataset.train_labels)
-        train = Corrupted(noise.kept, noise.labels, dataset.train_labels[noise.kept])
-        labels.append(build.Labels(train, groups=build.make_groups(settings, dataset, train)))
+        train = Labels(noise.kept, noise.labels, dataset.train_labels[noise.kept])
+        labels.append(build.SeedLabels(train, groups=build.make_groups(settings, dataset, train)))
     task = build.make_task(settings, dataset, len(labels[0].train.kept), build.num_groups(labels))
     method = build.make_method(settings, task)
     # Seeds differ in their values only, so that one of them shows the form of all.
-    like = method.init(jax.random.key(0), np.asarray(labels[0].train.given), dataset.train_images[:1])
+    like = method.init(jax.random.key(0), np.asarray(labels[0].train.given), dataset.train_inputs[:1])
     if best:
-        folders = [rundir.best_folder(path, settings.seed + k) for k in range(settings.seeds)]
+        folders = [directory.best_folder(path, settings.seed + k) for k in range(settings.seeds)]
         found = [checkpoints.restore(folder, like) for folder in folders]
         states, epoch = [state for state, _, _ in found], max(epoch for _, _, epoch in found)
     else:

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from robustjax.training import evaluation, logging
+from experiments.runs import environment, history, progress, records, table
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -33,13 +33,13 @@ def strict(text):
 
 def test_records_round_trip_as_strict_json(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    logging.append_record(path, {"epoch": 0, "loss": np.float32(0.5), "per_class": jnp.array([0.25, jnp.nan])})
-    logging.append_record(
+    records.append_record(path, {"epoch": 0, "loss": np.float32(0.5), "per_class": jnp.array([0.25, jnp.nan])})
+    records.append_record(
         path, {"epoch": np.int64(1), "loss": math.inf, "nested": {"path": Path("a"), 3: (True, None)}}
     )
     lines = path.read_text().splitlines()
-    assert [strict(line) for line in lines] == logging.read_records(path)
-    assert logging.read_records(path) == [
+    assert [strict(line) for line in lines] == records.read_records(path)
+    assert records.read_records(path) == [
         {"epoch": 0, "loss": 0.5, "per_class": [0.25, None]},
         {"epoch": 1, "loss": None, "nested": {"path": "a", "3": [True, None]}},
     ]
@@ -48,13 +48,13 @@ def test_records_round_trip_as_strict_json(tmp_path):
 def test_a_cut_line_is_left_out_and_then_replaced(tmp_path):
     path = tmp_path / "metrics.jsonl"
     for epoch in range(3):
-        logging.append_record(path, {"epoch": epoch, "name": "é\u2028"})
+        records.append_record(path, {"epoch": epoch, "name": "é\u2028"})
     whole = path.read_bytes()
     complete = whole[: whole[:-1].rfind(b"\n") + 1]
     for cut in range(len(complete) + 1, len(whole)):
         path.write_bytes(whole[:cut])
-        assert [record["epoch"] for record in logging.read_records(path)] == [0, 1]
-    logging.append_record(path, {"epoch": 2, "name": "é\u2028"})
+        assert [record["epoch"] for record in records.read_records(path)] == [0, 1]
+    records.append_record(path, {"epoch": 2, "name": "é\u2028"})
     assert path.read_bytes() == whole
 
 
@@ -62,7 +62,7 @@ def test_a_broken_line_in_the_middle_is_an_error(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"epoch": 0}\n{"epo\n{"epoch": 2}\n')
     with pytest.raises(ValueError, match="line 2: not a JSON record"):
-        logging.read_records(path)
+        records.read_records(path)
 
 
 @given(st.integers(0, 6), st.integers(0, 6))
@@ -75,29 +75,29 @@ def test_a_resumed_file_equals_an_uninterrupted_one(tmp_path_factory, saved, kil
         return {"epoch": epoch, "loss": 1 / (epoch + 3)}
 
     for epoch in range(7):
-        logging.append_record(folder / "straight", record(epoch))
+        records.append_record(folder / "straight", record(epoch))
     for epoch in range(killed):
-        logging.append_record(folder / "resumed", record(epoch))
+        records.append_record(folder / "resumed", record(epoch))
     with open(folder / "resumed", "ab") as file:
         file.write(b'{"epoch": ')
-    logging.truncate_records(folder / "resumed", min(saved, killed - 1))
+    records.truncate_records(folder / "resumed", min(saved, killed - 1))
     for epoch in range(min(saved + 1, killed), 7):
-        logging.append_record(folder / "resumed", record(epoch))
+        records.append_record(folder / "resumed", record(epoch))
     assert (folder / "resumed").read_bytes() == (folder / "straight").read_bytes()
     assert sorted(path.name for path in folder.iterdir()) == ["resumed", "straight"]
 
 
 def test_truncating_no_file_makes_none(tmp_path):
-    logging.truncate_records(tmp_path / "none", 3)
+    records.truncate_records(tmp_path / "none", 3)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_json_is_replaced_whole_or_not_at_all(tmp_path):
     path = tmp_path / "summary.json"
-    logging.write_json_atomic(path, {"a": np.arange(3), "b": float("nan")})
+    records.write_json_atomic(path, {"a": np.arange(3), "b": float("nan")})
     assert strict(path.read_text()) == {"a": [0, 1, 2], "b": None}
     with pytest.raises(TypeError):
-        logging.write_json_atomic(path, {"a": object()})
+        records.write_json_atomic(path, {"a": object()})
     assert strict(path.read_text()) == {"a": [0, 1, 2], "b": None}
     assert [item.name for item in tmp_path.iterdir()] == ["summary.json"]
 
@@ -113,7 +113,7 @@ class Clock:
 
 def test_time_left_leaves_compiling_out():
     clock = Clock()
-    run = logging.Progress(epochs=10, steps_per_epoch=4, now=clock)
+    run = progress.Progress(epochs=10, steps_per_epoch=4, now=clock)
     assert (run.done, run.seconds_left) == (0, None)
     run.phase("compiling")
     clock.seconds = 100
@@ -135,7 +135,7 @@ def test_time_left_leaves_compiling_out():
 
 def test_time_left_follows_the_recent_pace_and_step_counts_may_change():
     clock = Clock()
-    run = logging.Progress(epochs=40, steps_per_epoch=2, start_epoch=10, now=clock)
+    run = progress.Progress(epochs=40, steps_per_epoch=2, start_epoch=10, now=clock)
     for epoch in range(10, 30):
         seconds, steps = (1, 2) if epoch < 20 else (6, 4)
         for _ in range(steps):
@@ -150,7 +150,7 @@ def test_time_left_follows_the_recent_pace_and_step_counts_may_change():
 @pytest.mark.parametrize("epochs", [1, 2, 29, 31, 120, 500])
 def test_plain_lines_off_a_terminal(epochs):
     stream = io.StringIO()
-    with logging.progress(epochs, 3, stream=stream) as run:
+    with progress.progress(epochs, 3, stream=stream) as run:
         for epoch in range(epochs):
             run.phase("compiling train step")
             run.phase("")
@@ -164,7 +164,7 @@ def test_plain_lines_off_a_terminal(epochs):
 
 
 def test_quiet_prints_nothing(capfd):
-    with logging.progress(2, 1, mode="quiet") as run:
+    with progress.progress(2, 1, mode="quiet") as run:
         run.phase("compiling")
         run.step()
         run.epoch(1, loss=math.nan)
@@ -174,17 +174,17 @@ def test_quiet_prints_nothing(capfd):
 def test_unknown_mode_and_sizes_are_refused():
     with (
         pytest.raises(ValueError, match="mode must be auto, live, plain or quiet, got 'loud'"),
-        logging.progress(1, 1, mode="loud"),
+        progress.progress(1, 1, mode="loud"),
     ):
         pass
     with pytest.raises(ValueError, match="at least 1, got 0 and 5"):
-        logging.Progress(0, 5)
+        progress.Progress(0, 5)
 
 
 def test_live_display_on_a_terminal_that_is_resized():
     script = (
-        "import time; from robustjax.training import logging\n"
-        "with logging.progress(4, 2) as run:\n"
+        "import time; from experiments.runs import progress\n"
+        "with progress.progress(4, 2) as run:\n"
         "    run.phase('compiling train step'); time.sleep(.3); run.phase('')\n"
         "    for epoch in range(4):\n"
         "        for _ in range(2): time.sleep(.1); run.step()\n"
@@ -218,7 +218,7 @@ def test_live_display_on_a_terminal_that_is_resized():
     [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (185, "3 min 05 s"), (3600, "1 h 00 min"), (7650, "2 h 07 min")],
 )
 def test_durations(seconds, text):
-    assert logging.format_duration(seconds) == text
+    assert progress.format_duration(seconds) == text
 
 
 def shown(table):
@@ -233,7 +233,7 @@ def cells(table, label):
 
 
 def summary(last, **final):
-    return evaluation.summarise([{"epoch": 0, "test_accuracy": 0.5}, {"epoch": 1, "test_accuracy": last, **final}])
+    return history.summarise([{"epoch": 0, "test_accuracy": 0.5}, {"epoch": 1, "test_accuracy": last, **final}])
 
 
 def test_results_table_over_seeds():
@@ -241,44 +241,44 @@ def test_results_table_over_seeds():
         summary(0.40, per_class_accuracy=[0.1, None], correction_accuracy=0.8, label_weight_right=0.9),
         summary(0.44, per_class_accuracy=[0.3, 0.7], correction_accuracy=0.9, label_weight_right=None),
     ]
-    table = logging.results_table(rows, seeds=[7, 8], class_names=["cat", "dog"])
-    text = shown(table)
+    found = table.results_table(rows, seeds=[7, 8], class_names=["cat", "dog"])
+    text = shown(found)
     assert "seed 7" in text and "seed 8" in text
-    assert cells(table, "last epoch") == ["40.00", "44.00", "42.00 ± 2.83"]
-    assert cells(table, "mean of last 10") == ["45.00", "47.00", "46.00 ± 1.41"]
-    assert cells(table, "best (chosen on the test set)") == ["50.00", "50.00", "50.00 ± 0.00"]
-    assert cells(table, "corrected labels") == ["80.00", "90.00", "85.00 ± 7.07"]
-    assert cells(table, "weight on right") == ["90.00", "–", "–"]
-    assert cells(table, "cat") == ["10.00", "30.00", "20.00 ± 14.14"]
-    assert cells(table, "dog") == ["–", "70.00", "–"]
+    assert cells(found, "last epoch") == ["40.00", "44.00", "42.00 ± 2.83"]
+    assert cells(found, "mean of last 10") == ["45.00", "47.00", "46.00 ± 1.41"]
+    assert cells(found, "best (chosen on the test set)") == ["50.00", "50.00", "50.00 ± 0.00"]
+    assert cells(found, "corrected labels") == ["80.00", "90.00", "85.00 ± 7.07"]
+    assert cells(found, "weight on right") == ["90.00", "–", "–"]
+    assert cells(found, "cat") == ["10.00", "30.00", "20.00 ± 14.14"]
+    assert cells(found, "dog") == ["–", "70.00", "–"]
     assert "wrong labels" not in text
 
 
 def test_results_table_of_many_seeds_is_a_range():
     rows = [summary(share) for share in (0.5, 0.6, 0.7, 0.8)]
-    table = logging.results_table(rows)
-    assert [str(column.header) for column in table.columns] == ["", "lowest", "highest", "mean ± std"]
-    assert [next(iter(column.cells)) for column in table.columns[1:]] == ["50.00", "80.00", "65.00 ± 12.91"]
+    found = table.results_table(rows)
+    assert [str(column.header) for column in found.columns] == ["", "lowest", "highest", "mean ± std"]
+    assert [next(iter(column.cells)) for column in found.columns[1:]] == ["50.00", "80.00", "65.00 ± 12.91"]
 
 
 def test_results_table_of_one_seed_and_many_classes():
     accuracies = np.random.default_rng(0).permutation(100) / 100
-    table = logging.results_table([summary(0.6, per_class_accuracy=accuracies.tolist())])
-    text = shown(table)
-    assert "±" not in text and cells(table, "last epoch") == ["60.00"]
+    found = table.results_table([summary(0.6, per_class_accuracy=accuracies.tolist())])
+    text = shown(found)
+    assert "±" not in text and cells(found, "last epoch") == ["60.00"]
     classes = [int(c) for c in re.findall(r"class (\d+)", text)]
     assert accuracies[classes].tolist() == [0, 0.01, 0.02, 0.03, 0.04, 0.95, 0.96, 0.97, 0.98, 0.99]
 
 
 def test_results_table_refuses_a_mismatch():
     with pytest.raises(ValueError):
-        logging.results_table([summary(0.5)], seeds=[0, 1])
+        table.results_table([summary(0.5)], seeds=[0, 1])
     with pytest.raises(ValueError, match="at least one seed"):
-        logging.results_table([])
+        table.results_table([])
 
 
 def test_environment_is_json_and_names_no_host():
-    found = logging.environment()
+    found = environment.environment()
     assert strict(json.dumps(found)) == found
     assert (found["backend"], found["device_count"]) == ("cpu", 4)
     assert found["jax"] and found["python"].startswith("3.") and found["flax"]
@@ -301,13 +301,13 @@ def make_repository(folder, tracked):
 
 def test_commit_of_a_checkout(tmp_path, monkeypatch):
     commit = make_repository(tmp_path / "checkout", tracked=True)
-    monkeypatch.setattr(logging, "__file__", str(tmp_path / "checkout" / "module.py"))
-    assert (logging.environment()["git_commit"], logging.environment()["git_dirty"]) == (commit, False)
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "checkout" / "module.py"))
+    assert (environment.environment()["git_commit"], environment.environment()["git_dirty"]) == (commit, False)
     (tmp_path / "checkout" / "other.py").write_text("y = 2\n")
-    assert logging.environment()["git_dirty"] is True
+    assert environment.environment()["git_dirty"] is True
 
 
 def test_no_commit_when_installed_inside_another_repository(tmp_path, monkeypatch):
     make_repository(tmp_path / "foreign", tracked=False)
-    monkeypatch.setattr(logging, "__file__", str(tmp_path / "foreign" / "module.py"))
-    assert (logging.environment()["git_commit"], logging.environment()["git_dirty"]) == (None, None)
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "foreign" / "module.py"))
+    assert (environment.environment()["git_commit"], environment.environment()["git_dirty"]) == (None, None)

@@ -11,7 +11,7 @@ NOISES = ("none", *corruptions.NOISE_KINDS, "symmetric_exclusive")
 IMBALANCES = ("none", "long_tailed", "step", "step_rare_noisy", "step_rare_clean")
 
 
-class Corrupted(NamedTuple):
+class Labels(NamedTuple):
     """A corrupted training set: `kept` int64 [N] positions in the original, `given` and `clean` labels int32 [N]."""
 
     kept: np.ndarray
@@ -31,7 +31,7 @@ def corrupt(
     dataset: str | None = None,
     limit: int | None = None,
     given: np.ndarray | None = None,
-) -> Corrupted:
+) -> Labels:
     """Make labels wrong and classes unequal, as the papers do.
 
     Imbalance comes first (Dynamic Loss, ROLT, SR): its class sizes are those of the clean labels. HAR's two step forms
@@ -89,10 +89,10 @@ def corrupt(
             f"noise={noise!r} at rate {rate} and imbalance={imbalance!r} at ratio {ratio} leave no example labelled "
             f"{missing.tolist()}; lower the rate or the ratio, or use another seed than {seed}."
         )
-    return Corrupted(kept, given, clean)
+    return Labels(kept, given, clean)
 
 
-def hold_out(labels: Corrupted, share: float, num_classes: int, seed: int) -> tuple[Corrupted, Corrupted]:
+def hold_out(labels: Labels, share: float, num_classes: int, seed: int) -> tuple[Labels, Labels]:
     """Split a training set into a part to train on and a validation part, whose labels are just as wrong.
 
     The validation part has round(share · N) examples, spread over the classes as the *given* labels are: nothing here
@@ -124,7 +124,7 @@ def hold_out(labels: Corrupted, share: float, num_classes: int, seed: int) -> tu
     chosen = [choose(rng, np.flatnonzero(labels.given == c), n) for c, n in enumerate(sizes)]
     held = np.zeros(len(labels.given), bool)
     held[np.concatenate(chosen)] = True
-    return Corrupted(*(each[~held] for each in labels)), Corrupted(*(each[held] for each in labels))
+    return Labels(*(each[~held] for each in labels)), Labels(*(each[held] for each in labels))
 
 
 def _relabel(clean: np.ndarray, num_classes: int, seed: int, noise: str, rate: float, dataset: str | None):

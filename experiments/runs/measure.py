@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from robustjax import losses
-from robustjax.data.pipelines import Corrupted
+from robustjax.data.labelling import Labels
 from robustjax.training import evaluation
 from robustjax.training.engine import Epoch
 
@@ -53,8 +53,8 @@ def record(
     k: int,
     seed: int,
     test_labels: np.ndarray,
-    labels: Corrupted,
-    validation: Corrupted | None = None,
+    labels: Labels,
+    validation: Labels | None = None,
 ) -> dict[str, Any]:
     """The record of seed number `k` for metrics.jsonl.
 
@@ -95,7 +95,7 @@ def group_estimates(seen: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: np.asarray(seen[name]) for name in names} if known else {}
 
 
-def diagnostics(epoch: Epoch, k: int, labels: Corrupted, num_classes: int) -> dict[str, np.ndarray]:
+def diagnostics(epoch: Epoch, k: int, labels: Labels, num_classes: int) -> dict[str, np.ndarray]:
     """What is worth a file of its own: learned tables, and the true share of wrong labels in each loss-rank bin."""
     seen = epoch.inspected[k]
     kept = {name: np.asarray(seen[name]) for name in ("weight_table", "margin") if name in seen}

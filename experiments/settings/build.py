@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.config import Config, model_options
-from robustjax import methods, models
-from robustjax.data import Dataset, augment, corruptions, pipelines
+from experiments.settings.config import Config, model_options
+from robustjax import methods, models, schedules
+from robustjax.data import Dataset, augment, corruptions, labelling
 from robustjax.methods import Method, Task
-from robustjax.training import schedules
 from robustjax.training.engine import Own, Resident
 
 _SCHEDULES = (
@@ -96,14 +95,14 @@ def make_task(config: Config, dataset: Dataset, num_examples: int, num_groups: i
         weak=view(config.weak_augmentation),
         strong=view(config.augmentation),
         plain=lambda inputs: augment.normalize(inputs, dataset.mean, dataset.std),
-        example=jax.ShapeDtypeStruct((1, *dataset.train_images.shape[1:]), dataset.train_images.dtype),
+        example=jax.ShapeDtypeStruct((1, *dataset.train_inputs.shape[1:]), dataset.train_inputs.dtype),
         num_groups=num_groups,
     )
 
 
 def _make_model(config: Config, dataset: Dataset) -> models.Model:
     """The classifier; ValueError for a model or an augmentation that cannot take what `dataset` holds."""
-    inputs = dataset.train_images
+    inputs = dataset.train_inputs
     held = f"{dataset.name} holds {inputs.dtype} {list(inputs.shape)}"
     for name in ("augmentation", "weak_augmentation"):
         if (spec := getattr(config, name)) != "none" and (inputs.dtype != np.uint8 or inputs.ndim != 4):
@@ -126,7 +125,7 @@ def make_method(config: Config, task: Task, options: Mapping[str, Any] | None = 
     return methods.get(config.method)(task, **(config.options if options is None else options))
 
 
-class Labels(NamedTuple):
+class SeedLabels(NamedTuple):
     """One seed's labels.
 
     Attributes:
@@ -135,22 +134,22 @@ class Labels(NamedTuple):
       groups: int32 [N], the groups of what it trains on; None where these are the given labels.
     """
 
-    train: pipelines.Corrupted
-    validation: pipelines.Corrupted | None = None
+    train: labelling.Labels
+    validation: labelling.Labels | None = None
     groups: np.ndarray | None = None
 
 
-def corrupt(config: Config, dataset: Dataset, seed: int) -> Labels:
+def corrupt(config: Config, dataset: Dataset, seed: int) -> SeedLabels:
     """One seed's labels: made by the config's corruption or read from its noise file, then split.
 
     Raises:
-      ValueError: where `pipelines.corrupt` or the noise file does, or if a batch is larger than what is left.
+      ValueError: where `labelling.corrupt` or the noise file does, or if a batch is larger than what is left.
     """
     if config.noise_file is not None:
         noise = corruptions.load_noise(config.noise_file, clean_labels=dataset.train_labels)
-        result = pipelines.Corrupted(noise.kept, noise.labels, dataset.train_labels[noise.kept])
+        result = labelling.Labels(noise.kept, noise.labels, dataset.train_labels[noise.kept])
     else:
-        result = pipelines.corrupt(
+        result = labelling.corrupt(
             dataset.train_labels,
             dataset.num_classes,
             seed if config.data_seed is None else config.data_seed,
@@ -162,9 +161,9 @@ def corrupt(config: Config, dataset: Dataset, seed: int) -> Labels:
             limit=config.train_examples,
             given=None if config.labels is None else read_labels(config.labels),
         )
-    labels = Labels(result)
+    labels = SeedLabels(result)
     if config.validation_split:
-        labels = Labels(*pipelines.hold_out(result, config.validation_split, dataset.num_classes, seed))
+        labels = SeedLabels(*labelling.hold_out(result, config.validation_split, dataset.num_classes, seed))
     labels = labels._replace(groups=make_groups(config, dataset, labels.train))
     if config.batch_size > len(labels.train.kept):
         raise ValueError(f"batch_size={config.batch_size} is larger than the training set of {len(labels.train.kept)}.")
@@ -196,10 +195,10 @@ def read_labels(spec: str) -> np.ndarray:
 
 def resident(dataset: Dataset) -> Resident:
     """The data set's images, to be put on the device."""
-    return Resident(dataset.train_images, dataset.test_images)
+    return Resident(dataset.train_inputs, dataset.test_inputs)
 
 
-def own(labels: Labels, seed: int) -> Own:
+def own(labels: SeedLabels, seed: int) -> Own:
     """What belongs to a seed."""
     kept, given = (jnp.asarray(each, jnp.int32) for each in (labels.train.kept, labels.train.given))
     held_out = None if labels.validation is None else jnp.asarray(labels.validation.kept, jnp.int32)
@@ -215,7 +214,7 @@ def pin_groups(spec: str) -> str:
     return spec if spec.endswith(".npy") else methods.custom.pin(spec, "groups", _GROUPING)
 
 
-def make_groups(config: Config, dataset: Dataset, train: pipelines.Corrupted) -> np.ndarray | None:
+def make_groups(config: Config, dataset: Dataset, train: labelling.Labels) -> np.ndarray | None:
     """The groups int32 [N] that the config's `groups` names for a seed's training set; None for the given labels.
 
     A function is shown the kept images and their given labels.
@@ -232,7 +231,7 @@ def make_groups(config: Config, dataset: Dataset, train: pipelines.Corrupted) ->
             raise FileNotFoundError(f"groups={spec!r}: there is no such file.")
         return _check_groups(spec, np.load(spec), len(dataset.train_labels))[train.kept]
     function = methods.custom.load(spec, "groups", _GROUPING)
-    found = np.asarray(function(dataset.train_images[train.kept], train.given))
+    found = np.asarray(function(dataset.train_inputs[train.kept], train.given))
     return _check_groups(spec, found, len(train.kept))
 
 
@@ -247,13 +246,13 @@ def _check_groups(spec: str, groups: np.ndarray, count: int) -> np.ndarray:
     return groups.astype(np.int32)
 
 
-def num_groups(labels: Sequence[Labels]) -> int | None:
+def num_groups(labels: Sequence[SeedLabels]) -> int | None:
     """How many groups there are, over the seeds that train at once; None where they are the classes."""
     found = [int(each.groups.max()) + 1 for each in labels if each.groups is not None]
     return max(found, default=None)
 
 
-def check_equal_sizes(labels: list[Labels]) -> None:
+def check_equal_sizes(labels: list[SeedLabels]) -> None:
     """Seeds that train at once need training sets of one size.
 
     Raises:
@@ -267,7 +266,7 @@ def check_equal_sizes(labels: list[Labels]) -> None:
         )
 
 
-def describe(dataset: Dataset, labels: Labels) -> str:
+def describe(dataset: Dataset, labels: SeedLabels) -> str:
     """What the training set has become: size, class sizes and the share of wrong labels."""
     train = labels.train
     counts = np.bincount(train.given, minlength=dataset.num_classes)

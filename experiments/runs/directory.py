@@ -26,7 +26,7 @@ try:
 except ImportError:  # not a POSIX system: there the directory is not locked
     fcntl = None  # type: ignore[assignment]
 
-from experiments.config import Config, identity
+from experiments.settings.config import Config, identity
 
 
 class RunDirectoryError(ValueError):

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments import plots
-from experiments.config import Config
+from experiments.pictures import plots
+from experiments.settings.config import Config
 from robustjax.data import Dataset
-from robustjax.data.pipelines import Corrupted
+from robustjax.data.labelling import Labels
 
 
 def read_diagnostics(path: pathlib.Path, seed: int) -> list[dict[str, np.ndarray]]:
@@ -25,7 +25,7 @@ def draw_all(
     path: pathlib.Path,
     settings: Config,
     dataset: Dataset,
-    corrupted: Sequence[Corrupted],
+    corrupted: Sequence[Labels],
     seeds: Sequence[int],
     records: Sequence[Mapping[str, Any]],
 ) -> list[pathlib.Path]:

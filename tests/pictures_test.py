@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import plots
+from experiments.pictures import plots
 
 
 def records(seed, epochs=5):

@@ -1,0 +1,1 @@
+"""What runs draw: curves, and a picture for each kind of finding."""
