@@ -1,13 +1,22 @@
-"""The Method contract: a method is a value made of pure functions.
+"""The contract: a method is a value made of pure functions.
 
 A factory `make(task, **options) -> Method` closes over what is static (the model, the views, the optimizer); everything
-that changes, or that differs between seeds, is in the state that `init` makes and `step` passes on. The engine
+that changes, or that differs between seeds, is in the state that `init` makes and the steps pass on. The engine
 (`robustjax.training.engine`) runs any Method on any data, on any number of devices and for any number of seeds at once,
-so a method never loops, never asks how many devices there are, and never sees a clean label.
+so a method never loops over epochs, never asks how many devices there are, and never sees a clean label but those of
+the trusted examples that it asks for.
+
+From the inside out:
+
+- a `Term` is a part of the objective, per example; an `Attempt` is what one forward pass gives: terms, logits, batch
+  statistics; `descend` makes one optimizer step on their `total`, and the metrics follow from the terms;
+- a `Step` is a function over one `Batch` of each stream that it draws from; a pass is a tuple of steps, taken in turn;
+- a `Stage` is some epochs of passes, with a plan of what is drawn, a look at the training set, and what is done once
+  when it begins; a `Method` is a list of stages.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +24,20 @@ import numpy as np
 import optax
 
 from robustjax.backend import compiler_options
-from robustjax.meta import StepResult, optimizer_step
+from robustjax.findings import Findings
+from robustjax.margins import weighted_mean
+from robustjax.meta import optimizer_step
 from robustjax.models import Model
 
 State = Any
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
+Schedule = Callable[[Any], jax.Array]
+
+POOLS = ("train", "trusted")
+WHEN = ("never", "entry", "epoch")
+
+
+# --- What a method is given -----------------------------------------------------------------------------------------
 
 
 class Batch(NamedTuple):
@@ -27,8 +45,8 @@ class Batch(NamedTuple):
 
     Attributes:
       inputs: [B, …], as stored (uint8 images); the method applies a view to them.
-      labels: int32 [B], as given: perhaps wrong.
-      index: int32 [B], position in the training set; every per-example memory is addressed by it.
+      labels: int32 [B], as given: perhaps wrong; of the trusted pool, true.
+      index: int32 [B], position in the pool; every per-example memory is addressed by it.
       mask: float32 [B], 0 for padding. Padding repeats real examples, so batch statistics stay meaningful.
     """
 
@@ -38,11 +56,25 @@ class Batch(NamedTuple):
     mask: jax.Array
 
 
+Batches = Mapping[str, Batch]
+
+
 class Clock(NamedTuple):
-    """When a step happens: `epoch` int32 scalar (0 first) and `progress` float32 scalar, epochs done so far."""
+    """When a step happens, scalars.
+
+    Attributes:
+      epoch: int32, of the run, 0 first.
+      progress: float32, epochs of the run done so far, the present one's part included.
+      stage_epoch: int32, of the stage, 0 first.
+      stage_progress: float32, epochs of the stage done so far.
+      rate: float32, the learning rate now, by the stage's schedule.
+    """
 
     epoch: jax.Array
     progress: jax.Array
+    stage_epoch: jax.Array
+    stage_progress: jax.Array
+    rate: jax.Array
 
 
 class Task(NamedTuple):
@@ -59,8 +91,9 @@ class Task(NamedTuple):
       weak: view (key, inputs) -> float inputs with little or no augmentation.
       strong: view with the full augmentation.
       plain: inputs -> float inputs, normalisation only; what is evaluated.
-      example: shape and dtype of stored inputs [1, …], by which a method can refuse a model at once; None if unknown.
+      example: shape and dtype of stored inputs [1, …].
       num_groups: G, into how many groups the examples are divided (see `Survey`); C if None.
+      num_trusted: K, size of the trusted pool; 0 for none.
     """
 
     num_examples: int
@@ -69,12 +102,13 @@ class Task(NamedTuple):
     batch_size: int
     model: Model
     optimizer: Callable[[Any], optax.GradientTransformation]
-    schedule: Callable[[Any], jax.Array]
+    schedule: Schedule
     weak: Callable[[jax.Array, jax.Array], jax.Array]
     strong: Callable[[jax.Array, jax.Array], jax.Array]
     plain: Callable[[jax.Array], jax.Array]
-    example: jax.ShapeDtypeStruct | None = None
+    example: jax.ShapeDtypeStruct
     num_groups: int | None = None
+    num_trusted: int = 0
 
     @property
     def steps_per_epoch(self) -> int:
@@ -87,8 +121,26 @@ class Task(NamedTuple):
         return self.epochs * self.steps_per_epoch
 
 
+class Survey(NamedTuple):
+    """A look at the whole training set.
+
+    Attributes:
+      seen: what the stage's `look` gives of every example, a tree with leading axis N; None where nothing was looked
+        at. For `Method.inspect`: logits [N, C] of `predict`.
+      labels: int32 [N], as given.
+      groups: int32 [N] in 0 … G−1, the group of each example: its given label, unless the user groups otherwise.
+    """
+
+    seen: Any
+    labels: jax.Array
+    groups: jax.Array
+
+
+# --- What a method is -----------------------------------------------------------------------------------------------
+
+
 class Stream(NamedTuple):
-    """What a stream draws in an epoch: the first `size` (int32 scalar) entries of `order` (int32 [N])."""
+    """What is drawn in an epoch: the first `size` (int32 scalar) entries of `order` (int32, positions in the pool)."""
 
     order: jax.Array
     size: jax.Array
@@ -97,80 +149,196 @@ class Stream(NamedTuple):
 Plan = dict[str, Stream]
 
 
-class Survey(NamedTuple):
-    """A look at the whole training set.
+class Draw(NamedTuple):
+    """A stream as a step sees it: its name in the plan and in `batches`, its pool, and its batch size (None: B)."""
+
+    stream: str = "train"
+    pool: str = "train"
+    batch_size: int | None = None
+
+
+class StepFunction(Protocol):
+    """A step over the global batch: jit-, scan-, vmap- and shard-able."""
+
+    def __call__(self, state: State, batches: Batches, clock: Clock, key: jax.Array, /) -> tuple[State, Metrics]:
+        """The state after the step, and metrics as (sum, count); "loss" must be among them."""
+
+
+class Step(NamedTuple):
+    """A step function and the streams that it draws from, one batch of each.
+
+    All steps of a pass draw the first stream of its first step; that one is drawn once and sets the number of steps.
+    Other streams are cycled, in a new random order each time round, and move on only in steps that draw from them.
+    """
+
+    apply: StepFunction
+    draws: tuple[Draw, ...] = (Draw(),)
+
+
+Pass = tuple[Step, ...]
+
+
+class Stage(NamedTuple):
+    """Some epochs of a method.
 
     Attributes:
-      logits: [N, C], in evaluation mode; None where the method asked for none.
-      labels: int32 [N], as given.
-      groups: int32 [N] in 0 … G−1, the group of each example: its given label, unless the user groups otherwise.
+      epochs: how many; a stage of none is left out.
+      passes: of each epoch, one after the other; the steps of a pass are taken in turn.
+      plan: (state, survey, clock, key) -> (state, plan), at the beginning of each epoch; None: each stream draws its
+        whole pool, shuffled. Jittable.
+      enter: (state, survey, key) -> state, once, before the first epoch: to estimate, to fit, to start a new network.
+        Jittable.
+      look: (state, inputs as stored [B, …]) -> tree [B, …], what a survey holds of each example.
+      when: when there is a look: "never"; "entry", for `enter` alone; "epoch", before each epoch, for `plan` (and for
+        `enter` before the first).
+      schedule: progress in the stage, in epochs -> learning rate; None: the run's schedule goes on.
+      preliminary: whether what it trains is thrown away (as HAR's first network): such epochs are no part of a run's
+        results, of its choice of epoch or of early stopping.
     """
 
-    logits: jax.Array | None
-    labels: jax.Array
-    groups: jax.Array | None = None
-
-
-class Pass(NamedTuple):
-    """One pass within an epoch.
-
-    Attributes:
-      streams: names of the plan's streams that a step draws from; the first one is drawn once and sets the number of
-        steps, the others are cycled.
-      steps: step functions (state, batches, clock, key) -> (state, metrics), taken in turn. `batches` is a dict with
-        one `Batch` a stream. `metrics` maps names to (sum, count); "loss" must be among them.
-    """
-
-    streams: tuple[str, ...]
-    steps: tuple[Callable[..., tuple[State, Metrics]], ...]
-
-
-class PerExample(NamedTuple):
-    """A method's memory of every training example: `rows` [N', …], addressed by `Batch.index`.
-
-    It is the one part of a state that grows with the data, so with `--parallel=data` its rows are spread over the
-    devices (`robustjax.training.parallel`). N' is N rounded up, so that the form of a state does not depend on their
-    number; the rows beyond N are never looked at. Make it by `per_example`, use it by `recall` and `remember`.
-    """
-
-    rows: jax.Array
+    epochs: int
+    passes: tuple[Pass, ...]
+    plan: Callable[[State, Survey, Clock, jax.Array], tuple[State, Plan]] | None = None
+    enter: Callable[[State, Survey, jax.Array], State] | None = None
+    look: Callable[[State, jax.Array], Any] | None = None
+    when: str = "never"
+    schedule: Schedule | None = None
+    preliminary: bool = False
 
 
 class Method(NamedTuple):
     """A training method.
 
     Attributes:
-      init: (key, labels int [N] on the host, example inputs [1, …]) -> state, one pytree, all of it checkpointed.
-      step: (state, batches, clock, key) -> (state, metrics): one optimisation step over the global batch.
+      init: (key, given labels int [N] on the host) -> state, one pytree, all of it checkpointed. It runs on the host,
+        once a seed.
+      stages: one after the other.
       predict: (state, inputs [B, …] as stored) -> logits [B, C]; what is evaluated.
-      begin_epoch: (state, survey, clock, key) -> (state, plan), or None for one shuffled pass over everything.
-        Jittable.
-      survey: (state, inputs as stored) -> logits of one batch for `begin_epoch`'s survey; None where it needs none
-        (it is then given a survey without logits).
-      surveys: epoch -> whether its `begin_epoch` is given a survey with logits; None for every epoch. What an epoch is
-        given is known when `begin_epoch` is traced: it may branch on `survey.logits is None`.
-      passes: epoch -> the passes of this epoch; None for one pass of `step` over the stream "train".
-      inspect: (state, survey) -> dict of arrays about what the method has learned, once an epoch, for evaluation and
-        plots. Known keys: "corrected_labels" [N, C], "label_weight" [N], "weight_table" [C, R], "rank" [N],
-        "margin" [C], "targets" [N, C] with their weight "target_strength", "group_count", "group_error" and
-        "group_strength" [G] (all 0 until they are known).
-      epochs: how many there are in all, where these are not the task's: those of earlier stages are added.
+      inspect: (state, survey with logits [N, C]) -> findings about the training set, after epochs that are looked at
+        and after the last one; None for none.
     """
 
-    init: Callable[..., State]
-    step: Callable[..., tuple[State, Metrics]]
+    init: Callable[[jax.Array, np.ndarray], State]
+    stages: tuple[Stage, ...]
     predict: Callable[[State, jax.Array], jax.Array]
-    begin_epoch: Callable[..., tuple[State, Plan]] | None = None
-    survey: Callable[[State, jax.Array], jax.Array] | None = None
-    passes: Callable[[int], tuple[Pass, ...]] | None = None
-    inspect: Callable[[State, Survey], dict[str, jax.Array]] | None = None
-    surveys: Callable[[int], bool] | None = None
-    epochs: int | None = None
+    inspect: Callable[[State, Survey], Findings] | None = None
+
+    @property
+    def epochs(self) -> int:
+        """How many there are in all."""
+        return sum(stage.epochs for stage in self.stages)
+
+    def stage_at(self, epoch: int) -> tuple[int, int]:
+        """The number of the stage that an epoch belongs to, from 0, and the epoch in which that one begins."""
+        start = 0
+        for number, stage in enumerate(self.stages):
+            if epoch < start + stage.epochs:
+                return number, start
+            start += stage.epochs
+        raise ValueError(f"epoch={epoch} must be below {start}, the method's number of epochs.")
 
 
-def surveys(method: Method, epoch: int) -> bool:
-    """Whether the epoch's `begin_epoch` is given a survey with logits."""
-    return method.survey is not None and (method.surveys is None or method.surveys(epoch))
+class Factory(Protocol):
+    """What makes a method of a task; options are keyword-only, with defaults."""
+
+    def __call__(self, task: Task, /, **options: Any) -> Method:
+        """The method; ValueError for an option out of its range, by name."""
+
+
+class Entry(NamedTuple):
+    """What a method's file tells about it.
+
+    Attributes:
+      name: on the command line, in tables and results.
+      make: its factory. Options are its keyword-only parameters, their help is the Args section of its docstring.
+      paper: authors, venue and year, such as "Han et al., NeurIPS 2018".
+      aliases: what people type instead; case, hyphens and plus signs are taken care of.
+      family: the name whose recipes it takes; its own if empty. Ablations take those of the whole method.
+      needs: what it cannot do without: "trusted examples", "noise rate", "normalisation layers".
+      networks: how many it trains.
+      memory: numbers kept for each example, in words: "C".
+      cost: of a training step, in plain steps of one network.
+      small: options that suit a set of some sixty examples, for tests.
+    """
+
+    name: str
+    make: Factory
+    paper: str
+    aliases: tuple[str, ...] = ()
+    family: str = ""
+    needs: tuple[str, ...] = ()
+    networks: int = 1
+    memory: str = "none"
+    cost: float = 1.0
+    small: Mapping[str, Any] = {}
+
+    @property
+    def year(self) -> int:
+        """Of the paper, its last word."""
+        return int(self.paper.split()[-1])
+
+
+def method(
+    init: Callable[[jax.Array, np.ndarray], State],
+    stages: tuple[Stage, ...] | list[Stage],
+    predict: Callable[[State, jax.Array], jax.Array],
+    inspect: Callable[[State, Survey], Findings] | None = None,
+) -> Method:
+    """A checked `Method`; stages without epochs are left out.
+
+    Raises:
+      ValueError: a stage that contradicts the contract, by its number and what is wrong.
+    """
+    kept = tuple(stage for stage in stages if stage.epochs > 0)
+    if not kept:
+        raise ValueError("a method needs a stage with at least one epoch.")
+    for number, stage in enumerate(kept, 1):
+        if stage.when not in WHEN:
+            raise ValueError(f"stage {number}: when={stage.when!r} is none of {', '.join(WHEN)}.")
+        if (stage.look is None) != (stage.when == "never"):
+            raise ValueError(f"stage {number}: `look` and when={stage.when!r} contradict each other.")
+        if not stage.passes or not all(stage.passes):
+            raise ValueError(f"stage {number} needs a pass, and every pass a step.")
+        for work in stage.passes:
+            first = work[0].draws[0]
+            if any(first not in step.draws for step in work):
+                raise ValueError(f"stage {number}: every step of a pass must draw its first stream, {first.stream!r}.")
+            if unknown := {draw.pool for step in work for draw in step.draws} - set(POOLS):
+                raise ValueError(f"stage {number}: pool={sorted(unknown)[0]!r} is none of {', '.join(POOLS)}.")
+    return Method(init, kept, predict, inspect)
+
+
+# --- One shape for a step -------------------------------------------------------------------------------------------
+
+
+class Term(NamedTuple):
+    """A part of an objective: strength · Σ_i values_i share_i / Σ_i share_i, and 0 where no example has a share.
+
+    Attributes:
+      values: [B], one an example.
+      share: [B], the batch's mask times whatever weighs the examples in the mean.
+      strength: its weight in the objective, a scalar; or [B], one an example.
+    """
+
+    values: jax.Array
+    share: jax.Array
+    strength: Any = 1.0
+
+
+class Attempt(NamedTuple):
+    """What a forward pass of a step gives.
+
+    Attributes:
+      terms: the parts of the objective; their names are the metrics' names.
+      logits: [B, C] of the batch, for train accuracy.
+      stats: batch statistics after the pass.
+      aux: whatever else the step needs of it.
+    """
+
+    terms: dict[str, Term]
+    logits: jax.Array
+    stats: Any
+    aux: Any = ()
 
 
 class Learner(NamedTuple):
@@ -181,20 +349,98 @@ class Learner(NamedTuple):
     opt_state: Any
 
 
-def init_learner(key: jax.Array, task: Task, example: jax.Array) -> Learner:
+def mean(term: Term) -> jax.Array:
+    """A term's share in the objective, scalar."""
+    strength = jnp.asarray(term.strength)
+    if strength.ndim:
+        return weighted_mean(strength * term.values, term.share)
+    return strength * weighted_mean(term.values, term.share)
+
+
+def total(terms: Mapping[str, Term]) -> jax.Array:
+    """The objective: the sum of its terms, scalar. Virtual steps minimise the same."""
+    first, *rest = (mean(term) for term in terms.values())
+    return sum(rest, first)
+
+
+def descend(
+    task: Task, learner: Learner, batch: Batch, clock: Clock, attempt: Callable[[Any], Attempt]
+) -> tuple[Learner, Metrics, Any]:
+    """One step of the task's optimizer, at the clock's rate, on the total of an attempt's terms.
+
+    Args:
+      task: what is learned.
+      learner: the network.
+      batch: what the metrics count.
+      clock: now.
+      attempt: params -> `Attempt`.
+
+    Returns:
+      The network after the step, with the statistics that the attempt left; the `step_metrics`; the attempt's `aux`.
+    """
+
+    def objective(params: Any) -> tuple[jax.Array, Attempt]:
+        found = attempt(params)
+        return total(found.terms), found
+
+    result = optimizer_step(objective, learner.params, learner.opt_state, task.optimizer(clock.rate))
+    found: Attempt = result.aux
+    after = Learner(result.params, found.stats, result.opt_state)
+    return after, step_metrics(result.loss, found, batch, clock), found.aux
+
+
+def attempt_on(
+    task: Task, learner: Learner, inputs: jax.Array, key: jax.Array, terms: Callable[[jax.Array], dict[str, Term]]
+) -> Callable[[Any], Attempt]:
+    """The attempt of one forward pass in train mode: `terms` of the logits [B, C] of `inputs`, a view of the batch."""
+
+    def attempt(params: Any) -> Attempt:
+        logits, stats = train_apply(task, learner, params, inputs, key)
+        return Attempt(terms(logits), logits, stats)
+
+    return attempt
+
+
+def step_metrics(loss: jax.Array, found: Attempt, batch: Batch, clock: Clock) -> Metrics:
+    """The metrics of every step: mean loss, accuracy on the given labels, learning rate; of several terms each one."""
+    count = jnp.sum(batch.mask)
+    metrics = {
+        "loss": (loss * count, count),
+        "train_accuracy": tally(jnp.argmax(found.logits, -1) == batch.labels, batch.mask),
+        "learning_rate": (clock.rate, jnp.ones(())),
+    }
+    if len(found.terms) > 1:
+        for name, term in found.terms.items():
+            metrics[name] = tally(term.values, term.share)
+            if not isinstance(term.strength, float):  # a number in the source is no measurement
+                strength = jnp.asarray(term.strength)
+                scalar = (strength, jnp.ones(()))
+                metrics[f"{name}_strength"] = tally(strength, term.share) if strength.ndim else scalar
+    return metrics
+
+
+def tally(values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A metric as (sum, count), to be divided once at the end."""
+    return jnp.sum(values * mask), jnp.sum(mask)
+
+
+# --- Networks -------------------------------------------------------------------------------------------------------
+
+
+def init_learner(key: jax.Array, task: Task) -> Learner:
     """A freshly initialised network with its optimizer's state, compiled; `new_learner` is for use within a program."""
     # The same function object for every seed, so that it is compiled once.
-    build = jax.jit(task.model.init, compiler_options=compiler_options(once=True))
-    return new_learner(key, task, example, build)
+    return new_learner(key, task, jax.jit(task.model.init, compiler_options=compiler_options(once=True)))
 
 
-def new_learner(key: jax.Array, task: Task, example: jax.Array, init: Callable[..., Any] | None = None) -> Learner:
+def new_learner(key: jax.Array, task: Task, init: Callable[..., Any] | None = None) -> Learner:
     """A freshly initialised network with its optimizer's state; `init` stands in for the model's own."""
+    example = jnp.zeros(task.example.shape, task.example.dtype)  # only its shape matters
     variables = (init or task.model.init)(key, task.plain(example))
     return Learner(variables.params, variables.stats, task.optimizer(0.0).init(variables.params))
 
 
-def train_apply(task: Task, learner: Learner, params: Any, inputs: jax.Array, key: jax.Array):
+def train_apply(task: Task, learner: Learner, params: Any, inputs: jax.Array, key: jax.Array) -> tuple[jax.Array, Any]:
     """Forward pass in train mode: (logits [B, C], new batch statistics)."""
     return task.model.apply(params, learner.stats, inputs, train=True, key=key)
 
@@ -204,57 +450,44 @@ def predict_with(task: Task, learner: Learner, inputs: jax.Array) -> jax.Array:
     return task.model.apply(learner.params, learner.stats, task.plain(inputs), train=False)[0]
 
 
-def updated(result: StepResult, stats: Any) -> Learner:
-    """The learner after an optimizer step whose forward pass left `stats`."""
-    return Learner(result.params, stats, result.opt_state)
+# --- Memories of every example --------------------------------------------------------------------------------------
 
 
-def descend(
-    task: Task,
-    learner: Learner,
-    batch: Batch,
-    inputs: jax.Array,
-    loss: Callable[[jax.Array], jax.Array],
-    progress: jax.Array,
-    key: jax.Array,
-) -> tuple[Learner, Metrics]:
-    """An ordinary step on the mean of `loss`, logits [B, C] -> [B], of `inputs`, a view of the batch.
+class PerExample(NamedTuple):
+    """A method's memory of every training example: `rows` [N', …], addressed by `Batch.index`.
 
-    Returns:
-      The network after the step, and the `step_metrics`.
+    It is the one part of a state that grows with the data, so with `--parallel=data` its rows are spread over the
+    devices (`robustjax.training.parallel`). N' is N rounded up, so that the form of a state does not depend on their
+    number; the rows beyond N are never looked at. Make it by `per_example` or `remembered`, use it by `recall`,
+    `remember` and `recall_all`.
     """
 
-    def objective(params: Any):
-        logits, stats = train_apply(task, learner, params, inputs, key)
-        return masked_mean(loss(logits), batch.mask), (logits, stats)
-
-    rate = task.schedule(progress)
-    result = optimizer_step(objective, learner.params, learner.opt_state, task.optimizer(rate))
-    logits, stats = result.aux
-    return updated(result, stats), step_metrics(result.loss, logits, batch, rate)
-
-
-def step_metrics(loss: jax.Array, logits: jax.Array, batch: Batch, rate: jax.Array) -> Metrics:
-    """The metrics of every step: mean loss, accuracy of the logits [B, C] on the given labels, learning rate."""
-    return {
-        "loss": (loss * jnp.sum(batch.mask), jnp.sum(batch.mask)),
-        "train_accuracy": tally(jnp.argmax(logits, -1) == batch.labels, batch.mask),
-        "learning_rate": (rate, jnp.ones(())),
-    }
+    rows: jax.Array
 
 
 # Rows are rounded up to a multiple of this, which all usual numbers of devices divide.
 _ROWS = 128
 
 
-def per_example(num_examples: int, shape: tuple[int, ...], dtype: Any = jnp.float32) -> PerExample:
+def per_example(num_examples: int, shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> PerExample:
     """A memory of zeros with entries of `shape` for `num_examples` examples."""
     return PerExample(jnp.zeros((-(-num_examples // _ROWS) * _ROWS, *shape), dtype))
+
+
+def remembered(entries: Any) -> PerExample:
+    """A memory that holds `entries` [N, …], one an example."""
+    entries = jnp.asarray(entries)
+    return PerExample(jnp.pad(entries, [(0, -len(entries) % _ROWS), *[(0, 0)] * (entries.ndim - 1)]))
 
 
 def recall(memory: PerExample, index: jax.Array) -> jax.Array:
     """The entries [B, …] of the examples `index` int [B]."""
     return memory.rows[index]
+
+
+def recall_all(memory: PerExample, num_examples: int) -> jax.Array:
+    """The entries [N, …] of all examples."""
+    return memory.rows[:num_examples]
 
 
 def remember(memory: PerExample, batch: Batch, entries: jax.Array) -> PerExample:
@@ -263,30 +496,57 @@ def remember(memory: PerExample, batch: Batch, entries: jax.Array) -> PerExample
     return PerExample(memory.rows.at[index].set(entries.astype(memory.rows.dtype), mode="drop"))
 
 
-def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
-    """Mean of per-example `values` [B] where `mask` [B] is 1; 0 for an empty mask."""
-    return jnp.sum(values * mask) / jnp.maximum(jnp.sum(mask), 1)
-
-
-def tally(values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """A metric as (sum, count), to be divided once at the end."""
-    return jnp.sum(values * mask), jnp.sum(mask)
-
-
-def check_mixup(task: Task, mixup: float) -> None:
-    """Raises ValueError unless `mixup`, α of the Beta distribution, is at least 0, and 0 for inputs like token ids."""
-    if mixup < 0:
-        raise ValueError(f"mixup={mixup} must be at least 0.")
-    if mixup and task.example is not None:
-        dtype = jax.eval_shape(task.plain, task.example).dtype
-        if not jnp.issubdtype(dtype, jnp.floating):
-            raise ValueError(f"mixup={mixup}: inputs of {dtype}, such as token ids, cannot be mixed; 0 is accepted.")
+# --- Plans and schedules --------------------------------------------------------------------------------------------
 
 
 def shuffled(key: jax.Array, chosen: jax.Array) -> Stream:
     """A stream that draws the examples of the boolean mask `chosen` [N] in random order."""
     order = jnp.lexsort((jax.random.uniform(key, chosen.shape), ~chosen))
     return Stream(order.astype(jnp.int32), jnp.sum(chosen, dtype=jnp.int32))
+
+
+def everything(key: jax.Array, count: int) -> Stream:
+    """A stream that draws all `count` examples of a pool in random order."""
+    return Stream(jax.random.permutation(key, count).astype(jnp.int32), jnp.int32(count))
+
+
+def one_pass(step: StepFunction, *others: Draw) -> tuple[Pass, ...]:
+    """The passes of a stage that makes one step after the other over the whole training set, and over `others`."""
+    return ((Step(step, (Draw(), *others)),),)
+
+
+def in_short(task: Task, epochs: int) -> Schedule:
+    """The run's schedule in `epochs` epochs."""
+    return lambda progress: task.schedule(progress * (task.epochs / epochs))
+
+
+# --- Checks and small things ----------------------------------------------------------------------------------------
+
+
+def check_mixup(task: Task, mixup: float) -> None:
+    """Raises ValueError unless `mixup`, α of the Beta distribution, is at least 0, and 0 for inputs like token ids."""
+    if mixup < 0:
+        raise ValueError(f"mixup={mixup} must be at least 0.")
+    if mixup:
+        dtype = jax.eval_shape(task.plain, task.example).dtype
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise ValueError(f"mixup={mixup}: inputs of {dtype}, such as token ids, cannot be mixed; 0 is accepted.")
+
+
+def check_warmup(task: Task, warmup_epochs: int) -> None:
+    """Raises ValueError unless the warm-up leaves an epoch of the run to what follows it."""
+    if not 0 <= warmup_epochs < max(task.epochs, 1):
+        raise ValueError(f"warmup_epochs={warmup_epochs} must be at least 0 and less than epochs={task.epochs}.")
+
+
+def check_trusted(task: Task, name: str) -> None:
+    """Raises ValueError unless there are trusted examples."""
+    if task.num_trusted < 1:
+        raise ValueError(
+            f"method={name!r} learns from trusted examples, whose labels are known to be right, and there are none: "
+            "--trusted-examples=K draws K of the training set with their true labels, --trusted=npz:FILE or folder:DIR "
+            "takes them from elsewhere."
+        )
 
 
 def class_counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
