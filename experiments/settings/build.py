@@ -1,7 +1,6 @@
-"""From settings to what the engine takes: schedule, optimizer, task, method, corrupted data."""
+"""From settings to what the engine takes: schedule, optimizer, task, method, corrupted data, trusted examples."""
 
 import functools
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.settings import catalogue, files
 from experiments.settings.config import Config, model_options
-from robustjax import methods, models, schedules
+from robustjax import models, schedules, user_code
 from robustjax.data import Dataset, augment, corruptions, labelling
 from robustjax.methods import Method, Task
 from robustjax.training.engine import Own, Resident
@@ -78,10 +78,13 @@ def make_optimizer(config: Config) -> Callable[[Any], optax.GradientTransformati
     return sgd if config.optimizer == "sgd" else adam
 
 
-def make_task(config: Config, dataset: Dataset, num_examples: int, num_groups: int | None = None) -> Task:
+def make_task(
+    config: Config, dataset: Dataset, num_examples: int, num_groups: int | None = None, num_trusted: int = 0
+) -> Task:
     """The task: model, views, optimizer and schedule for `num_examples` training examples of `dataset`.
 
-    `num_groups` is the number of groups of examples, where they are not the classes.
+    `num_groups` is the number of groups of examples, where they are not the classes; `num_trusted` that of the trusted
+    examples.
     """
     view = functools.partial(augment.make_view, mean=dataset.mean, std=dataset.std)
     return Task(
@@ -97,6 +100,7 @@ def make_task(config: Config, dataset: Dataset, num_examples: int, num_groups: i
         plain=lambda inputs: augment.normalize(inputs, dataset.mean, dataset.std),
         example=jax.ShapeDtypeStruct((1, *dataset.train_inputs.shape[1:]), dataset.train_inputs.dtype),
         num_groups=num_groups,
+        num_trusted=num_trusted,
     )
 
 
@@ -110,19 +114,30 @@ def _make_model(config: Config, dataset: Dataset) -> models.Model:
     readers = [name for name in models.names() if models.reads_tokens(name)]
     if config.model in readers and dataset.num_tokens is None:
         raise ValueError(f"model={config.model!r} reads token ids, int32 [N, L] from 0 up; {held}.")
-    if config.model not in readers and dataset.vocabulary is not None:
+    registered = user_code.find(config.model) is None
+    if registered and config.model not in readers and dataset.vocabulary is not None:
         raise ValueError(
             f"model={config.model!r} does not read texts; {held}, token ids: {', '.join(readers)} is accepted."
         )
     own = {"vocabulary_size": dataset.num_tokens} if config.model in readers else {}
-    return models.get_model(
-        config.model, dataset.num_classes, dtype=jnp.dtype(config.precision), **model_options(config), **own
+    return catalogue.make_model(
+        config.model, dataset.num_classes, dtype=jnp.dtype(config.precision), **own | model_options(config)
     )
 
 
 def make_method(config: Config, task: Task, options: Mapping[str, Any] | None = None) -> Method:
-    """The method with the config's options."""
-    return methods.get(config.method)(task, **(config.options if options is None else options))
+    """The method with the config's options.
+
+    Raises:
+      ValueError: an option out of its range, or a factory in a file that gives no `Method`.
+    """
+    return catalogue.make_method(config.method, task, config.options if options is None else options)
+
+
+def uses_trusted(method: Method) -> bool:
+    """Whether a method draws from the trusted pool."""
+    passes = (each for stage in method.stages for each in stage.passes)
+    return any(draw.pool == "trusted" for work in passes for step in work for draw in step.draws)
 
 
 class SeedLabels(NamedTuple):
@@ -132,118 +147,103 @@ class SeedLabels(NamedTuple):
       train: those it trains on.
       validation: those it holds out; None for none.
       groups: int32 [N], the groups of what it trains on; None where these are the given labels.
+      trusted: its trusted examples, `kept` in their pool, true labels in `given`; None for none.
     """
 
     train: labelling.Labels
     validation: labelling.Labels | None = None
     groups: np.ndarray | None = None
+    trusted: labelling.Labels | None = None
 
 
-def corrupt(config: Config, dataset: Dataset, seed: int) -> SeedLabels:
-    """One seed's labels: made by the config's corruption or read from its noise file, then split.
+def trusted_pool(config: Config, dataset: Dataset) -> Dataset | None:
+    """The data set whose training part trusted examples are taken from; None for no trusted examples.
 
     Raises:
-      ValueError: where `labelling.corrupt` or the noise file does, or if a batch is larger than what is left.
+      FileNotFoundError: if it is not there.
+      ValueError: if its inputs or its classes are not those of `dataset`.
     """
+    if config.trusted is not None:
+        return files.read_trusted(config.trusted, dataset)
+    return dataset if config.trusted_examples else None
+
+
+def corrupt(config: Config, dataset: Dataset, seed: int, pool: Dataset | None = None) -> SeedLabels:
+    """One seed's labels: trusted examples drawn, then made by the config's corruption or read from its noise file.
+
+    Args:
+      config: the settings.
+      dataset: the data.
+      seed: of the corruption, unless the config has one for all seeds.
+      pool: what `trusted_pool` gives.
+
+    Raises:
+      ValueError: where `labelling.corrupt`, `labelling.draw_trusted` or the noise file does, or if a batch is larger
+        than what is left.
+    """
+    data_seed = seed if config.data_seed is None else config.data_seed
+    trusted, without = None, None
+    if pool is not None:
+        chosen = np.arange(len(pool.train_labels))
+        if config.trusted is None:
+            chosen = without = labelling.draw_trusted(
+                dataset.train_labels, dataset.num_classes, config.trusted_examples, data_seed
+            )
+        trusted = labelling.Labels(chosen, pool.train_labels[chosen], pool.train_labels[chosen])
     if config.noise_file is not None:
-        noise = corruptions.load_noise(config.noise_file, clean_labels=dataset.train_labels)
-        result = labelling.Labels(noise.kept, noise.labels, dataset.train_labels[noise.kept])
+        kept, given = corruptions.load_noise(config.noise_file, clean_labels=dataset.train_labels)
+        stays = np.ones(len(kept), bool) if without is None else ~np.isin(kept, without)
+        result = labelling.Labels(kept[stays], given[stays], dataset.train_labels[kept[stays]])
     else:
         result = labelling.corrupt(
             dataset.train_labels,
             dataset.num_classes,
-            seed if config.data_seed is None else config.data_seed,
+            data_seed,
             noise=config.noise,
             rate=config.noise_rate,
             imbalance=config.imbalance,
             ratio=config.imbalance_ratio,
             dataset=dataset.name,
             limit=config.train_examples,
-            given=None if config.labels is None else read_labels(config.labels),
+            given=None if config.labels is None else files.read_labels(config.labels),
+            without=without,
         )
-    labels = SeedLabels(result)
+    labels = SeedLabels(result, trusted=trusted)
     if config.validation_split:
-        labels = SeedLabels(*labelling.hold_out(result, config.validation_split, dataset.num_classes, seed))
+        train, validation = labelling.hold_out(result, config.validation_split, dataset.num_classes, seed)
+        labels = labels._replace(train=train, validation=validation)
     labels = labels._replace(groups=make_groups(config, dataset, labels.train))
     if config.batch_size > len(labels.train.kept):
         raise ValueError(f"batch_size={config.batch_size} is larger than the training set of {len(labels.train.kept)}.")
     return labels
 
 
-def read_labels(spec: str) -> np.ndarray:
-    """Labels from FILE.npy, or from one array of an archive, FILE.npz:NAME.
-
-    Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it is not of this form, or has no such array.
-    """
-    place, colon, name = spec.rpartition(":")
-    path = pathlib.Path(place if colon and place.endswith(".npz") else spec)
-    if not path.is_file():
-        raise FileNotFoundError(f"labels={spec!r}: there is no file {str(path)!r}.")
-    try:
-        found = np.load(path, allow_pickle=False)
-        if isinstance(found, np.ndarray):
-            return found
-        with found:
-            if str(path) == spec or name not in found.files:
-                raise KeyError(f"the arrays of {path.name} are {', '.join(found.files)}: FILE.npz:NAME takes one")
-            return found[name]
-    except Exception as error:  # NumPy raises half a dozen kinds for a damaged file
-        raise ValueError(f"labels={spec!r}: {error}.") from error
-
-
-def resident(dataset: Dataset) -> Resident:
-    """The data set's images, to be put on the device."""
-    return Resident(dataset.train_inputs, dataset.test_inputs)
+def resident(dataset: Dataset, pool: Dataset | None = None) -> Resident:
+    """The data set's inputs and those of the trusted pool, to be put on the device."""
+    trusted = None if pool is None else pool.train_inputs  # often the data set's own, which are put there once
+    return Resident(dataset.train_inputs, dataset.test_inputs, trusted)
 
 
 def own(labels: SeedLabels, seed: int) -> Own:
     """What belongs to a seed."""
-    kept, given = (jnp.asarray(each, jnp.int32) for each in (labels.train.kept, labels.train.given))
-    held_out = None if labels.validation is None else jnp.asarray(labels.validation.kept, jnp.int32)
-    groups = None if labels.groups is None else jnp.asarray(labels.groups, jnp.int32)
-    return Own(jax.random.key(seed), kept, given, held_out, groups)
 
+    def on_device(array: np.ndarray | None) -> jax.Array | None:
+        return None if array is None else jnp.asarray(array, jnp.int32)
 
-_GROUPING = "(images [N, …], labels int [N]) -> int [N], from 0"
-
-
-def pin_groups(spec: str) -> str:
-    """The text of a grouping; that of a function with its file's content hash (`methods.custom.pin`)."""
-    return spec if spec.endswith(".npy") else methods.custom.pin(spec, "groups", _GROUPING)
+    return Own(
+        jax.random.key(seed),
+        jnp.asarray(labels.train.kept, jnp.int32),
+        jnp.asarray(labels.train.given, jnp.int32),
+        validation=on_device(labels.validation and labels.validation.kept),
+        groups=on_device(labels.groups),
+        trusted_kept=on_device(labels.trusted and labels.trusted.kept),
+        trusted_labels=on_device(labels.trusted and labels.trusted.given),
+    )
 
 
 def make_groups(config: Config, dataset: Dataset, train: labelling.Labels) -> np.ndarray | None:
-    """The groups int32 [N] that the config's `groups` names for a seed's training set; None for the given labels.
-
-    A function is shown the kept images and their given labels.
-
-    Raises:
-      FileNotFoundError: if there is no such file.
-      ValueError: if it does not give an int of at least 0 for each example.
-    """
-    spec = config.groups
-    if spec is None:
-        return None
-    if spec.endswith(".npy"):
-        if not pathlib.Path(spec).is_file():
-            raise FileNotFoundError(f"groups={spec!r}: there is no such file.")
-        return _check_groups(spec, np.load(spec), len(dataset.train_labels))[train.kept]
-    function = methods.custom.load(spec, "groups", _GROUPING)
-    found = np.asarray(function(dataset.train_inputs[train.kept], train.given))
-    return _check_groups(spec, found, len(train.kept))
-
-
-def _check_groups(spec: str, groups: np.ndarray, count: int) -> np.ndarray:
-    """Groups as int32, refused unless they are `count` integers of at least 0, and fewer than examples."""
-    if groups.shape != (count,) or not np.issubdtype(groups.dtype, np.integer):
-        raise ValueError(
-            f"groups={spec!r} must be an int for each of {count} examples, got {groups.dtype} {groups.shape}."
-        )
-    if groups.min() < 0 or groups.max() >= count:
-        raise ValueError(f"groups={spec!r} must be numbered from 0, got {groups.min()} … {groups.max()}.")
-    return groups.astype(np.int32)
+    """The groups int32 [N] that the config's `groups` names for a seed's training set; None for the given labels."""
+    return None if config.groups is None else files.read_groups(config.groups, dataset, train.kept, train.given)
 
 
 def num_groups(labels: Sequence[SeedLabels]) -> int | None:
@@ -266,6 +266,13 @@ def check_equal_sizes(labels: list[SeedLabels]) -> None:
         )
 
 
+def task_for(config: Config, dataset: Dataset, labels: Sequence[SeedLabels]) -> Task:
+    """The task of seeds that train at once on these labels, sets of one size."""
+    first = labels[0]
+    num_trusted = 0 if first.trusted is None else len(first.trusted.kept)
+    return make_task(config, dataset, len(first.train.kept), num_groups(labels), num_trusted)
+
+
 def describe(dataset: Dataset, labels: SeedLabels) -> str:
     """What the training set has become: size, class sizes and the share of wrong labels."""
     train = labels.train
@@ -273,4 +280,5 @@ def describe(dataset: Dataset, labels: SeedLabels) -> str:
     wrong = np.mean(train.given != train.clean)
     shown = ", ".join(map(str, counts[:20])) + (" …" if len(counts) > 20 else "")
     held_out = "" if labels.validation is None else f"; {len(labels.validation.given)} more are held out"
+    held_out += "" if labels.trusted is None else f"; {len(labels.trusted.given)} trusted examples"
     return f"{len(train.given)} training examples, {100 * wrong:.1f} % wrong labels; a class: {shown}{held_out}"

@@ -1,16 +1,13 @@
-"""A run's settings and its command line: one dataclass, one flag a field, one flag for each option of a method."""
+"""A run's settings: one dataclass; from defaults, the recipe and what the user gave to one that is complete."""
 
-import argparse
 import dataclasses
-import difflib
-import inspect
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from robustjax import methods, models
+from experiments.settings import catalogue, files, recipes
+from robustjax import user_code
 from robustjax.data import augment, labelling
-from robustjax.methods import composable, sparse
+from robustjax.methods import base, composable, custom, sparse
 from robustjax.training import parallel
 
 
@@ -23,11 +20,12 @@ def setting(default: Any, group: str, text: str, **metadata: Any) -> Any:
 class Config:
     """All settings of a run. Defaults here hold where neither the recipe nor the user says otherwise."""
 
-    method: str = setting("dynamic_loss", "what", "training method")
+    method: str = setting("dynamic_loss", "what", "training method (--list-methods), or FILE.py:NAME of your own")
     dataset: str = setting("digits", "what", "digits (embedded), a TFDS name, npz:FILE or folder:DIR")
     recipe: str | None = setting(None, "what", "data set whose recipe to use; default: that of the data set itself")
     max_tokens: int | None = setting(None, "what", "texts: how many of the last tokens are kept; default: 256")
-    model: str = setting("small_cnn", "what", "classifier")
+    model: str = setting("small_cnn", "what", "classifier (--list-models), or FILE.py:NAME of your own")
+    model_options: str | None = setting(None, "what", "options of the classifier: KEY=VALUE,KEY=VALUE")
     head: str | None = setting(None, "what", "classifier layer: linear or cosine (LDAM); default: the model's")
     initialization: str | None = setting(None, "what", "torch, kaiming_normal or kaiming_xavier; default: the model's")
 
@@ -50,6 +48,14 @@ class Config:
     )  # fmt: skip
     validation_split: float = setting(
         0.0, "labels", "share of the training set, wrong labels and all, held out to choose an epoch by, in [0, 1)"
+    )
+
+    trusted_examples: int = setting(
+        0, "labels", "so many examples, as many of each class, leave the training set and keep their true labels, for "
+        "methods that learn from some"
+    )  # fmt: skip
+    trusted: str | None = setting(
+        None, "labels", "trusted examples from elsewhere: the training part of npz:FILE or folder:DIR"
     )
 
     epochs: int = setting(60, "training", "epochs (of the final stage, where a method has several)")
@@ -87,6 +93,7 @@ class Config:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict, metadata={"group": None})
 
 
+FIELDS = tuple(field.name for field in dataclasses.fields(Config) if field.name != "options")
 _SPARSE = composable.options_of(sparse.sparse_terms)
 
 # Settings that change where or how a run is carried out, but not its result.
@@ -94,95 +101,21 @@ _NOT_IDENTITY = (
     "out", "resume", "overwrite", "checkpoint_every", "quiet", "data_dir", "parallel", "compilation_cache",
     "recipe",  # what it says is in the settings
 )  # fmt: skip
+# Settings that runs were made without. At their defaults they are no part of a run's identity, so that it stays what it
+# was before they were known.
+_LATER = ("model_options", "trusted_examples", "trusted")
 
 
 def identity(config: Config) -> dict[str, Any]:
     """The settings that determine a run's result, as a JSON-able dict."""
-    return {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_IDENTITY}
+    found = {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_IDENTITY}
+    return {k: v for k, v in found.items() if k not in _LATER or v != getattr(Config, k)}
 
 
-def model_options(config: Config) -> dict[str, str]:
+def model_options(config: Config) -> dict[str, Any]:
     """The options of the network that were chosen."""
-    return {name: value for name in ("head", "initialization") if (value := getattr(config, name)) is not None}
-
-
-def method_options(name: str) -> dict[str, inspect.Parameter]:
-    """The options of a method: keyword-only parameters of its factory."""
-    parameters = inspect.signature(methods.get(name)).parameters
-    return {k: p for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
-
-
-def _option_help(name: str) -> dict[str, str]:
-    """Help texts of a method's options, from the Args section of its factory's docstring."""
-    factory = methods.get(name)
-    text = inspect.getdoc(getattr(factory, "func", factory)) or ""
-    _, _, args = text.partition("Args:\n")
-    entries = re.findall(r"^  (\w+): (.*(?:\n    .*)*)", args, re.MULTILINE)
-    return {key: re.sub(r"\s+", " ", value) for key, value in entries}
-
-
-def _add(group: Any, name: str, kind: Any, text: str, default: Any, choices: Sequence[Any] | None = None) -> None:
-    flag = "--" + name.replace("_", "-")
-    flags = [flag] if flag == "--" + name else [flag, "--" + name]
-    shown = "" if default is None else f" (default: {default})"
-    text = (text + shown).replace("%", "%%")
-    if kind is bool:
-        group.add_argument(
-            *flags, dest=name, action=argparse.BooleanOptionalAction, help=text, default=argparse.SUPPRESS
-        )
-        return
-    group.add_argument(*flags, dest=name, type=kind, choices=choices, help=text, default=argparse.SUPPRESS,
-                       metavar=None if choices else kind.__name__.upper())  # fmt: skip
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """The command line: a flag for each field of `Config` and each option of each method."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.run",
-        usage="python -m experiments.run [--method=NAME] [--dataset=NAME] [--SETTING=VALUE …]",
-        description="Train one method on one data set. What is not given comes from the recipe for that method and "
-        "data set (experiments/recipes.py).",
-        epilog=f"methods: {', '.join(methods.names())}. models: {', '.join(models.names())}.",
-        allow_abbrev=False,
-    )
-    groups: dict[str, Any] = {}
-    for field in dataclasses.fields(Config):
-        title = field.metadata["group"]
-        if title is not None:
-            groups.setdefault(title, parser.add_argument_group(title))
-            _add(groups[title], field.name, _plain_type(field.type), field.metadata["help"], field.default,
-                 field.metadata.get("choices"))  # fmt: skip
-    owners: dict[str, dict[str, inspect.Parameter]] = {}
-    for name in methods.names():
-        for key, parameter in method_options(name).items():
-            owners.setdefault(key, {})[name] = parameter
-    for key, by_method in owners.items():
-        title = f"options of {', '.join(by_method)}"
-        if title not in groups:
-            groups[title] = parser.add_argument_group(title)
-        first, *others = by_method.values()
-        agreed = all(other.default == first.default for other in others)
-        texts = dict.fromkeys(_option_help(name).get(key, "") for name in by_method)  # a name may mean several things
-        text = " Or: ".join(filter(None, texts)) + ("" if agreed else " (default: the method's)")
-        _add(groups[title], key, _plain_type(first.annotation), text, first.default if agreed else None)
-    return parser
-
-
-def _plain_type(annotation: Any) -> Any:
-    """int for int and for int | None."""
-    kinds = [k for k in getattr(annotation, "__args__", (annotation,)) if k is not type(None)]
-    return kinds[0]
-
-
-def parse(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """What the user gave, as a flat dict; exits with a message for what is not understood."""
-    parser = make_parser()
-    given, unknown = parser.parse_known_args(argv)
-    for item in unknown:
-        flags = [flag for action in parser._actions for flag in action.option_strings]
-        close = difflib.get_close_matches(item.split("=")[0], flags, 3, 0.5)
-        parser.error(f"{item} is not known" + (f": did you mean {', '.join(close)}?" if close else "; see --help."))
-    return vars(given)
+    named = {name: value for name in ("head", "initialization") if (value := getattr(config, name)) is not None}
+    return named | catalogue.parse_options(config.model_options or "")
 
 
 def resolve(given: Mapping[str, Any]) -> tuple[Config, tuple[str, ...]]:
@@ -196,54 +129,94 @@ def resolve(given: Mapping[str, Any]) -> tuple[Config, tuple[str, ...]]:
 
     Raises:
       ValueError: for an unknown name, an option that the method does not have, or a value out of range.
+      FileNotFoundError: for a method or model in a file that is not there.
     """
-    from experiments.settings import build, recipes
-
-    fields = {f.name for f in dataclasses.fields(Config)} - {"options"}
     if "loss" in given and given.get("method", "erm") == "erm":
         given = {**given, "method": "custom"}
-    method = methods.canonical_name(given.get("method", Config.method))
-    options = method_options(method)
-    foreign = [key for key in given if key not in fields and key not in options]
-    for key in foreign:
-        owners = [name for name in methods.names() if key in method_options(name)]
-        where = f"belongs to {', '.join(owners)}" if owners else "is no setting"
-        raise ValueError(f"--{key.replace('_', '-')} {where}; method={method!r} takes {', '.join(options) or 'none'}.")
-    regularizer = given.get("regularizer", options["regularizer"].default if "regularizer" in options else "none")
-    unused = [key for key in _SPARSE[1:] if key in given and "regularizer" in options and regularizer == "none"]
-    if unused:
-        raise ValueError(f"--{unused[0]} needs --regularizer=sparse.")
-    source = given.get("recipe")
-    if source is not None and source not in recipes.datasets():
-        raise ValueError(f"recipe={source!r}: there are recipes for {', '.join(recipes.datasets())}.")
+    method = catalogue.canonical(given.get("method", Config.method))
+    known = catalogue.entry(method)
+    options = catalogue.options(known)
+    _refuse_foreign(given, method, known, options)
     if given.get("groups") is not None:
-        if "weighting" not in options:
-            owners = [name for name in methods.names() if "weighting" in method_options(name)]
-            raise ValueError(f"--groups belongs to {', '.join(owners)}; method={method!r} has no groups.")
-        given = {**given, "groups": build.pin_groups(given["groups"])}
+        given = {**given, "groups": files.pin_groups(given["groups"])}
+    if given.get("model") is not None:
+        given = {**given, "model": catalogue.canonical_model(given["model"])}
     recipe = recipes.get(
-        method,
-        source or given.get("dataset", Config.dataset),
-        regularizer=regularizer,
+        catalogue.family(method),
+        given.get("recipe") or given.get("dataset", Config.dataset),
+        regularizer=_regularizer(given, options),
         noise=given.get("noise"),
         imbalance=given.get("imbalance"),
     )
-    settings = {**recipe.settings, **{k: v for k, v in given.items() if k in fields}, "method": method}
-    if settings.get("labels") is not None:  # real noise in place of the recipe's
-        settings |= {name: given.get(name, getattr(Config, name)) for name in ("noise", "noise_rate")}
-    chosen = {k: p.default for k, p in options.items()}
+    settings = _settings(given, method, recipe)
+    chosen = {k: option.default for k, option in options.items()}
     chosen |= {k: v for k, v in recipe.options.items() if k in options}
-    chosen |= {k: v for k, v in given.items() if k in options and k not in fields}
-    if "loss" in chosen:
-        chosen["loss"] = methods.custom.pin(chosen["loss"])
-    if "epochs" in given and "warmup_epochs" in options and "warmup_epochs" not in given:
-        # A short run keeps the recipe's proportion, so that it still reaches the method's main phase.
-        full = recipe.settings.get("epochs", Config.epochs)
-        chosen["warmup_epochs"] = min(chosen["warmup_epochs"], chosen["warmup_epochs"] * given["epochs"] // full + 1)
-        chosen["warmup_epochs"] = min(chosen["warmup_epochs"], max(given["epochs"] - 1, 0))
-    config = Config(**settings, options=chosen)
+    chosen |= {k: v for k, v in given.items() if k in options and k not in FIELDS}
+    config = Config(**settings, options=_adapted(chosen, given, settings, recipe))
     check(config)
     return config, recipe.sources
+
+
+def _regularizer(given: Mapping[str, Any], options: Mapping[str, catalogue.Option]) -> str:
+    default = options["regularizer"].default if "regularizer" in options else "none"
+    return str(given.get("regularizer", default))
+
+
+def _refuse_foreign(
+    given: Mapping[str, Any], method: str, known: base.Entry, options: Mapping[str, catalogue.Option]
+) -> None:
+    """Refuse what is given in vain: options of other methods, a recipe that there is none of."""
+    name = known.name
+    if shared := [key for key in options if user_code.find(method) and key in FIELDS]:
+        raise ValueError(f"method={name!r} has an option {shared[0]!r}, which is a setting of every run; rename it.")
+    for key in given:
+        if key not in FIELDS and key not in options:
+            owners = catalogue.owners(key)
+            where = f"belongs to {', '.join(owners)}" if owners else "is no setting"
+            flag = key.replace("_", "-")
+            raise ValueError(f"--{flag} {where}; method={name!r} takes {', '.join(options) or 'none'}.")
+    if "regularizer" in options and _regularizer(given, options) == "none":
+        if unused := [key for key in _SPARSE[1:] if key in given]:
+            raise ValueError(f"--{unused[0]} needs --regularizer=sparse.")
+    if given.get("recipe") is not None and given["recipe"] not in recipes.datasets():
+        raise ValueError(f"recipe={given['recipe']!r}: there are recipes for {', '.join(recipes.datasets())}.")
+    if given.get("groups") is not None and "weighting" not in options:
+        raise ValueError(
+            f"--groups belongs to {', '.join(catalogue.owners('weighting'))}; method={name!r} has no groups."
+        )
+    if user_code.find(str(given.get("model"))):
+        for key in ("head", "initialization"):
+            if given.get(key) is not None:
+                raise ValueError(f"--{key} is for the registered models; model={given['model']!r} is as its file says.")
+
+
+def _settings(given: Mapping[str, Any], method: str, recipe: recipes.Recipe) -> dict[str, Any]:
+    """The fields of `Config` that the recipe or the user names."""
+    settings = {**recipe.settings, **{k: v for k, v in given.items() if k in FIELDS}, "method": method}
+    if settings.get("labels") is not None:  # real noise in place of the recipe's
+        settings |= {name: given.get(name, getattr(Config, name)) for name in ("noise", "noise_rate")}
+    if settings.get("trusted") is not None:  # trusted examples from elsewhere in place of the recipe's
+        settings |= {"trusted_examples": given.get("trusted_examples", Config.trusted_examples)}
+    if user_code.find(settings.get("model", "")):
+        settings |= {"head": None, "initialization": None}
+    return settings
+
+
+def _adapted(
+    chosen: Mapping[str, Any], given: Mapping[str, Any], settings: Mapping[str, Any], recipe: recipes.Recipe
+) -> dict[str, Any]:
+    """A method's options, fitted to the run's settings: pinned, shortened, told the noise rate."""
+    chosen = dict(chosen)
+    if "loss" in chosen:
+        chosen["loss"] = user_code.pin(chosen["loss"], "loss", custom.FORM)
+    if chosen.get("forget_rate", 0) is None and settings.get("noise_rate"):
+        chosen["forget_rate"] = settings["noise_rate"]  # it is known here, since the noise was made
+    warmup = chosen.get("warmup_epochs")
+    if warmup is not None and "epochs" in given and "warmup_epochs" not in given:
+        # A short run keeps the recipe's proportion, so that it still reaches the method's main phase.
+        full = recipe.settings.get("epochs", Config.epochs)
+        chosen["warmup_epochs"] = min(warmup, warmup * given["epochs"] // full + 1, max(given["epochs"] - 1, 0))
+    return chosen
 
 
 def check(config: Config) -> None:
@@ -288,7 +261,19 @@ def check(config: Config) -> None:
     need(
         not config.early_stopping or config.validation_split > 0, "early_stopping", "it needs --validation-split=SHARE"
     )
+    need(config.trusted_examples >= 0, "trusted_examples", "at least 0 is accepted")
+    need(
+        config.trusted is None or not config.trusted_examples,
+        "trusted_examples",
+        f"--trusted={config.trusted} is a pool of its own: give one of them",
+    )
+    if config.trusted is not None:
+        files.check_trusted(config.trusted)
     need(not (config.resume and config.overwrite), "resume", "--resume and --overwrite contradict each other")
-    models.get_model(config.model, 2, **model_options(config))
+    if user_code.find(config.model) is None:
+        catalogue.make_model(config.model, 2, **model_options(config))
+    else:
+        model_options(config)
+        need(config.precision == "float32", "precision", "a model of your own computes in the type that its file says")
     for spec in (config.augmentation, config.weak_augmentation):
         augment.make_view(spec, (0.0,), (1.0,))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 
 class Recipe(NamedTuple):
-    """Settings of `experiments.config.Config`, options of the method, and where they come from."""
+    """Settings of `experiments.settings.config.Config`, options of the method, and where they come from."""
 
     settings: dict[str, Any]
     options: dict[str, Any]
@@ -190,7 +190,7 @@ METHODS: dict[tuple[str, ...], Recipe] = {
     ("sce", "mnist"): _recipe("APL (ICML 2020), code (SR's has alpha = 1)", {"alpha": 0.01, "beta": 1.0}),
     ("apl", "mnist"): _recipe("APL (ICML 2020), code (SR's has beta = 100)", {"alpha": 1.0, "beta": 10.0}),
     **{(name, dataset): _sr_baseline(dataset)
-       for name in ("gce", "mae", "nce", "rce", "sce", "apl", "nfl", "phuber_ce")
+       for name in ("gce", "mae", "nce", "rce", "sce", "apl", "nfl_mae", "nfl_rce", "phuber_ce")
        for dataset in ("cifar10", "cifar100")},
     ("sce", "cifar100"): _sr_baseline("cifar100", alpha=6.0, beta=0.1),
     ("apl", "cifar100"): _sr_baseline("cifar100", alpha=10.0, beta=1.0),
@@ -222,15 +222,13 @@ def datasets() -> tuple[str, ...]:
 
 
 def get(
-    method: str, dataset: str, *, regularizer: str = "none", noise: str | None = None, imbalance: str | None = None
+    family: str, dataset: str, *, regularizer: str = "none", noise: str | None = None, imbalance: str | None = None
 ) -> Recipe:
-    """The recipe for a method (canonical name) on a data set; variants such as dynamic_loss_no_margin share one.
+    """The recipe of a method's family on a data set, by their exact names; "" for a method that has none.
 
     `regularizer`, and `noise` and `imbalance` as far as the user named them, choose among the papers' presets.
     """
     base = dataset.split(":")[0].split("/")[0]
-    names = {m for m, *_ in METHODS}
-    family = next((m for m in sorted(names, key=len, reverse=True) if method.startswith(m)), method)
     corruption = "imbalanced" if imbalance not in (None, "none") else "asymmetric" if noise == "asymmetric" else ""
     sparse = SPARSE.get((base, corruption), SPARSE.get((base, ""))) if regularizer == "sparse" else None
     own = [METHODS.get(key) for key in ((family, "*"), (family, base), (family, base, corruption))]

@@ -5,25 +5,20 @@ jittable. `robustjax.losses` and `jax.numpy` are its building blocks; the mean o
 What is not of that form is refused before training, with what was expected and what came instead.
 """
 
-import hashlib
-import importlib.util
-import pathlib
-import sys
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from robustjax import user_code
 from robustjax.methods import base, erm
 from robustjax.methods.composable import composable
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
-_FORM = "(logits [B, C], labels int32 [B]) -> values [B]"
-_HASH = "#sha256="
+FORM = "a function (logits [B, C], labels int32 [B]) -> values [B]"
 
 
 @composable
@@ -37,45 +32,9 @@ def custom(task: base.Task, *, loss: str = "", **terms: Any) -> base.Method:
       ValueError: for a loss that is not of this form, see `check_loss`, or that changed since it was pinned.
       FileNotFoundError: if there is no such file.
     """
-    function = load(loss)
-    check_loss(function, task.num_classes, loss.split(_HASH)[0])
+    function = user_code.load(loss, "loss", FORM)
+    check_loss(function, task.num_classes, str(user_code.find(loss)))
     return erm.erm(task, function, **terms)
-
-
-def pin(spec: str, option: str = "loss", form: str = _FORM) -> str:
-    """The text of a function, FILE.py:NAME, with its file's content hash, so that a run knows when it has changed.
-
-    Raises:
-      ValueError: if `spec` has another form.
-      FileNotFoundError: if there is no such file.
-    """
-    path, name, _ = _parse(spec, option, form)
-    return f"{path}:{name}{_HASH}{_digest(path, option)}"
-
-
-def load(spec: str, option: str = "loss", form: str = _FORM) -> Callable[..., Any]:
-    """The function that FILE.py:NAME, pinned or not, names; the file is run as a module of its own.
-
-    Args:
-      spec: the text.
-      option: whose value it is, for messages.
-      form: what the function must be like, for messages.
-
-    Raises:
-      ValueError: if `spec` has another form, the file cannot be imported, its hash is not the pinned one, or it has
-        no such function.
-      FileNotFoundError: if there is no such file.
-    """
-    path, name, pinned = _parse(spec, option, form)
-    digest = _digest(path, option)
-    if pinned not in ("", digest):
-        raise ValueError(f"{option}={str(path)!r} has changed: its hash was {pinned} and is {digest}.")
-    module = _import(path, digest, option)
-    function = getattr(module, name, None)
-    if not callable(function):
-        there = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise ValueError(f"{option}={str(path)!r} has no function {name!r}; it has {', '.join(there) or 'none'}.")
-    return function
 
 
 def check_loss(loss: Loss, num_classes: int, name: str = "loss") -> None:
@@ -112,7 +71,7 @@ def check_loss(loss: Loss, num_classes: int, name: str = "loss") -> None:
     try:
         values = loss(moderate, labels)
     except Exception as error:
-        raise ValueError(f"loss={name!r} must be {_FORM}; called so, it raised {_told(error)}") from error
+        raise ValueError(f"loss={name!r} must be {FORM}; called so, it raised {user_code.told(error)}") from error
     if not isinstance(values, jax.Array | np.ndarray | np.generic | float | int):
         refuse(f"must return an array of shape [B], got {type(values).__name__}.")
     if jnp.shape(values) != (size,):
@@ -131,7 +90,7 @@ def check_loss(loss: Loss, num_classes: int, name: str = "loss") -> None:
     except Exception as error:
         raise ValueError(
             f"loss={name!r} must be differentiable and compile under jax.jit: jax.numpy in place of numpy, jnp.where "
-            f"in place of if. It raised {_told(error)}"
+            f"in place of if. It raised {user_code.told(error)}"
         ) from error
     (_, compiled_values), _ = found["moderate logits"]
     if not np.allclose(loss(moderate, labels), compiled_values, rtol=1e-4, atol=1e-5, equal_nan=True):
@@ -151,34 +110,4 @@ def check_loss(loss: Loss, num_classes: int, name: str = "loss") -> None:
                 refuse(f"must have finite {what}; at {case} it gives {bad}. jax.nn.log_softmax is safe, log p is not.")
 
 
-def _parse(spec: str, option: str, form: str) -> tuple[pathlib.Path, str, str]:
-    """File, function and pinned hash ("" for none)."""
-    place, _, pinned = spec.partition(_HASH)
-    path, colon, name = place.rpartition(":")
-    if not (colon and path.endswith(".py") and name.isidentifier()):
-        raise ValueError(f"{option}={spec!r}: FILE.py:NAME of a function {form} is accepted.")
-    return pathlib.Path(path), name, pinned
-
-
-def _digest(path: pathlib.Path, option: str) -> str:
-    if not path.is_file():
-        raise FileNotFoundError(f"{option}={str(path)!r}: there is no such file.")
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-
-
-def _import(path: pathlib.Path, digest: str, option: str) -> ModuleType:
-    title = f"robustjax_{option}_{path.stem}_{digest}"
-    spec = importlib.util.spec_from_file_location(title, path.resolve())
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[title] = module  # as for any import: dataclasses and pickling look their module up there
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[title]
-        raise ValueError(f"{option}={str(path)!r} cannot be imported: {_told(error)}") from error
-    return module
-
-
-def _told(error: Exception) -> str:
-    """Kind and first line of an error."""
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+ENTRIES = (base.Entry("custom", custom, paper=""),)
