@@ -181,9 +181,7 @@ def make_model(model: str, num_classes: int, *, dtype: Any = jnp.float32, **chos
 
 
 def _load_model(model: str) -> Any:
-    return user_code.load(
-        model, "model", MODEL_FORM, lambda thing: callable(thing) or isinstance(thing, models.Model)
-    )
+    return user_code.load(model, "model", MODEL_FORM, lambda thing: callable(thing) or isinstance(thing, models.Model))
 
 
 def parse_options(text: str) -> dict[str, Any]:

@@ -175,9 +175,9 @@ def _refuse_foreign(
             where = f"belongs to {', '.join(owners)}" if owners else "is no setting"
             flag = key.replace("_", "-")
             raise ValueError(f"--{flag} {where}; method={name!r} takes {', '.join(options) or 'none'}.")
-    if "regularizer" in options and _regularizer(given, options) == "none":
-        if unused := [key for key in _SPARSE[1:] if key in given]:
-            raise ValueError(f"--{unused[0]} needs --regularizer=sparse.")
+    unused = [key for key in _SPARSE[1:] if key in given]
+    if unused and "regularizer" in options and _regularizer(given, options) == "none":
+        raise ValueError(f"--{unused[0]} needs --regularizer=sparse.")
     if given.get("recipe") is not None and given["recipe"] not in recipes.datasets():
         raise ValueError(f"recipe={given['recipe']!r}: there are recipes for {', '.join(recipes.datasets())}.")
     if given.get("groups") is not None and "weighting" not in options:

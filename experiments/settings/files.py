@@ -89,7 +89,8 @@ def read_trusted(spec: str, dataset: Dataset) -> Dataset:
     mine, theirs = ((each.train_inputs.dtype, each.train_inputs.shape[1:]) for each in (dataset, pool))
     if mine != theirs:
         raise ValueError(
-            f"trusted={spec!r} holds {theirs[0]} {list(theirs[1])} each; {dataset.name} holds {mine[0]} {list(mine[1])}."
+            f"trusted={spec!r} holds {theirs[0]} {list(theirs[1])} each; {dataset.name} holds {mine[0]} "
+            f"{list(mine[1])}."
         )
     # An archive without names has its classes numbered as the data set's are.
     unnamed = pool.class_names == tuple(map(str, range(pool.num_classes)))
