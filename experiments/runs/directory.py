@@ -5,6 +5,7 @@ labels-seed0.npz     which examples were kept, and the labels they were given
 metrics.jsonl        a line for each epoch and seed
 diagnostics/         what the method has learned, a file for each epoch and seed
 validation-seed0.npz the same for what is held out, with --validation-split
+trusted-seed0.npz    and for the trusted examples, with --trusted-examples or --trusted: which, with their true labels
 checkpoints/         Orbax
 best/seed0/          Orbax: the epoch with the best validation accuracy, with --validation-split
 plots/               PNG
@@ -24,9 +25,10 @@ from typing import Any
 try:
     import fcntl
 except ImportError:  # not a POSIX system: there the directory is not locked
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment, unused-ignore]
 
-from experiments.settings.config import Config, identity
+from experiments.settings.config import IDENTITY, Config, identity
+from robustjax import user_code
 
 
 class RunDirectoryError(ValueError):
@@ -42,7 +44,8 @@ def default_path(config: Config) -> pathlib.Path:
     ]
     digest = hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:8]
     dataset = "".join(c if c.isalnum() or c in "-_." else "_" for c in config.dataset)
-    return pathlib.Path("runs") / "-".join([dataset, config.method, *corruption, f"seed{config.seed}", digest])
+    method = user_code.short_name(config.method)
+    return pathlib.Path("runs") / "-".join([dataset, method, *corruption, f"seed{config.seed}", digest])
 
 
 def best_folder(path: pathlib.Path, seed: int) -> pathlib.Path:
@@ -119,9 +122,11 @@ def check_same(path: pathlib.Path, config: Config) -> None:
       RunDirectoryError: naming the first setting that differs.
     """
     before, now = json.loads((path / "config.json").read_text())["settings"], json.loads(json.dumps(identity(config)))
-    for name in {**before, **now}:
-        if name in now and before.get(name) != now[name]:
+    unsaid = dataclasses.asdict(Config())  # by a run that did not know the setting yet
+    for name in IDENTITY:
+        was, given = (each.get(name, unsaid[name]) for each in (before, now))
+        if was != given:
             raise RunDirectoryError(
-                f"out={str(path)!r} holds a run with {name}={before.get(name)!r}, not {now[name]!r}; "
+                f"out={str(path)!r} holds a run with {name}={was!r}, not {given!r}; "
                 "give the same settings, another --out, or --overwrite."
             )

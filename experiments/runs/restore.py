@@ -8,12 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from experiments.runs import artefacts, directory
 from experiments.settings import build
-from experiments.runs import directory
 from experiments.settings.config import Config
 from robustjax import data
-from robustjax.data import corruptions
-from robustjax.data.labelling import Labels
 from robustjax.methods import Method, Task
 from robustjax.methods.base import Learner
 from robustjax.training import checkpoints
@@ -60,15 +58,13 @@ def restore_run(
     if checkpoints.latest_epoch(path / "checkpoints") is None:  # before any data are read
         raise checkpoints.CheckpointError(f"no complete checkpoint in {path / 'checkpoints'}")
     dataset = data.load(settings.dataset, data_dir, max_tokens=settings.max_tokens)
-    labels = []
-    for seed in range(settings.seed, settings.seed + settings.seeds):
-        noise = corruptions.load_noise(path / f"labels-seed{seed}.npz", clean_labels=dataset.train_labels)
-        train = Labels(noise.kept, noise.labels, dataset.train_labels[noise.kept])
-        labels.append(build.SeedLabels(train, groups=build.make_groups(settings, dataset, train)))
-    task = build.make_task(settings, dataset, len(labels[0].train.kept), build.num_groups(labels))
+    pool = build.trusted_pool(settings, dataset)
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    labels = [artefacts.read_labels(path, seed, settings, dataset, pool) for seed in seeds]
+    task = build.task_for(settings, dataset, labels)
     method = build.make_method(settings, task)
     # Seeds differ in their values only, so that one of them shows the form of all.
-    like = method.init(jax.random.key(0), np.asarray(labels[0].train.given), dataset.train_inputs[:1])
+    like = method.init(jax.random.key(0), np.asarray(labels[0].train.given))
     if best:
         folders = [directory.best_folder(path, settings.seed + k) for k in range(settings.seeds)]
         found = [checkpoints.restore(folder, like) for folder in folders]
@@ -100,7 +96,7 @@ def features(run: Restored, inputs: np.ndarray, k: int = 0) -> np.ndarray:
     )
 
 
-def _in_batches(apply: Callable[[np.ndarray], jax.Array], inputs: np.ndarray, size: int = 500) -> np.ndarray:
+def _in_batches(apply: Callable[[Any], jax.Array], inputs: np.ndarray, size: int = 500) -> np.ndarray:
     if not len(inputs):
         raise ValueError("inputs must hold at least one example")
     compiled = jax.jit(apply)

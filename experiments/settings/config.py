@@ -101,6 +101,7 @@ _NOT_IDENTITY = (
     "out", "resume", "overwrite", "checkpoint_every", "quiet", "data_dir", "parallel", "compilation_cache",
     "recipe",  # what it says is in the settings
 )  # fmt: skip
+IDENTITY = tuple(field.name for field in dataclasses.fields(Config) if field.name not in _NOT_IDENTITY)
 # Settings that runs were made without. At their defaults they are no part of a run's identity, so that it stays what it
 # was before they were known.
 _LATER = ("model_options", "trusted_examples", "trusted")
@@ -108,7 +109,7 @@ _LATER = ("model_options", "trusted_examples", "trusted")
 
 def identity(config: Config) -> dict[str, Any]:
     """The settings that determine a run's result, as a JSON-able dict."""
-    found = {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_IDENTITY}
+    found = {k: v for k, v in dataclasses.asdict(config).items() if k in IDENTITY}
     return {k: v for k, v in found.items() if k not in _LATER or v != getattr(Config, k)}
 
 
