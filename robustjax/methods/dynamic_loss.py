@@ -18,158 +18,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from robustjax import losses, meta
+from robustjax import findings, losses, meta
+from robustjax._checks import check_choice
+from robustjax.meta_nets import init_corrector, init_margin, margin_vector, weight_table
 from robustjax.methods import base
+from robustjax.selection import loss_ranks, rank_bins, sample_primary, sampling_sizes, select_meta
+from robustjax.targets import corrected_labels, pseudo_labels
 
 CORRECTORS = ("mlp", "agnostic", "vector", "none")
 MARGINS = ("mlp", "vector", "balanced_softmax", "none")
 SAMPLINGS = ("hierarchical", "naive")
 PSEUDO_LABELS = ("sample", "hard", "soft")
 RANK_FORMS = ("paper", "code")
-
-
-# --- The meta net: label corrector and margin generator -------------------------------------------------------------
-
-
-def init_mlp(key: jax.Array, num_inputs: int, hidden: int, num_outputs: int, output_bias: float) -> dict[str, Any]:
-    """An embedding of `num_inputs` entries and three linear layers: what the corrector and the margin generator share.
-
-    Xavier-uniform embedding, Xavier-normal weights [in, out], zero biases but the last (authors' code).
-    """
-    sizes = [hidden, hidden, hidden, num_outputs]
-    keys = jax.random.split(key, len(sizes))
-    xavier = jax.nn.initializers.glorot_normal()
-    layers = [
-        {"kernel": xavier(k, (m, n)), "bias": jnp.zeros(n)}
-        for k, m, n in zip(keys, sizes[:-1], sizes[1:], strict=False)
-    ]
-    layers[-1]["bias"] += output_bias
-    return {"embedding": jax.nn.initializers.glorot_uniform()(keys[-1], (num_inputs, hidden)), "layers": layers}
-
-
-def apply_mlp(params: dict[str, Any]) -> jax.Array:
-    """The net's outputs for every entry of its embedding: [num_inputs, num_outputs]."""
-    *hidden, last = params["layers"]
-    x = params["embedding"]
-    for layer in hidden:
-        x = jax.nn.relu(x @ layer["kernel"] + layer["bias"])
-    return x @ last["kernel"] + last["bias"]
-
-
-def init_corrector(
-    key: jax.Array, num_classes: int, num_bins: int, *, form: str = "mlp", hidden: int = 64, bias: float = 3.98
-) -> dict[str, Any]:
-    """Parameters of the label corrector, starting at g = sigmoid(bias): it trusts the given labels.
-
-    Args:
-      key: PRNG key.
-      num_classes: C.
-      num_bins: R, the number of loss-rank bins.
-      form: "mlp" (class-wise), "agnostic" (one output for all classes), "vector" (a free table), "none".
-      hidden: width of the net.
-      bias: output bias; 3.98 gives g = 0.982 (authors' code).
-    """
-    if form == "none":
-        return {}
-    if form == "vector":
-        return {"table": jnp.full((num_bins, num_classes), bias)}
-    return init_mlp(key, num_bins, hidden, 1 if form == "agnostic" else num_classes, bias)
-
-
-def init_margin(
-    key: jax.Array, num_classes: int, *, form: str = "mlp", hidden: int = 64, bias: float = 1.0
-) -> dict[str, Any]:
-    """Parameters of the margin generator, starting near q = `bias`; forms "mlp", "vector", others have none."""
-    if form == "vector":
-        return {"table": jnp.full((1, num_classes), bias)}
-    return init_mlp(key, 1, hidden, num_classes, bias) if form == "mlp" else {}
-
-
-def weight_table(corrector: dict[str, Any], num_classes: int) -> jax.Array:
-    """Learned label weights g(r | y), [C, R], in (0, 1)."""
-    outputs = corrector["table"] if "table" in corrector else apply_mlp(corrector)
-    return jax.nn.sigmoid(jnp.broadcast_to(outputs, (outputs.shape[0], num_classes))).T
-
-
-def margin_vector(margin: dict[str, Any]) -> jax.Array:
-    """The learned margins q, [C], added to the logits."""
-    return (margin["table"] if "table" in margin else apply_mlp(margin))[0]
-
-
-def corrected_labels(weights: jax.Array, labels: jax.Array, pseudo_labels: jax.Array) -> jax.Array:
-    """y* = w e_y + (1 − w) y', [B, C], from weights [B], given labels [B] and the classifier's labels y' [B, C]."""
-    given = jax.nn.one_hot(labels, pseudo_labels.shape[-1], dtype=pseudo_labels.dtype)
-    return weights[:, None] * given + (1 - weights[:, None]) * pseudo_labels
-
-
-def pseudo_labels(key: jax.Array, logits: jax.Array, form: str) -> jax.Array:
-    """The classifier's labels y' [B, C], without gradient: one "sample" of its softmax, "hard" argmax, or "soft"."""
-    logits = jax.lax.stop_gradient(logits)
-    if form == "soft":
-        return jax.nn.softmax(logits)
-    classes = jax.random.categorical(key, logits) if form == "sample" else jnp.argmax(logits, -1)
-    return jax.nn.one_hot(classes, logits.shape[-1], dtype=logits.dtype)
-
-
-def corrector_warmup_loss(weights: jax.Array, labels: jax.Array, logits: jax.Array) -> jax.Array:
-    """−log(y*_y + 1e-8) per example [B], y' = softmax: the corrector's own objective while the classifier warms up.
-
-    Authors' code. It pulls g towards 1 for the labels that the classifier does not predict.
-    """
-    soft = corrected_labels(weights, labels, pseudo_labels(jax.random.key(0), logits, "soft"))
-    return -jnp.log(jnp.take_along_axis(soft, labels[:, None], -1)[:, 0] + 1e-8)
-
-
-# --- Loss ranks and the meta set ------------------------------------------------------------------------------------
-
-
-def rank_bins(class_counts: np.ndarray, num_bins: int, form: str = "paper") -> np.ndarray:
-    """The bin of the i-th smallest loss of a class, for all classes one after the other: int32 [N], on the host.
-
-    Args:
-      class_counts: given labels a class, int [C].
-      num_bins: R.
-      form: "paper", R equal bins, ⌊iR/n⌋; "code", int(i/(n+1)·R) evaluated in float64 from left to right, which in
-        rare exact cases is one less than the integer quotient.
-    """
-    if form == "paper":
-        bins = [np.arange(n) * num_bins // max(n, 1) for n in class_counts]
-    else:
-        bins = [(1.0 * np.arange(n) / (n + 1) * num_bins).astype(np.int64) for n in class_counts]
-    return np.concatenate(bins).astype(np.int32)
-
-
-def order_in_class(values: jax.Array, labels: jax.Array, num_classes: int) -> tuple[jax.Array, jax.Array]:
-    """Examples sorted by (class, value), and each one's position within its class: two int32 [N]."""
-    order = jnp.lexsort((values, labels)).astype(jnp.int32)
-    counts = jnp.bincount(labels, length=num_classes)
-    starts = jnp.cumsum(counts) - counts
-    position = jnp.arange(len(labels)) - starts[labels[order]]
-    return order, jnp.zeros_like(order).at[order].set(position.astype(jnp.int32))
-
-
-def loss_ranks(values: jax.Array, labels: jax.Array, bins: jax.Array) -> jax.Array:
-    """Loss-rank bins r_i in {0 … R−1} within each given class, int32 [N], from losses [N] and `rank_bins`."""
-    order = jnp.lexsort((values, labels))
-    return jnp.zeros(len(labels), jnp.int32).at[order].set(bins)
-
-
-def sample_primary(key: jax.Array, labels: jax.Array, size: jax.Array, num_classes: int) -> jax.Array:
-    """A random primary set of `size` examples a class, as a boolean mask [N]."""
-    return order_in_class(jax.random.uniform(key, labels.shape), labels, num_classes)[1] < size
-
-
-def select_meta(
-    values: jax.Array, labels: jax.Array, primary: jax.Array, size: jax.Array, num_classes: int
-) -> jax.Array:
-    """The `size` primary examples of lowest loss in each class, as a boolean mask [N]."""
-    position = order_in_class(jnp.where(primary, values, jnp.inf), labels, num_classes)[1]
-    return primary & (position < size)
-
-
-def sampling_sizes(smallest_class: int, primary_ratio: float, meta_ratio: float) -> tuple[int, int]:
-    """Primary and meta examples a class, fractions M0 and M1 of the smallest class's given labels; at least one."""
-    return max(1, int(primary_ratio * smallest_class)), max(1, int(meta_ratio * smallest_class))
 
 
 # --- One iteration --------------------------------------------------------------------------------------------------
@@ -210,24 +70,37 @@ def iteration(
       meta_params, meta_opt_state, meta_optimizer: the meta net's.
     """
 
-    def dynamic_loss(logits: jax.Array, theta: Any, weak_logits: jax.Array, draw: int) -> jax.Array:
+    def dynamic_loss(logits: jax.Array, theta: Any, weak_logits: jax.Array, draw: int) -> dict[str, base.Term]:
         labels, margin = targets(theta, jax.lax.stop_gradient(weak_logits), draw)
-        return base.masked_mean(losses.cross_entropy(logits + margin, labels), mask)
+        return {"loss": base.Term(losses.cross_entropy(logits + margin, labels), mask)}
 
     def virtual_loss(params: Any, theta: Any) -> tuple[jax.Array, jax.Array]:
         logits = weak(params)
-        return dynamic_loss(logits, theta, logits, 0), logits
+        return base.total(dynamic_loss(logits, theta, logits, 0)), logits
 
     found = meta.meta_gradient(virtual_loss, lambda p: (meta_loss(p), ()), meta_params, params, opt_state, optimizer)
     updates, meta_opt_state = meta_optimizer.update(found.gradient, meta_opt_state, meta_params)
     meta_params = optax.apply_updates(meta_params, updates)
 
-    def real_loss(params: Any) -> tuple[jax.Array, tuple]:
-        logits, aux = strong(params)
-        return dynamic_loss(logits, meta_params, found.train_aux, 1), (logits, aux)
+    def real_loss(params: Any) -> tuple[jax.Array, base.Attempt]:
+        logits, stats = strong(params)
+        tried = base.Attempt(dynamic_loss(logits, meta_params, found.train_aux, 1), logits, stats)
+        return base.total(tried.terms), tried
 
     real = meta.optimizer_step(real_loss, params, opt_state, optimizer)
     return Iteration(found, meta_params, meta_opt_state, real)
+
+
+# --- The corrector's warm-up ---------------------------------------------------------------------------------------
+
+
+def corrector_warmup_loss(weights: jax.Array, labels: jax.Array, logits: jax.Array) -> jax.Array:
+    """−log(y*_y + 1e-8) per example [B], y' = softmax: the corrector's own objective while the classifier warms up.
+
+    Authors' code. It pulls g towards 1 for the labels that the classifier does not predict.
+    """
+    soft = corrected_labels(weights, labels, pseudo_labels(jax.random.key(0), logits, "soft"))
+    return -jnp.log(jnp.take_along_axis(soft, labels[:, None], -1)[:, 0] + 1e-8)
 
 
 # --- The method -----------------------------------------------------------------------------------------------------
