@@ -95,8 +95,8 @@ def exchange_small_losses(
         raise ValueError(f"values must have shape [2, B], a row a network, got {values.shape}")
     total = values.shape[1] if mask is None else jnp.sum(jnp.asarray(mask) != 0)
     count = keep_count(forget, total)
-    strength = 1 / jnp.maximum(count, 1) if form == "code" else jnp.ones(())
-    return Exchange(small_losses(values, count, mask)[::-1], strength.astype(values.dtype))
+    strength = 1 / jnp.maximum(count, 1).astype(values.dtype) if form == "code" else jnp.ones((), values.dtype)
+    return Exchange(small_losses(values, count, mask)[::-1], strength)
 
 
 def disagreement(logits: ArrayLike) -> Array:
