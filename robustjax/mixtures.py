@@ -68,8 +68,8 @@ def fit_gaussian_mixture(
       weight 0; without any value the components are equal.
 
     >>> mixture = fit_gaussian_mixture(jnp.array([0.0, 0.1, 0.1, 0.9, 1.0]))
-    >>> mixture.means.round(2).tolist(), mixture.weights.round(2).tolist()
-    ([0.07000000029802322, 0.949999988079071], [0.6000000238418579, 0.4000000059604645])
+    >>> print(mixture.means.round(2))
+    [0.07 0.95]
     """
     check("components", components, lambda k: k >= 1, "at least 1")
     check("max_steps", max_steps, lambda n: n >= 0, "at least 0")

@@ -27,7 +27,7 @@ def keep_count(forget: ArrayLike, total: ArrayLike) -> Array:
     nothing is Co-teaching+'s authors' code.
 
     Args:
-      forget: the forget rate, in [0, 1]; any shape, may be traced.
+      forget: the forget rate, in [0, 1); any shape, may be traced.
       total: how many there are, of a shape that goes with it.
 
     Returns:
@@ -36,7 +36,7 @@ def keep_count(forget: ArrayLike, total: ArrayLike) -> Array:
     >>> int(keep_count(0.2, 128)), int(keep_count(0.99, 10))
     (102, 10)
     """
-    check("forget", forget, lambda f: (f >= 0) & (f <= 1), "in [0, 1]")
+    check("forget", forget, lambda f: (f >= 0) & (f < 1), "in [0, 1)")
     total = jnp.asarray(total)
     count = jnp.floor((1 - jnp.asarray(forget, float)) * total * (1 + 1e-6)).astype(jnp.int32)
     return jnp.where(count == 0, total.astype(jnp.int32), jnp.minimum(count, total.astype(jnp.int32)))
@@ -119,8 +119,8 @@ def descent_weights(gradient: ArrayLike) -> Array:
     Returns:
       Weights `[B]`.
 
-    >>> descent_weights(jnp.array([-3.0, 2.0, -1.0])).tolist()
-    [0.75, 0.0, 0.25]
+    >>> print(descent_weights(jnp.array([-3.0, 2.0, -1.0])))
+    [0.75 0.   0.25]
     """
     gain = jnp.maximum(-promote(gradient), 0)
     total = jnp.sum(gain)

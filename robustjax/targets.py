@@ -9,6 +9,7 @@ averages predictions over time (ELR).
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -61,17 +62,32 @@ def likelihood_ratio_labels(labels: ArrayLike, probs: ArrayLike, threshold: Arra
     return jnp.where(unlikely, jnp.argmax(probs, axis=-1).astype(labels.dtype), labels)
 
 
-def prediction_shares(history: ArrayLike, num_classes: int) -> Array:
-    """How often each class was predicted, `[..., C]`, from past predictions int `[..., Q]`; −1 is not counted.
+class Refurbished(NamedTuple):
+    """The class an example was most often predicted as, int32 `[...]`, and whether that is to be relied on, bool."""
 
-    SELFIE (Song et al., 2019) refurbishes the labels of examples whose shares have a small `normalized_entropy`, to the
-    class with the largest share.
+    labels: Array
+    consistent: Array
+
+
+def refurbished_labels(history: ArrayLike, num_classes: int, threshold: float = 0.05) -> Refurbished:
+    """SELFIE: labels for examples on whose class the network hardly changed its mind.
+
+    Song et al., SELFIE: Refurbishing Unclean Samples for Robust Deep Learning, 2019, section 3: consistent are those
+    whose past predictions have a `normalized_entropy` of at most `threshold`.
+
+    Args:
+      history: past predictions int `[..., Q]`; −1 where there is none yet.
+      num_classes: C.
+      threshold: in [0, 1].
 
     Returns:
-      Shares that sum to 1; zeros where nothing is counted.
+      The labels, the lowest class at ties, and where they are consistent: nowhere without a prediction.
     """
+    check("threshold", threshold, lambda t: (t >= 0) & (t <= 1), "in [0, 1]")
     counts = jnp.sum(jax.nn.one_hot(history, num_classes), axis=-2)
-    return counts / jnp.maximum(jnp.sum(counts, axis=-1, keepdims=True), 1)
+    total = jnp.sum(counts, axis=-1)
+    entropy = normalized_entropy(counts / jnp.maximum(total, 1)[..., None])
+    return Refurbished(jnp.argmax(counts, axis=-1).astype(jnp.int32), (entropy <= threshold) & (total > 0))
 
 
 def normalized_entropy(probs: ArrayLike) -> Array:
@@ -95,8 +111,8 @@ def sharpen_probabilities(probs: ArrayLike, temperature: ArrayLike) -> Array:
     Returns:
       Distributions `[..., C]`; zeros where all of p is 0. The gradient at p_k = 0 is taken to be 0.
 
-    >>> sharpen_probabilities(jnp.array([0.75, 0.25, 0.0]), 0.5).round(3).tolist()
-    [0.8999999761581421, 0.10000000149011612, 0.0]
+    >>> print(sharpen_probabilities(jnp.array([0.75, 0.25, 0.0]), 0.5))
+    [0.9 0.1 0. ]
     """
     check("temperature", temperature, lambda t: t > 0, "positive")
     probs = promote(probs)

@@ -3,6 +3,7 @@
 Not produced: PLC's `delta_after` (a rule of the caller's) and INCV's ratios that follow from its noise rate.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -184,6 +185,21 @@ def _plc(case: Case, inputs: Arrays) -> Mapping[str, Any]:
     return {"corrected": targets.likelihood_ratio_labels(inputs["labels"], inputs["f"], threshold)}
 
 
+def _selfie(case: Case, inputs: Arrays) -> Mapping[str, Any]:
+    hyper, num_classes = case["hyperparameters"], int(case["id"].rsplit("C", 1)[1])
+
+    def one(x):
+        found = targets.refurbished_labels(x["history"], num_classes, hyper["threshold"])
+        clean = selection.small_losses(x["losses"], math.ceil(len(x["losses"]) * (1 - hyper["noise_rate"])))
+        kept = jnp.where(clean, x["labels"], -1)
+        return {
+            "selected": found.consistent | clean,
+            "training_labels": jnp.where(found.consistent, found.labels, kept),
+        }
+
+    return over_instances(quick_jit(one), inputs)
+
+
 def _incv(case: Case, inputs: Arrays) -> Mapping[str, Any]:
     num_classes = case["hyperparameters"]["num_classes"]
     return {"noise_rate": selection.noise_rate_from_agreement(inputs["agreement"], num_classes)}
@@ -199,6 +215,7 @@ ADAPTERS = {
     "L2RW example weights (linear classifier)": _per_instance(_l2rw),
     "MW-Net weights and meta-gradient (linear classifier, plain SGD virtual step)": _per_instance(_mwnet),
     "PLC likelihood-ratio correction": _plc,
+    "SELFIE sample selection and refurbishing": _selfie,
     "INCV noise-rate estimate": _incv,
     "CMW-Net weight network forward": _per_instance(_cmwnet),
 }
