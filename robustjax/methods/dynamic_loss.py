@@ -10,6 +10,7 @@ Where the paper and the authors' code differ, the paper's form is the default an
 (`rank_form`, `finetune`); where the paper is silent (what y' is, how the nets look), the code's is the default.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -112,8 +113,8 @@ class DynamicLossState(NamedTuple):
     learner: base.Learner
     meta_params: dict[str, Any]
     meta_opt_state: Any
-    ranks: jax.Array
-    bins: jax.Array
+    ranks: base.PerExample
+    bins: base.PerExample
     log_prior: jax.Array
     primary_size: jax.Array
     meta_size: jax.Array
@@ -164,22 +165,17 @@ def dynamic_loss(
     Raises:
       ValueError: for an option outside its range, by name.
     """
-    for name, value, accepted in (
-        ("corrector", corrector, CORRECTORS),
-        ("margin", margin, MARGINS),
-        ("sampling", sampling, SAMPLINGS),
-        ("pseudo_label", pseudo_label, PSEUDO_LABELS),
-        ("rank_form", rank_form, RANK_FORMS),
-        ("views", views, (1, 2)),
-    ):
-        if value not in accepted:
-            raise ValueError(f"{name}={value!r} is none of {', '.join(map(str, accepted))}.")
+    check_choice("corrector", corrector, CORRECTORS)
+    check_choice("margin", margin, MARGINS)
+    check_choice("sampling", sampling, SAMPLINGS)
+    check_choice("pseudo_label", pseudo_label, PSEUDO_LABELS)
+    check_choice("rank_form", rank_form, RANK_FORMS)
+    check_choice("views", views, (1, 2))
     if num_bins < 1 or meta_every < 1 or hidden < 1:
         raise ValueError(f"num_bins={num_bins}, meta_every={meta_every} and hidden={hidden} must be at least 1.")
     if not 0 < meta_ratio <= primary_ratio <= 1:
         raise ValueError(f"0 < meta_ratio <= primary_ratio <= 1 is needed, got {meta_ratio} and {primary_ratio}.")
-    if not 0 <= warmup_epochs < max(task.epochs, 1):
-        raise ValueError(f"warmup_epochs={warmup_epochs} must be at least 0 and less than epochs={task.epochs}.")
+    base.check_warmup(task, warmup_epochs)
     if corrector == "none" and margin in ("none", "balanced_softmax"):
         raise ValueError(f"corrector='none' with margin={margin!r} leaves nothing to learn; use an ERM method instead.")
 
@@ -187,7 +183,7 @@ def dynamic_loss(
     meta_optimizer = optax.adam(meta_learning_rate)
     learns_corrector = corrector != "none"
 
-    def init(key: jax.Array, labels: np.ndarray, example: jax.Array) -> DynamicLossState:
+    def init(key: jax.Array, labels: np.ndarray) -> DynamicLossState:
         keys = jax.random.split(key, 3)
         counts = base.class_counts(labels, num_classes)
         meta_params = {
@@ -198,11 +194,11 @@ def dynamic_loss(
         }
         primary_size, meta_size = sampling_sizes(int(counts.min()), primary_ratio, meta_ratio)
         return DynamicLossState(
-            learner=base.init_learner(keys[0], task, example),
+            learner=base.init_learner(keys[0], task),
             meta_params=meta_params,
             meta_opt_state=meta_optimizer.init(meta_params),
-            ranks=jnp.zeros(len(labels), jnp.int32),
-            bins=jnp.asarray(rank_bins(counts, num_bins, rank_form)),
+            ranks=base.per_example(len(labels), dtype=jnp.int32),
+            bins=base.remembered(rank_bins(counts, num_bins, rank_form)),
             log_prior=jnp.log(jnp.maximum(jnp.asarray(counts, jnp.float32), 1)),
             primary_size=jnp.int32(primary_size),
             meta_size=jnp.int32(meta_size),
@@ -219,19 +215,36 @@ def dynamic_loss(
             return jnp.ones(labels.shape)
         return weight_table(theta["corrector"], num_classes)[labels, ranks]
 
-    def begin_epoch(state: DynamicLossState, survey: base.Survey, clock: base.Clock, key: jax.Array):
-        primary_key, train_key, meta_key = jax.random.split(key, 3)
-        values = losses.cross_entropy(survey.logits, survey.labels)
-        if sampling == "hierarchical":
-            primary = sample_primary(primary_key, survey.labels, state.primary_size, num_classes)
-        else:
-            primary = jnp.ones(survey.labels.shape, bool)
-        chosen = select_meta(values, survey.labels, primary, state.meta_size, num_classes)
-        chosen &= clock.epoch >= warmup_epochs
-        plan = {"train": base.shuffled(train_key, ~chosen), "meta": base.shuffled(meta_key, chosen)}
-        return state._replace(ranks=loss_ranks(values, survey.labels, state.bins)), plan
+    def ranked(state: DynamicLossState, values: jax.Array, labels: jax.Array) -> jax.Array:
+        """Loss-rank bins int32 [N]."""
+        return loss_ranks(values, labels, base.recall_all(state.bins, len(labels)))
 
-    def warmup_step(state: DynamicLossState, batches: dict[str, base.Batch], clock: base.Clock, key: jax.Array):
+    def plan_from(choose: Callable[..., jax.Array]) -> Callable[..., tuple[DynamicLossState, base.Plan]]:
+        """The plan of a stage: rank the losses, and keep a meta set bool [N] apart."""
+
+        def plan(
+            state: DynamicLossState, survey: base.Survey, clock: base.Clock, key: jax.Array
+        ) -> tuple[DynamicLossState, base.Plan]:
+            primary_key, train_key, meta_key = jax.random.split(key, 3)
+            values = losses.cross_entropy(survey.seen, survey.labels)
+            chosen = choose(state, values, survey.labels, primary_key)
+            drawn = {"train": base.shuffled(train_key, ~chosen), "meta": base.shuffled(meta_key, chosen)}
+            return state._replace(ranks=base.remembered(ranked(state, values, survey.labels))), drawn
+
+        return plan
+
+    def no_meta_set(state: DynamicLossState, values: jax.Array, labels: jax.Array, key: jax.Array) -> jax.Array:
+        return jnp.zeros(labels.shape, bool)
+
+    def meta_set(state: DynamicLossState, values: jax.Array, labels: jax.Array, key: jax.Array) -> jax.Array:
+        primary = jnp.ones(labels.shape, bool)
+        if sampling == "hierarchical":
+            primary = sample_primary(key, labels, state.primary_size, num_classes)
+        return select_meta(values, labels, primary, state.meta_size, num_classes)
+
+    def warmup_step(
+        state: DynamicLossState, batches: base.Batches, clock: base.Clock, key: jax.Array
+    ) -> tuple[DynamicLossState, base.Metrics]:
         """Cross entropy for the classifier, the corrector's own objective for the corrector."""
         batch, learner = batches["train"], state.learner
         weak_key, strong_key, model_key = jax.random.split(key, 3)
@@ -241,9 +254,9 @@ def dynamic_loss(
                 task, learner, learner.params, task.weak(weak_key, batch.inputs), model_key
             )
 
-            def corrector_objective(theta):
-                trust = weights(theta, batch.labels, state.ranks[batch.index])
-                return base.masked_mean(corrector_warmup_loss(trust, batch.labels, weak_logits), batch.mask)
+            def corrector_objective(theta: Any) -> jax.Array:
+                trust = weights(theta, batch.labels, base.recall(state.ranks, batch.index))
+                return base.mean(base.Term(corrector_warmup_loss(trust, batch.labels, weak_logits), batch.mask))
 
             updates, new_opt_state = meta_optimizer.update(jax.grad(corrector_objective)(theta), meta_opt_state, theta)
             active = state.steps < corrector_warmup_steps
@@ -256,17 +269,28 @@ def dynamic_loss(
         given = jax.nn.one_hot(batch.labels, num_classes)
         return plain_step(state, batch, task.strong(strong_key, batch.inputs), given, 0.0, clock, model_key)
 
-    def plain_step(state, batch, inputs, labels, margin, clock, model_key):
+    def plain_step(
+        state: DynamicLossState,
+        batch: base.Batch,
+        inputs: jax.Array,
+        labels: jax.Array,
+        margin: Any,
+        clock: base.Clock,
+        model_key: jax.Array,
+    ) -> tuple[DynamicLossState, base.Metrics]:
         """A step of the classifier towards fixed labels [B, C] with a fixed margin."""
 
-        def loss(logits: jax.Array) -> jax.Array:
-            return losses.cross_entropy(logits + margin, labels)
+        def terms(logits: jax.Array) -> dict[str, base.Term]:
+            return {"loss": base.Term(losses.cross_entropy(logits + margin, labels), batch.mask)}
 
-        learner, metrics = base.descend(task, state.learner, batch, inputs, loss, clock.progress, model_key)
+        attempt = base.attempt_on(task, state.learner, inputs, model_key, terms)
+        learner, metrics, _ = base.descend(task, state.learner, batch, clock, attempt)
         return state._replace(learner=learner, steps=state.steps + 1), metrics
 
-    def make_targets(state: DynamicLossState, batch: base.Batch, key: jax.Array):
-        ranks = state.ranks[batch.index]
+    def make_targets(
+        state: DynamicLossState, batch: base.Batch, key: jax.Array
+    ) -> Callable[[Any, jax.Array, int], tuple[jax.Array, jax.Array]]:
+        ranks = base.recall(state.ranks, batch.index)
 
         def targets(theta: dict[str, Any], logits: jax.Array, draw: int) -> tuple[jax.Array, jax.Array]:
             pseudo = pseudo_labels(jax.random.fold_in(key, draw), logits, pseudo_label)
@@ -278,21 +302,22 @@ def dynamic_loss(
         strong = task.strong(keys[0], batch.inputs)
         return (task.weak(keys[1], batch.inputs) if views == 2 else strong), strong
 
-    def step(state: DynamicLossState, batches: dict[str, base.Batch], clock: base.Clock, key: jax.Array):
+    def step(
+        state: DynamicLossState, batches: base.Batches, clock: base.Clock, key: jax.Array
+    ) -> tuple[DynamicLossState, base.Metrics]:
         """A meta iteration."""
         batch, meta_batch, learner = batches["train"], batches["meta"], state.learner
         keys = jax.random.split(key, 5)
         weak, strong = view_inputs(batch, keys)
         meta_inputs = task.strong(keys[2], meta_batch.inputs)
 
-        def forward(params: Any, inputs: jax.Array):
+        def forward(params: Any, inputs: jax.Array) -> tuple[jax.Array, Any]:
             return base.train_apply(task, learner, params, inputs, keys[4])
 
         def meta_loss(params: Any) -> jax.Array:
             values = losses.cross_entropy(forward(params, meta_inputs)[0], meta_batch.labels)
-            return base.masked_mean(values, meta_batch.mask)
+            return base.mean(base.Term(values, meta_batch.mask))
 
-        rate = task.schedule(clock.progress)
         done = iteration(
             weak=lambda params: forward(params, weak)[0],
             strong=lambda params: forward(params, strong),
@@ -301,22 +326,24 @@ def dynamic_loss(
             mask=batch.mask,
             params=learner.params,
             opt_state=learner.opt_state,
-            optimizer=task.optimizer(rate),
+            optimizer=task.optimizer(clock.rate),
             meta_params=state.meta_params,
             meta_opt_state=state.meta_opt_state,
             meta_optimizer=meta_optimizer,
         )
-        logits, stats = done.real.aux
-        metrics = base.step_metrics(done.real.loss, logits, batch, rate)
+        tried: base.Attempt = done.real.aux
+        metrics = base.step_metrics(done.real.loss, tried, batch, clock)
         metrics["meta_loss"] = (done.meta.meta_loss, jnp.ones(()))
         return state._replace(
-            learner=base.updated(done.real, stats),
+            learner=base.Learner(done.real.params, tried.stats, done.real.opt_state),
             meta_params=done.meta_params,
             meta_opt_state=done.meta_opt_state,
             steps=state.steps + 1,
         ), metrics
 
-    def frozen_step(state: DynamicLossState, batches: dict[str, base.Batch], clock: base.Clock, key: jax.Array):
+    def frozen_step(
+        state: DynamicLossState, batches: base.Batches, clock: base.Clock, key: jax.Array
+    ) -> tuple[DynamicLossState, base.Metrics]:
         """An iteration without meta step, for `meta_every` > 1."""
         batch, learner = batches["train"], state.learner
         keys = jax.random.split(key, 5)
@@ -324,9 +351,11 @@ def dynamic_loss(
         weak_logits, _ = base.train_apply(task, learner, learner.params, weak, keys[4])
         labels, margin = make_targets(state, batch, keys[3])(state.meta_params, weak_logits, 1)
         state, metrics = plain_step(state, batch, strong, labels, margin, clock, keys[4])
-        return state, metrics | {"meta_loss": (jnp.zeros(()), jnp.zeros(()))}
+        return state, metrics
 
-    def finetune_step(state: DynamicLossState, batches: dict[str, base.Batch], clock: base.Clock, key: jax.Array):
+    def finetune_step(
+        state: DynamicLossState, batches: base.Batches, clock: base.Clock, key: jax.Array
+    ) -> tuple[DynamicLossState, base.Metrics]:
         """A step on the meta set towards its given labels, with the learned margin."""
         batch = batches["meta"]
         view_key, model_key = jax.random.split(key)
@@ -334,34 +363,53 @@ def dynamic_loss(
         inputs = task.strong(view_key, batch.inputs)
         return plain_step(state, batch, inputs, given, margins(state, state.meta_params), clock, model_key)
 
-    warmup = (base.Pass(("train",), (warmup_step,)),)
-    meta_training = (base.Pass(("train", "meta"), (step, *[frozen_step] * (meta_every - 1))),)
-    if finetune:
-        meta_training += (base.Pass(("meta",), (finetune_step,)),)
-
-    def inspect(state: DynamicLossState, survey: base.Survey) -> dict[str, jax.Array]:
-        ranks = loss_ranks(losses.cross_entropy(survey.logits, survey.labels), survey.labels, state.bins)
-        trust = weights(state.meta_params, survey.labels, ranks)
-        pseudo = pseudo_labels(jax.random.key(0), survey.logits, "hard")
-        found = {
-            "corrected_labels": corrected_labels(trust, survey.labels, pseudo),
-            "label_weight": trust,
-            "rank": ranks,
-            "margin": margins(state, state.meta_params),
-        }
-        if learns_corrector:
-            found["weight_table"] = weight_table(state.meta_params["corrector"], num_classes)
-        return found
-
     def predict(state: DynamicLossState, inputs: jax.Array) -> jax.Array:
         return base.predict_with(task, state.learner, inputs)
 
-    return base.Method(
-        init=init,
-        step=step,
-        predict=predict,
-        begin_epoch=begin_epoch,
-        survey=predict,
-        passes=lambda epoch: warmup if epoch < warmup_epochs else meta_training,
-        inspect=inspect,
-    )
+    def inspect(state: DynamicLossState, survey: base.Survey) -> findings.Findings:
+        ranks = ranked(state, losses.cross_entropy(survey.seen, survey.labels), survey.labels)
+        trust = weights(state.meta_params, survey.labels, ranks)
+        pseudo = pseudo_labels(jax.random.key(0), survey.seen, "hard")
+        found: findings.Findings = {
+            "correction": findings.LabelDistribution(corrected_labels(trust, survey.labels, pseudo)),
+            "label_weight": findings.LabelWeight(trust),
+            "margin": findings.PerClass(margins(state, state.meta_params)),
+        }
+        if learns_corrector:
+            table = weight_table(state.meta_params["corrector"], num_classes)
+            found["weight_table"] = findings.Table(table, ranks)
+        return found
+
+    train, meta_draw = base.Draw("train"), base.Draw("meta")
+    without_meta = (base.Step(frozen_step, (train,)),) * (meta_every - 1)
+    meta_training: tuple[base.Pass, ...] = ((base.Step(step, (train, meta_draw)), *without_meta),)
+    if finetune:
+        meta_training += ((base.Step(finetune_step, (meta_draw,)),),)
+    stages = [
+        base.Stage(warmup_epochs, base.one_pass(warmup_step), plan_from(no_meta_set), look=predict, when="epoch"),
+        base.Stage(task.epochs - warmup_epochs, meta_training, plan_from(meta_set), look=predict, when="epoch"),
+    ]
+    return base.method(init, stages, predict, inspect)
+
+
+_SMALL = {"num_bins": 5, "warmup_epochs": 1, "corrector_warmup_steps": 2, "meta_learning_rate": 1e-2, "hidden": 8}
+
+
+def _entry(suffix: str = "", aliases: tuple[str, ...] = (), **options: Any) -> base.Entry:
+    make = functools.partial(dynamic_loss, **options) if options else dynamic_loss
+    return base.Entry(
+        f"dynamic_loss{suffix}", make, "Jiang et al., TPAMI 2023", aliases, "dynamic_loss", memory="2", cost=3.67,
+        small=_SMALL,
+    )  # fmt: skip
+
+
+ENTRIES = (
+    _entry(aliases=("dl",)),
+    # The paper's ablations (Tables 5, 6 and 13), by the names of our tables.
+    _entry("_no_corrector", corrector="none"),
+    _entry("_no_margin", margin="none"),
+    _entry("_no_margin_bs", margin="balanced_softmax"),
+    _entry("_no_hierarchical_sampling", sampling="naive"),
+    _entry("_vector_meta_net", corrector="vector", margin="vector"),
+    _entry("_class_agnostic", corrector="agnostic"),
+)

@@ -35,8 +35,8 @@ import numpy as np
 from robustjax import findings, losses, regularizers, schedules
 from robustjax._checks import check_choice
 from robustjax.methods import base, peers
-from robustjax.models import Variables
 from robustjax.mixup import apply_mix, draw_mix
+from robustjax.models import Variables
 
 FORMS = ("log", "kl")
 STORES = ("float32", "bfloat16")

@@ -391,3 +391,41 @@ def dmi(task: base.Task, *, warmup_epochs: int = 10, dmi_learning_rate: float = 
     tuned = erm(task, loss, of_the_batch=True, **terms)
     rate = schedules.constant(dmi_learning_rate)
     return then(erm(task, losses.cross_entropy, **terms), tuned, warmup_epochs, schedule=rate)
+
+
+def _entry(name: str, make: base.Factory, paper: str, *aliases: str, **facts: Any) -> base.Entry:
+    return base.Entry(name, make, paper, aliases, **facts)
+
+
+_ERM, _APL, _SR = "Vapnik, NIPS 1991", "Ma et al., ICML 2020", "Zhou et al., ICCV 2021"
+
+ENTRIES = (
+    _entry("cross_entropy", cross_entropy, _ERM, "ce", "erm"),
+    _entry("balanced_softmax", balanced_softmax, "Ren et al., NeurIPS 2020", "bs"),
+    _entry("label_smoothing", label_smoothing, "Szegedy et al., CVPR 2016", "ls"),
+    _entry("focal", focal, "Lin et al., ICCV 2017", "fl"),
+    _entry("gce", gce, "Zhang and Sabuncu, NeurIPS 2018"),
+    _entry("sce", sce, "Wang et al., ICCV 2019", "sl"),
+    _entry("mae", mae, "Ghosh et al., AAAI 2017"),
+    _entry("nce", nce, _APL),
+    _entry("rce", rce, "Wang et al., ICCV 2019"),
+    _entry("apl", apl, _APL),
+    _entry("nce_mae", functools.partial(apl, active="nce", passive="mae"), _APL),
+    _entry("nce_rce", functools.partial(apl, active="nce", passive="rce"), _APL),
+    _entry("nfl_mae", functools.partial(apl, active="nfl", passive="mae"), _APL),
+    _entry("nfl_rce", functools.partial(apl, active="nfl", passive="rce"), _APL),
+    _entry("phuber_ce", phuber_ce, "Menon et al., ICLR 2020", "phuber"),
+    _entry("bootstrap", bootstrap, "Reed et al., ICLR workshop 2015"),
+    _entry("forward", forward, "Patrini et al., CVPR 2017", small={"warmup_epochs": 1}),
+    _entry("gjs", gjs, "Englesson and Azizpour, NeurIPS 2021", cost=2.0),
+    _entry("dmi", dmi, "Xu et al., NeurIPS 2019", small={"warmup_epochs": 1, "dmi_learning_rate": 1e-3}),
+    _entry("cb_focal", cb_focal, "Cui et al., CVPR 2019"),
+    _entry("ldam", ldam, "Cao et al., NeurIPS 2019", small={"scale": 4.0}),
+    _entry("ldam_drw", functools.partial(ldam, reweight_from=0.8), "Cao et al., NeurIPS 2019", family="ldam",
+           small={"scale": 4.0, "reweight_from": 0.5}),
+    # Sparse regularisation; GCE is almost cross entropy there (SR's code; 0.001 for CIFAR-100).
+    _entry("ce_sr", functools.partial(cross_entropy, regularizer="sparse"), _SR),
+    _entry("fl_sr", functools.partial(focal, regularizer="sparse"), _SR),
+    _entry("gce_sr", functools.partial(gce, regularizer="sparse", q=0.01), _SR),
+    _entry("mixup", functools.partial(cross_entropy, mixup=1.0), "Zhang et al., ICLR 2018"),
+)  # fmt: skip

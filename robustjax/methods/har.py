@@ -270,9 +270,7 @@ def har(
         drawn = ~base.recall_all(state.held_out, len(survey.labels))
         return state, {"train": base.shuffled(jax.random.split(key)[0], drawn)}
 
-    def draw_all(
-        state: HarState, survey: base.Survey, clock: base.Clock, key: jax.Array
-    ) -> tuple[HarState, base.Plan]:
+    def draw_all(state: HarState, survey: base.Survey, clock: base.Clock, key: jax.Array) -> tuple[HarState, base.Plan]:
         return state, {"train": base.shuffled(jax.random.split(key)[0], jnp.ones(survey.labels.shape, bool))}
 
     def pretraining_step(

@@ -9,7 +9,6 @@ import optax
 from robustjax.methods import base
 from robustjax.models import Variables
 
-
 # A running average of a network is `Variables`: parameters, with batch statistics from its own forward passes.
 NO_AVERAGE = Variables({}, {})
 
@@ -25,7 +24,9 @@ def averaged(average: Variables, params: Any, share: jax.Array) -> Variables:
     return average._replace(params=optax.incremental_update(params, average.params, share))
 
 
-def average_logits(task: base.Task, average: Variables, inputs: jax.Array, key: jax.Array) -> tuple[Variables, jax.Array]:
+def average_logits(
+    task: base.Task, average: Variables, inputs: jax.Array, key: jax.Array
+) -> tuple[Variables, jax.Array]:
     """Logits [B, C] of a view of the batch by the averaged weights in train mode; its batch statistics move on."""
     logits, stats = task.model.apply(average.params, average.stats, inputs, train=True, key=key)
     return average._replace(stats=stats), logits
