@@ -73,16 +73,17 @@ def record(
         found |= _validation_metrics(epoch.validation_logits[k], validation.given)
     if epoch.train_logits is not None:
         found |= _train_metrics(epoch.train_logits[k], labels.given, labels.clean)
-    seen = epoch.inspected[k]
-    if "corrected_labels" in seen:
-        found["correction_accuracy"] = evaluation.correction_accuracy(seen["corrected_labels"], labels.clean)
-    if "targets" in seen:
-        found["target_accuracy"] = evaluation.accuracy(seen["targets"], labels.clean)
-        found |= _coefficients(
-            epoch.train_logits[k], labels.given, labels.clean, seen["targets"], seen["target_strength"]
-        )
+    seen = epoch.findings[k]
+    if "correction" in seen:
+        found["correction_accuracy"] = evaluation.correction_accuracy(seen["correction"].values, labels.clean)
+    if "target" in seen:
+        found["target_accuracy"] = evaluation.accuracy(seen["target"].values, labels.clean)
+    if epoch.stage and "group_error" in seen:
+        found["stage"] = 2.0
+    elif epoch.preliminary:
+        found["stage"] = 1.0
     if "label_weight" in seen:
-        trust = evaluation.label_trust(seen["label_weight"], labels.given, labels.clean)
+        trust = evaluation.label_trust(seen["label_weight"].values, labels.given, labels.clean)
         found |= {f"label_weight_{which}": value for which, value in trust.items()}
     found |= group_estimates(seen)
     return {name: np.asarray(value).tolist() for name, value in found.items()}
@@ -91,18 +92,18 @@ def record(
 def group_estimates(seen: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """HAR's estimates of each group, {} before they are made."""
     names = ("group_error", "group_count", "group_strength")
-    known = "group_count" in seen and np.any(seen["group_count"])
-    return {name: np.asarray(seen[name]) for name in names} if known else {}
+    known = "group_count" in seen and np.all(np.isfinite(seen["group_count"].values))
+    return {name: np.asarray(seen[name].values) for name in names} if known else {}
 
 
 def diagnostics(epoch: Epoch, k: int, labels: Labels, num_classes: int) -> dict[str, np.ndarray]:
     """What is worth a file of its own: learned tables, and the true share of wrong labels in each loss-rank bin."""
-    seen = epoch.inspected[k]
-    kept = {name: np.asarray(seen[name]) for name in ("weight_table", "margin") if name in seen}
+    seen = epoch.findings[k]
+    kept = {name: np.asarray(seen[name].values) for name in ("weight_table", "margin") if name in seen}
     kept |= group_estimates(seen)
     if "weight_table" in seen:
-        shape = (num_classes, seen["weight_table"].shape[1])
-        cell = (labels.given, np.asarray(seen["rank"]))
+        shape = (num_classes, seen["weight_table"].values.shape[1])
+        cell = (labels.given, np.asarray(seen["weight_table"].bins))
         size, wrong = np.zeros(shape), np.zeros(shape)
         np.add.at(size, cell, 1)
         np.add.at(wrong, cell, labels.given != labels.clean)

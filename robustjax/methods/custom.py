@@ -110,4 +110,4 @@ def check_loss(loss: Loss, num_classes: int, name: str = "loss") -> None:
                 refuse(f"must have finite {what}; at {case} it gives {bad}. jax.nn.log_softmax is safe, log p is not.")
 
 
-ENTRIES = (base.Entry("custom", custom, paper=""),)
+ENTRIES = (base.Entry("custom", custom, ""),)
