@@ -1,26 +1,29 @@
 """One training run: `python -m experiments.run --method=dynamic_loss`.
 
-Trains a method on a data set, for one seed or several at once, and leaves a run directory (`experiments.rundir`).
+Trains a method on a data set, for one seed or several at once, and leaves a run directory
+(`experiments.runs.directory`).
 """
 
 import contextlib
 import dataclasses
+import functools
+import os
 import pathlib
 import shlex
 import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
 
 from experiments.pictures import of_runs
-from experiments.runs import directory, environment, history, measure, progress, records, table
-from experiments.settings import build, config
-from robustjax import backend, data
-from robustjax.data import corruptions
+from experiments.runs import artefacts, directory, environment, history, measure, progress, records, table
+from experiments.settings import build, config, flags
+from robustjax import backend, data, user_code
+from robustjax.methods import Method, Task
 from robustjax.training import checkpoints, engine, parallel
 
 # What is reported as mean and standard deviation over the seeds.
@@ -32,6 +35,33 @@ STOPPED = 3  # exit status of a run that a signal stopped after saving
 
 class Stopped(Exception):
     """A signal asked the run to stop; everything up to its last epoch is saved."""
+
+
+class Prepared(NamedTuple):
+    """What a run is made of, before it trains.
+
+    Attributes:
+      seeds: in the order of all that follows.
+      layout: how they are spread over the devices.
+      dataset: what is trained on, before corruption.
+      pool: what trusted examples are from; None for none.
+      labels: each seed's.
+      task: what is learned.
+      method: with what.
+    """
+
+    seeds: list[int]
+    layout: parallel.Layout
+    dataset: data.Dataset
+    pool: data.Dataset | None
+    labels: list[build.SeedLabels]
+    task: Task
+    method: Method
+
+    @property
+    def num_trusted(self) -> int:
+        """How many trusted examples the method consumes."""
+        return self.task.num_trusted if build.uses_trusted(self.method) else 0
 
 
 def execute(settings: config.Config, sources: Sequence[str] = (), command: str = "") -> dict[str, Any]:
@@ -56,61 +86,77 @@ def execute(settings: config.Config, sources: Sequence[str] = (), command: str =
         console.print(f"{path} is complete already; --overwrite runs it again.")
         return summary
 
-    seeds = [settings.seed + k for k in range(settings.seeds)]
-    layout = parallel.make_layout(settings.parallel, seeds=settings.seeds, batch_size=settings.batch_size)
-    dataset = _load(settings, console)
-    labels = [build.corrupt(settings, dataset, seed) for seed in seeds]
-    build.check_equal_sizes(labels)
-    task = build.make_task(settings, dataset, len(labels[0].train.kept), build.num_groups(labels))
-    method = build.make_method(settings, task)
-    console.print(f"{settings.method} on {settings.dataset} with {settings.model}: {layout.describe()}")
-    console.print(build.describe(dataset, labels[0]) + (" (first seed)" if len(seeds) > 1 else ""))
-
+    made = _prepare(settings, path, console)
     with directory.claim(path, settings) as resuming:
         if not resuming:
-            _describe(path, settings, layout, seeds, labels, sources, command)
-        for seed, own in zip(seeds, labels, strict=True):
-            for name, part in (("labels", own.train), ("validation", own.validation)):
-                if part is not None:
-                    file = path / f"{name}-seed{seed}.npz"
-                    corruptions.save_noise(file, part.given, part.kept, clean_labels=dataset.train_labels)
-        seconds = _train(settings, path, layout, dataset, labels, task, method, seeds, resuming)
+            _describe(path, config.identity(settings), made, sources, command)
+        for seed, own in zip(made.seeds, made.labels, strict=True):
+            if not artefacts.has_labels(path, seed):
+                artefacts.save_labels(path, seed, own, made.dataset, made.pool)
+        seconds = _train(
+            made, path, resuming, track_every=settings.track_every, checkpoint_every=settings.checkpoint_every,
+            patience=settings.early_stopping, quiet=settings.quiet,
+        )  # fmt: skip
         lines = records.read_records(path / "metrics.jsonl")
-        summary = _summarise(settings, seeds, lines)
-        summary |= {"command": command, "seconds": seconds, "class_names": list(dataset.class_names)}
-        of_runs.draw_all(path, settings, dataset, [own.train for own in labels], seeds, lines)
+        summary = _summarise(config.identity(settings), made.seeds, lines)
+        summary |= {
+            "command": command, "seconds": seconds, "class_names": list(made.dataset.class_names),
+            "trusted_examples": made.num_trusted,
+        }  # fmt: skip
+        of_runs.draw_all(path, settings, made.dataset, [own.train for own in made.labels], made.seeds, lines)
         records.write_json_atomic(path / "summary.json", summary)
     return summary
 
 
+def _prepare(settings: config.Config, path: pathlib.Path, console: Console) -> Prepared:
+    """Read the data, make each seed's labels, or read those of the run that is resumed, and say what is to come."""
+    resumed = settings.resume and (path / "config.json").exists()
+    if resumed:
+        directory.check_same(path, settings)
+    seeds = [settings.seed + k for k in range(settings.seeds)]
+    layout = parallel.make_layout(settings.parallel, seeds=settings.seeds, batch_size=settings.batch_size)
+    with console.status(f"reading {settings.dataset}…"):
+        dataset = data.load(settings.dataset, settings.data_dir, max_tokens=settings.max_tokens)
+        pool = build.trusted_pool(settings, dataset)
+    labels = [
+        artefacts.read_labels(path, seed, settings, dataset, pool)
+        if resumed and artefacts.has_labels(path, seed)
+        else build.corrupt(settings, dataset, seed, pool)
+        for seed in seeds
+    ]
+    build.check_equal_sizes(labels)
+    task = build.task_for(settings, dataset, labels)
+    made = Prepared(seeds, layout, dataset, pool, labels, task, build.make_method(settings, task))
+    method, model = user_code.short_name(settings.method), user_code.short_name(settings.model)
+    console.print(f"{method} on {settings.dataset} with {model}: {layout.describe()}")
+    console.print(build.describe(dataset, labels[0]) + (" (first seed)" if len(seeds) > 1 else ""))
+    if made.num_trusted < task.num_trusted:
+        console.print(f"{method} does not learn from the trusted examples; they are only set apart.")
+    return made
+
+
 def _describe(
-    path: pathlib.Path,
-    settings: config.Config,
-    layout: parallel.Layout,
-    seeds: Sequence[int],
-    labels: Sequence[build.SeedLabels],
-    sources: Sequence[str],
-    command: str,
+    path: pathlib.Path, identity: Mapping[str, Any], made: Prepared, sources: Sequence[str], command: str
 ) -> None:
     """Write config.json."""
     records.write_json_atomic(
         path / "config.json",
         {
-            "settings": config.identity(settings),
+            "settings": identity,
             "command": command,
             "sources": list(sources),
             "environment": environment.environment(),
-            "layout": layout.describe(),
-            "labels": {s: corruptions.label_hash(own.train.given) for s, own in zip(seeds, labels, strict=True)},
+            "layout": made.layout.describe(),
+            **artefacts.hashes(dict(zip(made.seeds, made.labels, strict=True))),
         },
     )
 
 
-def _summarise(settings: config.Config, seeds: Sequence[int], lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _summarise(identity: Mapping[str, Any], seeds: Sequence[int], lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What summary.json says of the records: each seed's results, and mean and standard deviation over the seeds."""
     results = [{"seed": seed, **history.summarise([r for r in lines if r["seed"] == seed])} for seed in seeds]
     return {
-        "settings": config.identity(settings),
+        "settings": identity,
         "environment": environment.environment(),
         "seeds": results,
         "mean_std": {
@@ -119,26 +165,22 @@ def _summarise(settings: config.Config, seeds: Sequence[int], lines: Sequence[di
     }
 
 
-def _load(settings: config.Config, console: Console) -> data.Dataset:
-    with console.status(f"reading {settings.dataset}…"):
-        return data.load(settings.dataset, settings.data_dir, max_tokens=settings.max_tokens)
-
-
 def _train(
-    settings: config.Config,
+    made: Prepared,
     path: pathlib.Path,
-    layout: parallel.Layout,
-    dataset: data.Dataset,
-    labels: Sequence[build.SeedLabels],
-    task: engine.Task,
-    method: engine.Method,
-    seeds: Sequence[int],
     resuming: bool,
+    *,
+    track_every: int,
+    checkpoint_every: int,
+    patience: int,
+    quiet: bool,
 ) -> float:
     """Train to the end, writing records, diagnostics and checkpoints; returns the seconds it took in all."""
+    seeds, layout, dataset, labels, method = made.seeds, made.layout, made.dataset, made.labels, made.method
     owns = [build.own(each, seed) for each, seed in zip(labels, seeds, strict=True)]
     epochs = method.epochs
-    resident, folder, metrics = build.resident(dataset), path / "checkpoints", path / "metrics.jsonl"
+    may_end = functools.partial(_is_over, patience, method)
+    resident, folder, metrics = build.resident(dataset, made.pool), path / "checkpoints", path / "metrics.jsonl"
     state, start, before = None, 0, 0.0
     if resuming and checkpoints.latest_epoch(folder) is not None:
         fresh = engine.init_states(method, layout, owns)
@@ -148,22 +190,23 @@ def _train(
     records.truncate_records(metrics, start)
     for seed in seeds:
         checkpoints.discard_after(directory.best_folder(path, seed), start)
-    so_far = {seed: [] for seed in seeds}
-    for record in records.read_records(metrics) if metrics.exists() else []:
-        so_far[record["seed"]].append(record)
-    if _is_over(settings, so_far, start, epochs):  # it was cut after its last epoch
+    so_far: dict[int, list[dict[str, Any]]] = {seed: [] for seed in seeds}
+    for line in records.read_records(metrics) if metrics.exists() else []:
+        so_far[line["seed"]].append(line)
+    if may_end(so_far, start):  # it was cut after its last epoch
         return before
     (path / "diagnostics").mkdir(exist_ok=True)
 
     began = time.monotonic()
-    mode = "quiet" if settings.quiet else "auto"
     with (
         _signals() as stop_asked,
         checkpoints.open_writer(folder) as save,
-        progress.progress(epochs, task.steps_per_epoch, start_epoch=start, mode=mode) as shown,
+        progress.progress(
+            epochs, made.task.steps_per_epoch, start_epoch=start, mode="quiet" if quiet else "auto"
+        ) as shown,
     ):
         trained = engine.train(
-            method, task, layout, resident, owns, state=state, start_epoch=start, track_every=settings.track_every,
+            method, made.task, layout, resident, owns, state=state, start_epoch=start, track_every=track_every,
             on_phase=shown.phase, on_step=shown.step,
         )  # fmt: skip
         for epoch in trained:
@@ -174,7 +217,8 @@ def _train(
                 so_far[seed].append(record)
                 records.append_record(metrics, record)
                 if seen := measure.diagnostics(epoch, k, own.train, dataset.num_classes):
-                    np.savez_compressed(path / "diagnostics" / f"seed{seed}-epoch{done:04d}.npz", **seen)
+                    file = path / "diagnostics" / f"seed{seed}-epoch{done:04d}.npz"
+                    np.savez_compressed(file, **seen)  # type: ignore[arg-type, unused-ignore]
                 best = history.best_validation(so_far[seed])
                 if best is not None and best["epoch"] == done:
                     improved.append((k, seed))
@@ -188,11 +232,11 @@ def _train(
                 learning_rate=newest[0].get("learning_rate"),
                 test_accuracy=float(np.mean([r["test_accuracy"] for r in newest])),
             )
-            over = _is_over(settings, so_far, done, epochs)
+            over = may_end(so_far, done)
             stopping = bool(stop_asked) and not over
-            due = settings.checkpoint_every and done % settings.checkpoint_every == 0
+            due = checkpoint_every and done % checkpoint_every == 0
             if due or stopping or over:
-                meta = {"seconds": before + time.monotonic() - began, "seeds": list(seeds)}
+                meta = {"seconds": before + time.monotonic() - began, "seeds": seeds}
                 save(done, parallel.by_seed(layout, epoch.state), meta)
             if stopping:
                 raise Stopped(f"stopped by {stop_asked[0]} after epoch {done} of {epochs}; --resume goes on.")
@@ -201,20 +245,18 @@ def _train(
     return before + time.monotonic() - began
 
 
-def _is_over(
-    settings: config.Config, so_far: Mapping[int, Sequence[Mapping[str, Any]]], done: int, epochs: int
-) -> bool:
-    """Whether the run ends after `done` of `epochs`: at the last, or when no seed has become better for long enough.
+def _is_over(patience: int, method: Method, so_far: Mapping[int, Sequence[Mapping[str, Any]]], done: int) -> bool:
+    """Whether the run ends after `done` epochs: at the last, or when no seed has become better for `patience` of them.
 
-    Seeds that train at once also end at once, so the one that improves longest decides. Only the last stage of several,
-    which has `settings.epochs`, ends early.
+    Seeds that train at once also end at once, so the one that improves longest decides. Preliminary stages have all
+    their epochs, however their validation accuracy goes.
     """
-    if done == epochs:
+    if done == method.epochs:
         return True
-    if not settings.early_stopping or done <= epochs - settings.epochs:
+    if not patience or done <= sum(stage.epochs for stage in method.stages if stage.preliminary):
         return False
     best = [history.best_validation(lines) for lines in so_far.values()]
-    return None not in best and all(done - record["epoch"] >= settings.early_stopping for record in best)
+    return all(record is not None and done - record["epoch"] >= patience for record in best)
 
 
 @contextlib.contextmanager
@@ -250,10 +292,12 @@ def show(summary: dict[str, Any], path: pathlib.Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0, 2 for bad input, 1 for a failed and 3 for a stopped run."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    given = config.parse(arguments)
     command = shlex.join(["python", "-m", "experiments.run", *arguments])
     try:
-        settings, sources = config.resolve(given)
+        if (text := flags.answer(arguments)) is not None:
+            _print(text)
+            return 0
+        settings, sources = config.resolve(flags.parse(arguments))
         settings = dataclasses.replace(settings, out=settings.out or str(directory.default_path(settings)))
         summary = execute(settings, sources, command)
     except Stopped as stopped:
@@ -267,6 +311,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     show(summary, pathlib.Path(settings.out))
     return 0
+
+
+def _print(text: str) -> None:
+    """Print; a reader that has seen enough (`| head`) is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what the interpreter flushes at its end
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def read_labels(
 
 
 def has_labels(path: pathlib.Path, seed: int) -> bool:
-    """Whether the labels of a seed are there."""
+    """Whether the labels of a seed are there, all of them."""
     return _file(path, "labels", seed).exists()
 
 
@@ -60,7 +60,8 @@ def hashes(labels: Mapping[int, build.SeedLabels]) -> dict[str, dict[int, str]]:
 
 
 def _parts(labels: build.SeedLabels) -> Iterator[tuple[str, Labels]]:
-    for name, part in (("labels", labels.train), ("validation", labels.validation), ("trusted", labels.trusted)):
+    # The labels last: where they are, the others are (`has_labels`).
+    for name, part in (("validation", labels.validation), ("trusted", labels.trusted), ("labels", labels.train)):
         if part is not None:
             yield name, part
 

@@ -2,6 +2,7 @@
 
 import io
 import shutil
+import textwrap
 from collections.abc import Sequence
 
 from rich import box
@@ -72,4 +73,4 @@ def _text(table: Table, width: int | None) -> str:
     console = Console(file=io.StringIO(), width=width or shutil.get_terminal_size((160, 24)).columns)
     with console.capture() as capture:
         console.print(table)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines() if line.strip())
+    return textwrap.dedent("\n".join(line.rstrip() for line in capture.get().splitlines() if line.strip()))
