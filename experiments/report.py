@@ -116,7 +116,8 @@ def table(name: str, cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], *
             absent.append(f"| {cell.id} | {_spread(cell.mean, cell.std)} | {_why_not(cell)} |")
         for each in found:
             if each.changed:
-                apart.append(f"| {cell.id} | {_differs(each.changed)} | {_summary(each.values)} | {len(each.values)} |")
+                how = "; ".join([_differs(each.changed), *_consumed(each.rows)])
+                apart.append(f"| {cell.id} | {how} | {_summary(each.values)} | {len(each.values)} |")
                 used += each.rows
     parts = [f"### {name}"]
     if compared:
@@ -142,7 +143,7 @@ def _comparison(cell: Cell, measured: Measured, notes: dict[str, int]) -> str:
     mean = sum(measured.values) / len(measured.values)
     difference = mean - cell.mean
     in_std = _NONE if not cell.std else f"{difference / cell.std:+.1f}"
-    marks = [notes.setdefault(text, len(notes) + 1) for text in _remarks(cell)]
+    marks = [notes.setdefault(text, len(notes) + 1) for text in (*_remarks(cell), *_consumed(measured.rows))]
     return _row(
         (
             cell.id, _spread(cell.mean, cell.std), _summary(measured.values), len(measured.values),
@@ -158,6 +159,12 @@ def _remarks(cell: Cell) -> list[str]:
     caveats = dict.fromkeys(text for each in planned if not isinstance(each, Reason) for text in each.caveats)
     doubts = [part.strip() for part in cell.note.split(";") if part.strip().startswith("uncertain")]
     return [*([] if isinstance(read, Reason) else [read.what]), *caveats, *doubts]
+
+
+def _consumed(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How many trusted examples the runs learned from, where they did."""
+    counts = sorted({row.get("trusted_examples", 0) for row in rows} - {0})
+    return [f"uses {' or '.join(map(str, counts))} trusted examples"] if counts else []
 
 
 def _why_not(cell: Cell) -> str:

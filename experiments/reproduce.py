@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from experiments import run, tables
 from experiments.runs import directory, records
-from experiments.settings import config
+from experiments.settings import catalogue, command_line, config
 from experiments.tables import Cell, commands
 from experiments.tables.readings import Reason
 from robustjax.training import engine
@@ -103,8 +103,11 @@ def differences(paper: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str,
     A setting that the program learned of after `other` was run had its default there.
     """
     a, b = (_flat(json.loads(json.dumps(each))) for each in (paper, other))
-    options = config.method_options(paper["method"])
-    before = dataclasses.asdict(config.Config()) | {name: option.default for name, option in options.items()}
+    options = catalogue.options(catalogue.entry(paper["method"]))
+    defaults = dataclasses.asdict(config.Config())
+    before = defaults | {name: option.default for name, option in options.items()}
+    # What one of them does not say has its default; an option that only the other knows is of another method.
+    a = {name: defaults[name] for name in b if name in defaults} | a
     b = {name: b.get(name, before.get(name)) for name in a}
     return {name: (a[name], b[name]) for name in a if a[name] != b[name] and name not in _NOT_COMPARED}
 
@@ -148,7 +151,7 @@ def batches(job: Job, seeds: Sequence[int]) -> Iterator[config.Config]:
         yield dataclasses.replace(job.config, seed=group[0], seeds=len(group))
 
 
-def command_line(job: Job, settings: config.Config, *, anywhere: bool = False) -> str:
+def command_for(job: Job, settings: config.Config, *, anywhere: bool = False) -> str:
     """The `experiments.run` command that does the same; with `anywhere` without what is of this machine (folders)."""
     given = {**job.settings, "seed": settings.seed, "seeds": settings.seeds}
     if anywhere:
@@ -164,18 +167,19 @@ def carry_out(job: Job, settings: config.Config, folder: pathlib.Path) -> dict[s
     """
     path = folder / directory.default_path(settings).name
     settings = dataclasses.replace(settings, out=str(path), resume=(path / "config.json").exists())
-    summary = run.execute(settings, job.sources, command_line(job, settings))
+    summary = run.execute(settings, job.sources, command_for(job, settings))
     identity = config.identity(settings)
     return {
         "cells": [cell.key for cell in job.cells],
         "tables": list(tables.table_names(job.cells)),
-        "command": command_line(job, settings, anywhere=True),
+        "command": command_for(job, settings, anywhere=True),
         "scale": "reduced" if job.changed else "paper",
         "changed": {name: {"paper": a, "run": b} for name, (a, b) in job.changed.items()},
         "run_hash": run_hash(identity),
         "settings": identity,
         "sources": list(job.sources),
         "epochs": settings.epochs,
+        "trusted_examples": summary.get("trusted_examples", 0),
         "seconds": summary["seconds"],
         "environment": summary["environment"],
         "mean_std": summary["mean_std"],
@@ -236,7 +240,7 @@ def main(argv: Sequence[str] | None = None, cells: Sequence[Cell] | None = None)
         if options.table is None:
             raise ValueError(f"--table is missing: there are {', '.join(tables.table_names(there))}, and globs.")
         chosen = tables.select(there, options.table, options.cells)
-        overrides = config.parse(rest)
+        overrides = command_line.parse(rest)
         if refused := [name for name in overrides if name in _OWN]:
             flag = refused[0].replace("_", "-")
             raise ValueError(f"--{flag} is said by the table or by reproduce itself, and cannot be overridden.")
@@ -288,7 +292,7 @@ def _show_jobs(jobs: Sequence[Job], rows: Sequence[Mapping[str, Any]]) -> None:
         if job.changed:
             print("  reduced: " + ", ".join(f"{k} {b} (paper: {a})" for k, (a, b) in job.changed.items()))
         for settings in batches(job, seeds):
-            print(f"  {command_line(job, settings)}")
+            print(f"  {command_for(job, settings)}")
         if not seeds:
             print("  done already")
     print(f"\n{len(jobs)} run(s) that {len({cell for job in jobs for cell in job.cells})} cell(s) read")

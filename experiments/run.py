@@ -21,7 +21,7 @@ from rich.console import Console
 
 from experiments.pictures import of_runs
 from experiments.runs import artefacts, directory, environment, history, measure, progress, records, table
-from experiments.settings import build, config, flags
+from experiments.settings import build, command_line, config
 from robustjax import backend, data, user_code
 from robustjax.methods import Method, Task
 from robustjax.training import checkpoints, engine, parallel
@@ -294,10 +294,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = shlex.join(["python", "-m", "experiments.run", *arguments])
     try:
-        if (text := flags.answer(arguments)) is not None:
+        if (text := command_line.answer(arguments)) is not None:
             _print(text)
             return 0
-        settings, sources = config.resolve(flags.parse(arguments))
+        settings, sources = config.resolve(command_line.parse(arguments))
         settings = dataclasses.replace(settings, out=settings.out or str(directory.default_path(settings)))
         summary = execute(settings, sources, command)
     except Stopped as stopped:

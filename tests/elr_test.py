@@ -10,7 +10,7 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec
 
-from experiments.settings import config
+from experiments.settings import command_line, config
 from robustjax import losses, methods, mixup, regularizers, schedules
 from robustjax.methods import base
 from robustjax.training import parallel
@@ -236,7 +236,7 @@ def test_the_memory_lies_by_rows_on_the_devices():
 
 def test_presets_are_the_papers():
     def chosen(*flags):
-        settings, _ = config.resolve(config.parse(flags))
+        settings, _ = config.resolve(command_line.parse(flags))
         return settings
 
     symmetric = chosen("--method=elr", "--dataset=cifar10", "--noise=symmetric", "--noise-rate=0.4")

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.settings import config
+from experiments.settings import command_line, config
 from robustjax import losses, methods, mixup
 from robustjax.methods import erm
 from tests.erm_test import C, make_task, one_step
@@ -76,7 +76,7 @@ def test_the_baseline_by_name_is_cross_entropy_with_it():
     named, composed = (one_step(methods.get(n)(task, **o), task)[2][0]
                        for n, o in (("mixup", {}), ("ce", {"mixup": 1.0})))  # fmt: skip
     chex.assert_trees_all_equal(named, composed)
-    settings, _ = config.resolve(config.parse(["--method=gce", "--mixup=0.3"]))
+    settings, _ = config.resolve(command_line.parse(["--method=gce", "--mixup=0.3"]))
     assert settings.options["mixup"] == 0.3
 
 

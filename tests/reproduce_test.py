@@ -7,7 +7,7 @@ import pytest
 
 from experiments import reproduce, run, tables
 from experiments.runs import directory
-from experiments.settings import config
+from experiments.settings import command_line, config
 from experiments.tables import Cell, commands
 from experiments.tables.commands import Rule
 
@@ -87,7 +87,7 @@ def test_a_real_run_gives_a_row_and_is_then_skipped(tmp_path, capsys, monkeypatc
     assert 0 < row["mean_std"]["test_accuracy_last"][0] <= 1
     assert len(row["seeds"][0]["final"]["per_class_accuracy"]) == 10
     assert {"jax", "python", "device_kind", "git_commit", "git_dirty"} <= row["environment"].keys()
-    given = config.parse(row["command"].split()[3:])
+    given = command_line.parse(row["command"].split()[3:])
     assert config.identity(config.resolve(given)[0]) | {"track_every": 0} == row["settings"]
 
     monkeypatch.setattr(run, "execute", lambda *_: pytest.fail("run again"))

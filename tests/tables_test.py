@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import tables
-from experiments.settings import config
+from experiments.settings import command_line, config
 from experiments.tables import commands, readings
 from experiments.tables.readings import Reason
 from robustjax import methods
@@ -123,7 +123,7 @@ def test_commands_mean_their_cell():
     assert len(runnable) > 150
     for key in list(runnable)[::17]:
         plan, flags = runnable[key], commands.command(BY_KEY[key])
-        assert config.resolve(config.parse(flags))[0] == config.resolve(plan.settings)[0], key
+        assert config.resolve(command_line.parse(flags))[0] == config.resolve(plan.settings)[0], key
         cell = BY_KEY[key]
         if cell.noise != "none":
             assert f"--noise={plan.settings['noise']}" in flags and f"--noise-rate={cell.noise_rate:g}" in flags

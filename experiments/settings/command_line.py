@@ -160,9 +160,9 @@ def help_text(argv: Sequence[str], width: int | None = None) -> str:
 
 
 def _method_section(settings: config.Config, known: Any, width: int) -> str:
-    facts = [fact for fact in (known.paper, catalogue.summary(known)) if fact]
+    facts = [fact.rstrip(".") + "." for fact in (catalogue.summary(known), known.paper) if fact]
     facts += [f"Needs {', '.join(known.needs)}."] if known.needs else []
-    facts += [f"Trains {known.networks} network(s), keeps {known.memory} an example; a step costs {known.cost:g}."]
+    facts += [f"Networks: {known.networks}; kept for each example: {known.memory}; cost of a step: {known.cost:g}."]
     rows = [
         (_flag(name, option.kind), _described(option.help, settings.options[name]))
         for name, option in catalogue.options(known).items()
