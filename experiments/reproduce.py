@@ -107,7 +107,7 @@ def differences(paper: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str,
     defaults = dataclasses.asdict(config.Config())
     before = defaults | {name: option.default for name, option in options.items()}
     # What one of them does not say has its default; an option that only the other knows is of another method.
-    a = {name: defaults[name] for name in b if name in defaults} | a
+    a = {name: defaults[name] for name in b if name in config.IDENTITY} | a
     b = {name: b.get(name, before.get(name)) for name in a}
     return {name: (a[name], b[name]) for name in a if a[name] != b[name] and name not in _NOT_COMPARED}
 

@@ -196,7 +196,8 @@ def test_why_a_cell_cannot_be_run(key, reason):
 def test_a_cell_becomes_runnable_when_its_method_is_registered(monkeypatch):
     cell = BY_KEY["elr/1:cifar10/asym0.4/elr"]._replace(method="a_new_method")
     assert commands.plan(cell) == Reason("method a_new_method is not registered")
-    monkeypatch.setitem(methods._REGISTRY, "a_new_method", methods.get("cross_entropy"))
+    new = methods.entry("cross_entropy")._replace(name="a_new_method", aliases=())
+    monkeypatch.setitem(methods._REGISTRY, "a_new_method", new)
     assert commands.command(cell)[0] == "--method=a_new_method"
 
 
