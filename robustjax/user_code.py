@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import pathlib
 import sys
+import traceback
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -94,6 +95,23 @@ def load(spec: str, option: str, form: str, accept: Callable[[Any], bool] = call
             f"{option}={str(place.path)!r} has no function {place.name!r}; it has {', '.join(there) or 'none'}."
         )
     return found[place.name]
+
+
+def call(place: Place, option: str, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """`function(*args, **options)`, of which a user's code at `place` is part.
+
+    Raises:
+      ValueError: as the function does; and for any other error, saying which and in what line of the file.
+    """
+    try:
+        return function(*args, **options)
+    except (ValueError, FileNotFoundError):
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if pathlib.Path(frame.filename) == place.path.resolve()]
+        where = f" in line {lines[-1]}" if lines else ""
+        raise ValueError(f"{option}={str(place)!r} raised {told(error)}{where}.") from error
 
 
 def told(error: Exception) -> str:

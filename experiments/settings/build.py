@@ -14,6 +14,7 @@ from experiments.settings.config import Config, model_options
 from robustjax import models, schedules, user_code
 from robustjax.data import Dataset, augment, corruptions, labelling
 from robustjax.methods import Method, Task
+from robustjax.models import custom as own_models
 from robustjax.training.engine import Own, Resident
 
 _SCHEDULES = (
@@ -97,8 +98,8 @@ def make_task(
         schedule=make_schedule(config.schedule, config.learning_rate, config.epochs, config.lr_warmup_epochs),
         weak=view(config.weak_augmentation),
         strong=view(config.augmentation),
-        plain=lambda inputs: augment.normalize(inputs, dataset.mean, dataset.std),
-        example=jax.ShapeDtypeStruct((1, *dataset.train_inputs.shape[1:]), dataset.train_inputs.dtype),
+        plain=_normalizer(dataset),
+        example=_example(dataset),
         num_groups=num_groups,
         num_trusted=num_trusted,
     )
@@ -120,9 +121,20 @@ def _make_model(config: Config, dataset: Dataset) -> models.Model:
             f"model={config.model!r} does not read texts; {held}, token ids: {', '.join(readers)} is accepted."
         )
     own = {"vocabulary_size": dataset.num_tokens} if config.model in readers else {}
-    return catalogue.make_model(
+    model = catalogue.make_model(
         config.model, dataset.num_classes, dtype=jnp.dtype(config.precision), **own | model_options(config)
     )
+    if not registered:
+        own_models.check_model(model, jax.eval_shape(_normalizer(dataset), _example(dataset)), dataset.num_classes)
+    return model
+
+
+def _normalizer(dataset: Dataset) -> Callable[[jax.Array], jax.Array]:
+    return lambda inputs: augment.normalize(inputs, dataset.mean, dataset.std)
+
+
+def _example(dataset: Dataset) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, *dataset.train_inputs.shape[1:]), dataset.train_inputs.dtype)
 
 
 def make_method(config: Config, task: Task, options: Mapping[str, Any] | None = None) -> Method:

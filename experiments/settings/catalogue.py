@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from robustjax import methods, models, user_code
 from robustjax.methods import base
+from robustjax.models import custom as own_models
 
 METHOD_FORM = "a factory (task, *, options) -> Method, or an Entry"
 MODEL_FORM = "a Linen module, an NNX module or a Model, or a function (num_classes, **options) that gives one"
@@ -94,10 +95,11 @@ def make_method(method: str, task: base.Task, chosen: Mapping[str, Any]) -> base
     Raises:
       ValueError: what the factory raises, or, for one in a file, if it gives no `Method`.
     """
-    made = entry(method).make(task, **chosen)
+    place, make = user_code.find(method), entry(method).make
+    made = make(task, **chosen) if place is None else user_code.call(place, "method", make, task, **chosen)
     if not isinstance(made, base.Method):
         raise ValueError(
-            f"method={str(user_code.find(method) or method)!r} must give a robustjax.methods.Method, as "
+            f"method={str(place or method)!r} must give a robustjax.methods.Method, as "
             f"robustjax.methods.base.method makes it; called with the task, it gave {type(made).__name__}."
         )
     return made
@@ -174,9 +176,7 @@ def make_model(model: str, num_classes: int, *, dtype: Any = jnp.float32, **chos
     place = user_code.find(model)
     if place is None:
         return models.get_model(model, num_classes, dtype=dtype, **chosen)
-    from robustjax.models import custom
-
-    made = custom.custom_model(_load_model(model), num_classes, **chosen)
+    made = user_code.call(place, "model", own_models.custom_model, _load_model(model), num_classes, **chosen)
     return made._replace(name=place.name)
 
 
