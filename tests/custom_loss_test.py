@@ -11,9 +11,9 @@ import pytest
 
 from experiments import run
 from experiments.settings import config
-from robustjax import losses, methods
-from robustjax.methods import custom
-from tests.erm_test import make_task, one_step
+from robustjax import losses, methods, user_code
+from robustjax.methods import base, custom
+from tests import toys
 
 GOOD = """
     import jax
@@ -56,14 +56,15 @@ def test_a_users_file_trains_from_the_command_line(write, tmp_path, capsys):
 
 
 def test_a_users_cross_entropy_is_cross_entropy_also_with_the_sparse_regulariser(write):
-    task = make_task()
+    task = toys.task(epochs=1)
     for given in ({}, {"regularizer": "sparse"}):
         settings, _ = config.resolve({"method": "erm", "loss": write(GOOD), "dataset": "digits", **given})
-        mine = methods.get(settings.method)(task, **settings.options)
         others = {name: value for name, value in settings.options.items() if name != "loss"}
-        results = [one_step(method, task)[2] for method in (mine, methods.get("ce")(task, **others))]
-        chex.assert_trees_all_close(*results, rtol=1e-5, atol=1e-7)
-        assert ("regularizer" in results[0][1]) == bool(given)
+        mine = toys.train("custom", task, **settings.options)[-1]
+        theirs = toys.train("ce", task, **others)[-1]
+        chex.assert_trees_all_close(mine.state, theirs.state, rtol=1e-5, atol=1e-7)
+        chex.assert_trees_all_close(mine.metrics, theirs.metrics, rtol=1e-5)
+        assert ("regularizer" in mine.metrics[0]) == bool(given)
 
 
 def test_a_bad_loss_stops_the_command_before_training(write, tmp_path, capsys):
@@ -130,22 +131,23 @@ def test_losses_are_accepted(loss, num_classes):
 )
 def test_specs_that_name_no_function(spec, error, message):
     with pytest.raises(error, match=message):
-        custom.load(spec)
+        user_code.load(spec, "loss", custom.FORM)
 
 
 def test_files_that_have_no_such_function(write):
     with pytest.raises(ValueError, match=r"has no function 'other'; it has my_loss"):
-        custom.load(write(GOOD).replace("my_loss", "other"))
+        user_code.load(write(GOOD).replace("my_loss", "other"), "loss", custom.FORM)
     with pytest.raises(ValueError, match="cannot be imported: ZeroDivisionError"):
-        custom.load(write("1 / 0\n", "broken.py"))
+        user_code.load(write("1 / 0\n", "broken.py"), "loss", custom.FORM)
 
 
 def test_a_pinned_loss_that_changed_is_refused(write):
-    pinned = custom.pin(write(GOOD))
-    assert callable(custom.load(pinned)) and custom.pin(pinned) == pinned
+    pinned = user_code.pin(write(GOOD), "loss", custom.FORM)
+    assert callable(user_code.load(pinned, "loss", custom.FORM))
+    assert user_code.pin(pinned, "loss", custom.FORM) == pinned
     write(GOOD + "\n    x = 1\n")
     with pytest.raises(ValueError, match="has changed"):
-        custom.load(pinned)
+        user_code.load(pinned, "loss", custom.FORM)
 
 
 def test_dataclasses_work_in_a_users_file(write):
@@ -161,7 +163,7 @@ def test_dataclasses_work_in_a_users_file(write):
         def my_loss(logits, labels):
             return losses.generalized_cross_entropy(logits, labels, q=Settings().q)
     """
-    custom.check_loss(custom.load(write(text)), 10)
+    custom.check_loss(user_code.load(write(text), "loss", custom.FORM), 10)
 
 
 def test_loss_with_another_method_is_refused(write):
@@ -175,8 +177,16 @@ def test_a_method_of_ones_own_by_registering_it(monkeypatch):
     def mine(task, *, power: float = 2.0):
         return methods.erm.erm(task, lambda logits, labels: losses.mae(logits, labels) ** power)
 
-    methods.register("mine", mine)
-    settings, _ = config.resolve({"method": "mine", "power": 1.5, "dataset": "digits"})
+    # A name that begins like another's takes none of its constants: SCE has recipes on MNIST and CIFAR.
+    new = base.Entry("sce_x", mine, "Nobody, NeurIPS 2030")
+    methods.register(new)
+    settings, sources = config.resolve({"method": "sce_x", "power": 1.5, "dataset": "mnist"})
     assert settings.options == {"power": 1.5}
+    assert sources == config.resolve({"method": "cross_entropy", "dataset": "mnist"})[1]
+    assert config.resolve({"method": "sce", "dataset": "mnist"})[1] != sources
+    # An ablation says whose recipes it takes.
+    part = base.Entry("sce_y", methods.get("sce"), "Nobody, NeurIPS 2030", family="sce")
+    methods.register(part)
+    assert config.resolve({"method": "sce_y", "dataset": "mnist"})[0].options["alpha"] == 0.01
     with pytest.raises(ValueError, match="is taken"):
-        methods.register("mine", mine)
+        methods.register(new)

@@ -1,4 +1,4 @@
-"""Methods and models of one's own, by file: trained from the command line, restored, and refused where they are none."""
+"""Methods and models of one's own, by file: trained from the command line, restored, refused where they are none."""
 
 import json
 import textwrap
@@ -63,7 +63,8 @@ LINEN = """
 
         @nn.compact
         def __call__(self, x, train):
-            features = nn.relu(nn.BatchNorm(use_running_average=not train)(nn.Dense(self.hidden)(x.reshape(len(x), -1))))
+            hidden = nn.Dense(self.hidden)(x.reshape(len(x), -1))
+            features = nn.relu(nn.BatchNorm(use_running_average=not train)(hidden))
             return nn.Dense(self.num_classes)(features), features
 """
 

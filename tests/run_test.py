@@ -17,6 +17,7 @@ from experiments.runs import restore
 from experiments.settings import config
 from robustjax import data
 from robustjax.data import corruptions
+from robustjax.methods import base
 from robustjax.training import checkpoints
 
 # Small enough that a run takes seconds: a perceptron, two or three epochs.
@@ -176,13 +177,16 @@ def test_early_stopping_ends_a_run_and_resuming_does_not_undo_it(tmp_path):
 
 def test_early_stopping_is_for_the_last_stage():
     """HAR's first stage has its full schedule, however its validation accuracy goes."""
-    settings = config.Config(epochs=3, early_stopping=1, validation_split=0.1)
+    step = ((base.Step(lambda *_: None),),)
+    stages = [base.Stage(3, step, preliminary=True), base.Stage(3, step)]
+    method = base.method(None, stages, None)
     accuracies = [(1, 0.9), (1, 0.8), (1, 0.7), (2, 0.3), (2, 0.2)]
     records = [{"epoch": e, "stage": s, "validation_accuracy": a} for e, (s, a) in enumerate(accuracies, 1)]
-    over = [run._is_over(settings, {0: records[:done]}, done, 6) for done in range(1, 6)]
+    over = [run._is_over(1, method, {0: records[:done]}, done) for done in range(1, 6)]
     assert over == [False, False, False, False, True]
     better = [*records[:4], {**records[4], "validation_accuracy": 0.4}]
-    assert not run._is_over(settings, {0: records, 1: better}, 5, 6)  # the seed that still improves decides
+    assert not run._is_over(1, method, {0: records, 1: better}, 5)  # the seed that still improves decides
+    assert run._is_over(0, method, {0: records}, 6) and not run._is_over(0, method, {0: records}, 5)
 
 
 def states(out, epoch):
@@ -309,19 +313,3 @@ def test_recipes_give_the_papers_settings():
     assert (options["meta_learning_rate"], options["warmup_epochs"]) == (3e-3, 5)
     assert config.resolve({"dataset": "cifar100"})[0].options["num_bins"] == 50
     assert sources and config.resolve({"dataset": "cifar10", "learning_rate": 0.3})[0].learning_rate == 0.3
-
-
-def test_help_names_every_setting_and_option(capsys):
-    with pytest.raises(SystemExit):
-        run.main(["--help"])
-    text = capsys.readouterr().out
-    for flag in (
-        "--imbalance-ratio",
-        "--noise-rate",
-        "--seeds",
-        "--parallel",
-        "--meta-every",
-        "--pseudo-label",
-        "--resume",
-    ):
-        assert flag in text

@@ -208,7 +208,7 @@ def _adapted(
 ) -> dict[str, Any]:
     """A method's options, fitted to the run's settings: pinned, shortened, told the noise rate."""
     chosen = dict(chosen)
-    if "loss" in chosen:
+    if chosen.get("loss"):
         chosen["loss"] = user_code.pin(chosen["loss"], "loss", custom.FORM)
     if chosen.get("forget_rate", 0) is None and settings.get("noise_rate"):
         chosen["forget_rate"] = settings["noise_rate"]  # it is known here, since the noise was made

@@ -23,8 +23,9 @@ def list_methods(known: Sequence[base.Entry] | None = None, width: int | None = 
     table = _table(*columns)
     for column in table.columns[3:]:
         column.justify = "right"
+    names = {entry.name for entry in entries}
     for entry in _by_family(entries):
-        part = entry.family not in ("", entry.name)
+        part = entry.family in names - {entry.name}
         aliases = f" ({', '.join(entry.aliases)})" if entry.aliases else ""
         table.add_row(
             ("  " if part else "") + entry.name + aliases, _NONE if part or not entry.paper else entry.paper,
@@ -39,7 +40,7 @@ def list_methods(known: Sequence[base.Entry] | None = None, width: int | None = 
 def _by_family(entries: Sequence[base.Entry]) -> list[base.Entry]:
     """The entries, each followed by those of its family."""
     there = {entry.name for entry in entries}
-    heads = [entry for entry in entries if entry.family in ("", entry.name) or entry.family not in there]
+    heads = [entry for entry in entries if entry.family not in there - {entry.name}]
     parts = [[entry for entry in entries if entry.family == head.name != entry.name] for head in heads]
     return [entry for head, own in zip(heads, parts, strict=True) for entry in (head, *own)]
 

@@ -1,0 +1,142 @@
+"""The command line's words: help in a screenful or two, lists, which options belong where, settings from recipes."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from experiments import run
+from experiments.settings import catalogue, command_line, config, listing, recipes
+from robustjax import methods
+from robustjax.methods import base
+
+
+def shown(capsys, *flags):
+    assert run.main(list(flags)) == 0
+    return capsys.readouterr().out
+
+
+def has_flag(text, name):
+    return re.search(rf"^  --(\[no-\])?{name.replace('_', '-')}\b", text, re.MULTILINE) is not None
+
+
+def test_help_is_of_a_run_and_fits_the_screen(capsys):
+    text = shown(capsys, "--help")
+    lines = text.splitlines()
+    assert len(lines) < 90 and max(map(len, lines)) <= 120
+    for name in config.FIELDS:
+        assert has_flag(text, name), name
+    for foreign in ("--meta-every", "--q=", "--regularizer"):
+        assert foreign not in text
+    assert "--method=NAME --help" in text and "--list-methods" in text
+    assert "global batch size (64)" in text  # the recipe's for digits, not the default of 128
+
+
+@pytest.mark.parametrize("name", ["gce", "elr_plus", "dynamic_loss", "har", "custom", "nlnl"])
+def test_help_of_a_method_names_its_options_and_no_others(name, capsys):
+    text = shown(capsys, f"--method={name}", "--help")
+    assert len(text.splitlines()) < 130
+    own = text.split(f"options of {name}:")[1]
+    options = catalogue.options(catalogue.entry(name))
+    for option in options:
+        assert has_flag(own, option), option
+    assert sum(line.startswith("  --") for line in own.splitlines()) == len(options)
+    assert methods.entry(name).paper in " ".join(text.split())
+
+
+def test_help_shows_what_the_recipe_says_on_the_data_set(capsys):
+    on_digits = shown(capsys, "--help", "--method=dynamic_loss")
+    assert "--num-bins=INT" in on_digits and "(20)" in on_digits.split("--num-bins")[1].split("--")[0]
+    on_cifar = shown(capsys, "--method=dynamic_loss", "--dataset=cifar100", "--help")
+    assert "(50)" in on_cifar.split("--num-bins")[1].split("--")[0] and "supplement: R = 50" in on_cifar.replace(
+        "\n", " "
+    )
+
+
+def test_help_of_an_unknown_method_offers_the_nearest(capsys):
+    assert run.main(["--method=dynamic_los", "--help"]) == 2
+    assert "did you mean dynamic_loss" in capsys.readouterr().err
+
+
+def test_lists(capsys):
+    lines = shown(capsys, "--list-methods").splitlines()
+    found = [line.split()[0] for line in lines if line.split()[0] in methods.names()]
+    assert sorted(found) == sorted(methods.names())
+    (elr_plus,) = [number for number, line in enumerate(lines) if line.startswith("elr_plus ")]
+    assert lines[elr_plus + 1].startswith("  elr_plus_")  # ablations below the whole method
+    assert "Liu et al., NeurIPS 2020" in lines[elr_plus] and "2 C" in lines[elr_plus]
+    assert "resnet32" in shown(capsys, "--list-models")
+    datasets = shown(capsys, "--list-datasets")
+    assert "cifar10 " in datasets and "--dataset=folder:DIR --recipe=clothing1m" in datasets
+
+
+def test_a_list_names_needs_and_aliases():
+    entries = [
+        base.Entry("part", None, "A, B 2000", family="whole"),
+        base.Entry("whole", None, "A, B 2000", ("w",), needs=("trusted examples", "noise rate"), networks=2, cost=3.5),
+        base.Entry("orphan", None, "", family="nowhere"),
+    ]
+    rows = [
+        line for line in listing.list_methods(entries, 120).splitlines() if line.startswith(("whole", "  part", "or"))
+    ]
+    assert [row.split()[0] for row in rows] == ["whole", "part", "orphan"]
+    assert " ".join(rows[0].split()) == "whole (w) A, B 2000 trusted examples, noise rate 2 none 3.5"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    command = [sys.executable, "-m", "experiments.run", "--list-datasets"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait(60) == 0
+
+
+def test_the_program_is_named_as_it_was_called(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/robustjax"])
+    assert command_line.help_text([]).startswith("usage: robustjax [")
+    monkeypatch.setattr(sys, "argv", ["/somewhere/experiments/run.py"])
+    assert command_line.help_text([]).startswith("usage: python -m experiments.run [")
+
+
+def test_unknown_flags_are_told_from_other_methods_options(capsys):
+    with pytest.raises(SystemExit):
+        command_line.parse(["--method=gce", "--num-bin=3"])
+    assert "did you mean --num-bins" in capsys.readouterr().err
+    given = command_line.parse(["--method=gce", "--num-bins=3"])
+    with pytest.raises(ValueError, match=r"--num-bins belongs to dynamic_loss.*method='gce' takes q"):
+        config.resolve(given)
+
+
+def test_a_method_that_needs_the_noise_rate_is_told_it(monkeypatch):
+    monkeypatch.setattr(methods, "_REGISTRY", dict(methods._REGISTRY))
+
+    def forgetful(task, *, forget_rate: float | None = None):
+        return None
+
+    methods.register(base.Entry("forgetful", forgetful, "Nobody, NeurIPS 2030"))
+
+    def rate(**given):
+        return config.resolve({"method": "forgetful", **given})[0].options["forget_rate"]
+
+    assert rate(noise="symmetric", noise_rate=0.3) == 0.3
+    assert rate(noise="symmetric", noise_rate=0.3, forget_rate=0.1) == 0.1
+    assert rate(noise="none", noise_rate=0.0) is None
+    assert command_line.parse(["--method=forgetful", "--forget-rate=0.5"])["forget_rate"] == 0.5
+
+
+def test_recipes_name_settings_and_options_that_there_are():
+    for (name, *_), recipe in recipes.METHODS.items():
+        assert recipe.settings.keys() <= set(config.FIELDS), name
+        if name in methods.names():
+            parameters = config.resolve({"method": name, "dataset": "digits"})[0].options
+            assert recipe.options.keys() <= parameters.keys(), name
+    for recipe in (*recipes.DATASETS.values(), *recipes.SPARSE.values()):
+        assert recipe.settings.keys() <= set(config.FIELDS)
+
+
+def test_every_recipe_resolves():
+    for name in methods.names():
+        for dataset in recipes.datasets():
+            settings, sources = config.resolve({"method": name, "dataset": dataset})
+            assert settings.method == name and (sources or dataset in ("clothing1m", "webvision"))
