@@ -3,8 +3,6 @@
 import pathlib
 from collections.abc import Iterator, Mapping
 
-import numpy as np
-
 from experiments.settings import build
 from experiments.settings.config import Config
 from robustjax.data import Dataset, corruptions
@@ -52,11 +50,10 @@ def has_labels(path: pathlib.Path, seed: int) -> bool:
 
 
 def hashes(labels: Mapping[int, build.SeedLabels]) -> dict[str, dict[int, str]]:
-    """What config.json says of the seeds' labels, and of their trusted examples if there are any."""
+    """What config.json says of the seeds' labels, and of which trusted examples they have, if any."""
     found = {"labels": {seed: corruptions.label_hash(own.train.given) for seed, own in labels.items()}}
-    # Their labels say little; which they are, much.
-    chosen = {seed: np.asarray(own.trusted.kept) for seed, own in labels.items() if own.trusted is not None}
-    return found | ({"trusted": {seed: corruptions.label_hash(kept) for seed, kept in chosen.items()}} if chosen else {})
+    chosen = {seed: corruptions.label_hash(own.trusted.kept) for seed, own in labels.items() if own.trusted is not None}
+    return found | ({"trusted": chosen} if chosen else {})
 
 
 def _parts(labels: build.SeedLabels) -> Iterator[tuple[str, Labels]]:
