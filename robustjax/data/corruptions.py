@@ -9,10 +9,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
+from robustjax._checks import check_choice
 from robustjax.data.checks import (
     Key,
-    check_choice,
     check_counts,
     check_labels,
     check_num_classes,
@@ -37,7 +38,7 @@ OWN_CLASS_FORMS = ("exclusive", "inclusive")
 
 
 def _resolve_mapping(
-    dataset: str | None, mapping: Mapping[int, int] | None, num_classes: int | None, form: str = "independent"
+    dataset: str | None, mapping: Mapping[int, int] | None, num_classes: int | None, form: str | None = "independent"
 ) -> Mapping[int, int]:
     """The class map of asymmetric noise: the one given, or the data set's published one."""
     if mapping is None:
@@ -64,7 +65,7 @@ def _base_name(dataset: str | None) -> str:
     return (dataset or "").split(":")[0].split("/")[0]
 
 
-def noisy_groups(dataset: str) -> tuple[tuple[int, ...], ...]:
+def noisy_groups(dataset: str | None) -> tuple[tuple[int, ...], ...]:
     """The groups of classes that HAR's heteroskedastic noise confuses in `dataset` (ValueError where none is defined).
 
     Their members are the `rare` classes of HAR's step imbalance on noisy classes; all others, of its benign variant
@@ -122,7 +123,7 @@ def transition_matrix(
     Sources: SR and ELR, experiments (symmetric, asymmetric); Co-teaching (pair flip); HAR, section 4 and its code;
     Dynamic Loss, experiments and code (frequency-proportional, inclusive), ROLT (exclusive).
     """
-    check_choice(kind, NOISE_KINDS, "kind")
+    check_choice("kind", kind, NOISE_KINDS)
     c, r = check_num_classes(num_classes), check_rate(rate)
     accepted = {
         "symmetric": OWN_CLASS_FORMS,
@@ -154,7 +155,9 @@ def transition_matrix(
     return matrix
 
 
-def _frequency_matrix(num_classes: int, rate: float, class_counts, *, include_own: bool) -> np.ndarray:
+def _frequency_matrix(
+    num_classes: int, rate: float, class_counts: npt.ArrayLike | None, *, include_own: bool
+) -> np.ndarray:
     if class_counts is None:
         raise ValueError("class_counts is missing: frequency_proportional noise needs the clean class counts [C]")
     n = check_counts(class_counts, "class_counts", num_classes).astype(np.float64)
@@ -170,7 +173,7 @@ def _frequency_matrix(num_classes: int, rate: float, class_counts, *, include_ow
     return (1 - rate) * eye + rate * (1 - eye) * n / (total - n)[:, None]
 
 
-def apply_transition(labels, matrix, key: Key) -> np.ndarray:
+def apply_transition(labels: npt.ArrayLike, matrix: npt.ArrayLike, key: Key) -> np.ndarray:
     """Noisy labels, int32 [N]: each drawn independently from the row of `matrix` [C, C] that its label names.
 
     Raises ValueError unless the rows of `matrix` are probabilities that sum to 1 within 1e-6.
@@ -202,7 +205,13 @@ def _relabel(labels: np.ndarray, rows: np.ndarray, matrix: np.ndarray, rng: np.r
 
 
 def symmetric(
-    labels, rate: float, num_classes: int, key: Key, *, include_own: bool = False, exact: bool = False
+    labels: npt.ArrayLike,
+    rate: float,
+    num_classes: int,
+    key: Key,
+    *,
+    include_own: bool = False,
+    exact: bool = False,
 ) -> np.ndarray:
     """Labels replaced with probability `rate` by a uniformly random class, int32 [N].
 
@@ -226,7 +235,7 @@ def symmetric(
 
 
 def asymmetric(
-    labels,
+    labels: npt.ArrayLike,
     rate: float,
     key: Key,
     *,
@@ -248,7 +257,7 @@ def asymmetric(
     Raises ValueError for a data set without a map, a rate outside [0, 1], an unknown form or labels out of range.
     """
     r = check_rate(rate)
-    check_choice(form, ASYMMETRIC_FORMS, "form")
+    check_choice("form", form, ASYMMETRIC_FORMS)
     known = mapping is None and _base_name(dataset) in ASYMMETRIC_MAPS
     c = (100 if _base_name(dataset) == "cifar100" else 10) if known else None
     clean = check_labels(labels, c)
@@ -264,13 +273,13 @@ def asymmetric(
     return noisy
 
 
-def pair_flip(labels, rate: float, num_classes: int, key: Key) -> np.ndarray:
+def pair_flip(labels: npt.ArrayLike, rate: float, num_classes: int, key: Key) -> np.ndarray:
     """Labels moved with probability `rate` to the next class, the last to the first, int32 [N] (Co-teaching)."""
     return apply_transition(labels, transition_matrix("pair_flip", num_classes, rate), key)
 
 
 def heteroskedastic(
-    labels,
+    labels: npt.ArrayLike,
     num_classes: int,
     key: Key,
     *,
@@ -289,7 +298,13 @@ def heteroskedastic(
 
 
 def frequency_proportional(
-    labels, rate: float, num_classes: int, key: Key, *, include_own: bool = True, exact: bool = False
+    labels: npt.ArrayLike,
+    rate: float,
+    num_classes: int,
+    key: Key,
+    *,
+    include_own: bool = True,
+    exact: bool = False,
 ) -> np.ndarray:
     """Labels replaced with probability `rate` by one drawn as often as the classes occur in `labels`, int32 [N].
 
@@ -322,7 +337,7 @@ def _check_ratio(ratio: float) -> float:
     return float(ratio)
 
 
-def long_tailed_counts(counts, ratio: float) -> np.ndarray:
+def long_tailed_counts(counts: npt.ArrayLike, ratio: float) -> np.ndarray:
     """Class sizes that fall exponentially with the class index, int64 [C]: int(n f^(c/(C-1))), f = 1/ratio.
 
     counts [C]: the examples at hand. n is their mean N/C, or less where a class has too few, so that the profile keeps
@@ -338,7 +353,7 @@ def long_tailed_counts(counts, ratio: float) -> np.ndarray:
     return refuse_empty(sizes, "counts", f"lower the ratio ({ratio}) or use more data")
 
 
-def step_counts(counts, ratio: float, *, rare: Sequence[int] | None = None) -> np.ndarray:
+def step_counts(counts: npt.ArrayLike, ratio: float, *, rare: Sequence[int] | None = None) -> np.ndarray:
     """Class sizes of two kinds, int64 [C]: int(n) for the frequent classes, int(n / ratio) for the rare ones.
 
     counts, n, ratio: as in `long_tailed_counts`. rare: the rare classes; by default the last C // 2 (LDAM-DRW's code).
@@ -357,7 +372,7 @@ def step_counts(counts, ratio: float, *, rare: Sequence[int] | None = None) -> n
     return refuse_empty(sizes, "counts", f"lower the ratio ({ratio}) or use more data")
 
 
-def subsample(labels, counts, key: Key, *, at_most: bool = False) -> np.ndarray:
+def subsample(labels: npt.ArrayLike, counts: npt.ArrayLike, key: Key, *, at_most: bool = False) -> np.ndarray:
     """Indices of a random subset with counts[c] examples of every class c, int64, in increasing order.
 
     at_most: a class with fewer than counts[c] examples keeps all of them (HAR cuts by noisy labels, whose numbers
