@@ -80,8 +80,8 @@ def load(
     """A data set by name, as arrays.
 
     name: `digits` (scikit-learn's 8×8 digits, 130 a class for training); a TFDS image or text classification set, also
-    as `name/config:version`; `npz:FILE` with the arrays of `from_arrays` by their names; or `folder:PATH` with images in `train/CLASS/`
-    and `test/CLASS/` (or `validation`, `val`).
+    as `name/config:version`; `npz:FILE` with the arrays of `from_arrays` by their names; or `folder:PATH` with images
+    in `train/CLASS/` and `test/CLASS/` (or `validation`, `val`).
     data_dir: where TFDS finds or puts prepared files (its own default: `$TFDS_DATA_DIR` or `~/tensorflow_datasets`).
     cache_dir: images and texts are decoded once into it (default `$XDG_CACHE_HOME` or `~/.cache`,
     `/robustjax/datasets`).
