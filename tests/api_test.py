@@ -3,12 +3,15 @@
 import ast
 import importlib
 import inspect
+import pathlib
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
 import robustjax
+from experiments import run
 
 
 def declared():
@@ -62,3 +65,12 @@ def test_star_import():
     exec("from robustjax import *", names)
     assert set(robustjax.__all__) <= set(names)
     assert robustjax.__version__[0].isdigit()
+
+
+def test_the_console_command_is_the_module(capsys):
+    project = tomllib.loads((pathlib.Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    module, _, name = project["scripts"]["robustjax"].partition(":")
+    command = getattr(importlib.import_module(module), name)
+    assert command is run.main
+    assert command(["--method=nothing"]) == 2  # a status, which is what a console script needs
+    assert "nothing" in capsys.readouterr().err

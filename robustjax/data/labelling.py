@@ -59,7 +59,7 @@ def corrupt(
       ValueError: for an unknown kind, a rate or ratio out of range, noise that is not defined for the data set, given
         labels beside noise or of another size, positions that are not there once, or a class left empty.
 
-    Example:
+    Examples:
       >>> labels = np.repeat(np.arange(3), 40)
       >>> found = corrupt(labels, 3, 0, noise="symmetric", rate=0.5, imbalance="long_tailed", ratio=10)
       >>> np.bincount(found.clean).tolist()
@@ -122,7 +122,7 @@ def hold_out(labels: Labels, share: float, num_classes: int, seed: int) -> tuple
     Raises:
       ValueError: a share out of range, or one that holds out nothing.
 
-    Example:
+    Examples:
       >>> whole = corrupt(np.repeat(np.arange(3), 40), 3, 0)
       >>> train, validation = hold_out(whole, 0.1, 3, seed=0)
       >>> np.bincount(train.given).tolist(), np.bincount(validation.given).tolist()
@@ -161,7 +161,7 @@ def draw_trusted(labels: npt.ArrayLike, num_classes: int, count: int, seed: int)
     Raises:
       ValueError: naming the flag `trusted_examples`, for a count below C or one that takes all examples of a class.
 
-    Example:
+    Examples:
       >>> labels = np.repeat(np.arange(3), 40)
       >>> positions = draw_trusted(labels, 3, 7, seed=0)
       >>> labels[positions].tolist()

@@ -22,9 +22,10 @@ def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
       logits: [N, C].
       labels: integers [N].
 
-    >>> logits = jnp.array([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0], [0.0, 1.0]])
-    >>> float(accuracy(logits, jnp.array([0, 1, 1, 1])))
-    0.75
+    Examples:
+      >>> logits = jnp.array([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0], [0.0, 1.0]])
+      >>> float(accuracy(logits, jnp.array([0, 1, 1, 1])))
+      0.75
     """
     _require_examples(logits, labels)
     return jnp.mean(_predictions(logits) == labels, dtype=jnp.float32)
@@ -40,9 +41,10 @@ def group_accuracy(logits: jax.Array, labels: jax.Array, groups: jax.Array, num_
         ``head_medium_tail`` pass ``class_groups[labels]``.
       num_groups: static.
 
-    >>> logits = jnp.array([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0], [0.0, 1.0]])
-    >>> group_accuracy(logits, jnp.array([0, 1, 1, 1]), jnp.array([0, 0, 2, 2]), 3).tolist()
-    [1.0, nan, 0.5]
+    Examples:
+      >>> logits = jnp.array([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0], [0.0, 1.0]])
+      >>> group_accuracy(logits, jnp.array([0, 1, 1, 1]), jnp.array([0, 0, 2, 2]), 3).tolist()
+      [1.0, nan, 0.5]
     """
     _require_examples(logits, labels)
     _require_examples(logits, groups, "groups")
@@ -54,9 +56,10 @@ def group_accuracy(logits: jax.Array, labels: jax.Array, groups: jax.Array, num_
 def per_class_accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Return the accuracy (recall) of each class, [C]; nan for a class that no label names.
 
-    >>> logits = jnp.array([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0], [0.0, 1.0]])
-    >>> [round(share, 4) for share in per_class_accuracy(logits, jnp.array([0, 1, 1, 1])).tolist()]
-    [1.0, 0.6667]
+    Examples:
+      >>> logits = jnp.array([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0], [0.0, 1.0]])
+      >>> [round(share, 4) for share in per_class_accuracy(logits, jnp.array([0, 1, 1, 1])).tolist()]
+      [1.0, 0.6667]
     """
     return group_accuracy(logits, labels, labels, logits.shape[-1])
 
@@ -64,9 +67,10 @@ def per_class_accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 def balanced_accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Return the mean of the per-class accuracies over the classes present.
 
-    >>> logits = jnp.array([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0], [0.0, 1.0]])
-    >>> round(float(balanced_accuracy(logits, jnp.array([0, 1, 1, 1]))), 4)
-    0.8333
+    Examples:
+      >>> logits = jnp.array([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0], [0.0, 1.0]])
+      >>> round(float(balanced_accuracy(logits, jnp.array([0, 1, 1, 1]))), 4)
+      0.8333
     """
     return jnp.nanmean(per_class_accuracy(logits, labels))
 
@@ -81,8 +85,9 @@ def head_medium_tail(class_counts: Sequence[int] | np.ndarray) -> np.ndarray:
     Args:
       class_counts: training examples of each class, [C].
 
-    >>> head_medium_tail([500, 300, 200, 50, 20, 5]).tolist()
-    [0, 0, 1, 1, 2, 2]
+    Examples:
+      >>> head_medium_tail([500, 300, 200, 50, 20, 5]).tolist()
+      [0, 0, 1, 1, 2, 2]
     """
     counts = np.asarray(class_counts)
     if counts.ndim != 1 or len(counts) < 3:
@@ -105,9 +110,10 @@ def expected_calibration_error(logits: jax.Array, labels: jax.Array, num_bins: i
       labels: integers [N].
       num_bins: static.
 
-    >>> logits = jnp.log(jnp.array([[0.75, 0.25]] * 4))  # three quarters sure each time
-    >>> [round(float(expected_calibration_error(logits, jnp.array(y))), 4) for y in ([0, 0, 0, 1], [0, 0, 0, 0])]
-    [0.0, 0.25]
+    Examples:
+      >>> logits = jnp.log(jnp.array([[0.75, 0.25]] * 4))  # three quarters sure each time
+      >>> [round(float(expected_calibration_error(logits, jnp.array(y))), 4) for y in ([0, 0, 0, 1], [0, 0, 0, 0])]
+      [0.0, 0.25]
     """
     _require_examples(logits, labels)
     if num_bins < 1:
@@ -132,10 +138,11 @@ def memorization(logits: jax.Array, given: jax.Array, clean: jax.Array) -> dict[
       of the wrongly labelled ``wrong_true`` (the true class is predicted in spite of the label), ``wrong_memorized``
       (the given class is) and ``wrong_other``. Each of the two families sums to 1.
 
-    >>> logits = jnp.array([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0], [2.0, 0.0]])
-    >>> found = memorization(logits, given=jnp.array([0, 1, 1, 1]), clean=jnp.array([0, 0, 0, 0]))
-    >>> {name: round(float(share), 4) for name, share in found.items() if name.startswith("wrong")}
-    {'wrong_true': 0.6667, 'wrong_memorized': 0.3333, 'wrong_other': 0.0}
+    Examples:
+      >>> logits = jnp.array([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0], [2.0, 0.0]])
+      >>> found = memorization(logits, given=jnp.array([0, 1, 1, 1]), clean=jnp.array([0, 0, 0, 0]))
+      >>> {name: round(float(share), 4) for name, share in found.items() if name.startswith("wrong")}
+      {'wrong_true': 0.6667, 'wrong_memorized': 0.3333, 'wrong_other': 0.0}
     """
     _require_examples(logits, given, "given")
     _require_examples(logits, clean, "clean")
@@ -173,10 +180,11 @@ def gradient_coefficients(
       their standard deviations with ``_std`` at the end; with targets also ``elr_coefficient_…``, of λ g, and
       ``total_coefficient_…``, of the sum. nan where there is no such example.
 
-    >>> logits = jnp.log(jnp.array([[0.75, 0.25], [0.75, 0.25]]))
-    >>> found = gradient_coefficients(logits, given=jnp.array([0, 1]), clean=jnp.array([0, 0]))
-    >>> round(float(found["ce_coefficient_clean"]), 4), round(float(found["ce_coefficient_wrong"]), 4)
-    (-0.25, 0.75)
+    Examples:
+      >>> logits = jnp.log(jnp.array([[0.75, 0.25], [0.75, 0.25]]))
+      >>> found = gradient_coefficients(logits, given=jnp.array([0, 1]), clean=jnp.array([0, 0]))
+      >>> round(float(found["ce_coefficient_clean"]), 4), round(float(found["ce_coefficient_wrong"]), 4)
+      (-0.25, 0.75)
     """
     _require_examples(logits, given, "given")
     _require_examples(logits, clean, "clean")
@@ -207,9 +215,10 @@ def sparse_rate(logits: jax.Array, temperature: float = 1.0) -> jax.Array:
       logits: [N, C].
       temperature: above 0; SR's τ.
 
-    >>> logits = jnp.log(jnp.array([[0.75, 0.25]]))
-    >>> round(float(sparse_rate(logits)), 4), round(float(sparse_rate(logits, temperature=0.1)), 4)
-    (0.625, 1.0)
+    Examples:
+      >>> logits = jnp.log(jnp.array([[0.75, 0.25]]))
+      >>> round(float(sparse_rate(logits)), 4), round(float(sparse_rate(logits, temperature=0.1)), 4)
+      (0.625, 1.0)
     """
     if logits.ndim != 2:
         raise ValueError(f"logits must be [N, C], got shape {logits.shape}")
@@ -225,8 +234,9 @@ def correction_accuracy(corrected: jax.Array, clean: jax.Array) -> jax.Array:
       corrected: corrected label distributions [N, C].
       clean: the true labels, integers [N].
 
-    >>> float(correction_accuracy(jnp.array([[0.9, 0.1], [0.6, 0.4]]), jnp.array([0, 1])))
-    0.5
+    Examples:
+      >>> float(correction_accuracy(jnp.array([[0.9, 0.1], [0.6, 0.4]]), jnp.array([0, 1])))
+      0.5
     """
     return accuracy(corrected, clean)
 
@@ -239,9 +249,10 @@ def label_trust(weights: jax.Array, given: jax.Array, clean: jax.Array) -> dict[
       given: the labels trained on, integers [N].
       clean: the true labels, integers [N].
 
-    >>> found = label_trust(jnp.array([1.0, 0.5, 0.25]), jnp.array([0, 1, 1]), jnp.array([0, 1, 0]))
-    >>> float(found["right"]), float(found["wrong"])
-    (0.75, 0.25)
+    Examples:
+      >>> found = label_trust(jnp.array([1.0, 0.5, 0.25]), jnp.array([0, 1, 1]), jnp.array([0, 1, 0]))
+      >>> float(found["right"]), float(found["wrong"])
+      (0.75, 0.25)
     """
     _require_examples(weights, given, "given")
     _require_examples(weights, clean, "clean")
@@ -259,8 +270,9 @@ def noise_detection_auroc(scores: jax.Array, is_wrong: jax.Array) -> jax.Array:
       scores: suspicion of each example (its loss, say), [N]; higher means more likely wrong.
       is_wrong: bool [N].
 
-    >>> float(noise_detection_auroc(jnp.array([0.1, 0.7, 0.4, 0.9]), jnp.array([False, False, True, True])))
-    0.75
+    Examples:
+      >>> float(noise_detection_auroc(jnp.array([0.1, 0.7, 0.4, 0.9]), jnp.array([False, False, True, True])))
+      0.75
     """
     _require_examples(scores, is_wrong, "is_wrong")
     is_wrong = is_wrong.astype(bool)
