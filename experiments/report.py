@@ -104,7 +104,8 @@ def table(name: str, cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], *
       show_all: also list what has not been measured, and why not.
     """
     notes: dict[str, int] = {}
-    compared, apart, absent, used = [], [], [], []
+    compared, apart, absent = [], [], []
+    used: list[Mapping[str, Any]] = []
     for cell in cells:
         found = measurements(cell, rows)
         faithful = [each for each in found if not each.changed]
@@ -121,15 +122,15 @@ def table(name: str, cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], *
                 used += each.rows
     parts = [f"### {name}"]
     if compared:
-        head = ("cell", "published", "measured", "seeds", "difference", "in published std", "notes")
-        parts.append("\n".join([_row(head), "| --- | ---: | ---: | ---: | ---: | ---: | --- |", *compared]))
+        head = _row(("cell", "published", "measured", "seeds", "difference", "in published std", "notes"))
+        parts.append("\n".join([head, "| --- | ---: | ---: | ---: | ---: | ---: | --- |", *compared]))
         parts.append("Percent, mean ± standard deviation over seeds; difference is measured minus published.")
     if notes:
         parts.append("\n".join(f"[{number}] {text}  " for text, number in notes.items()).rstrip())
     if apart:
         parts.append("**Other settings than the paper's: not comparable with its numbers.**")
-        head = ("cell", "run (paper)", "measured", "seeds")
-        parts.append("\n".join([_row(head), "| --- | --- | ---: | ---: |", *apart]))
+        head = _row(("cell", "run (paper)", "measured", "seeds"))
+        parts.append("\n".join([head, "| --- | --- | ---: | ---: |", *apart]))
     if absent:
         parts.append("\n".join([_row(("not measured", "published", "why")), "| --- | ---: | --- |", *absent]))
     if used:

@@ -103,7 +103,8 @@ def execute(settings: config.Config, sources: Sequence[str] = (), command: str =
             "command": command, "seconds": seconds, "class_names": list(made.dataset.class_names),
             "trusted_examples": made.num_trusted,
         }  # fmt: skip
-        of_runs.draw_all(path, settings, made.dataset, [own.train for own in made.labels], made.seeds, lines)
+        titled = dataclasses.replace(settings, method=user_code.short_name(settings.method))
+        of_runs.draw_all(path, titled, made.dataset, [own.train for own in made.labels], made.seeds, lines)
         records.write_json_atomic(path / "summary.json", summary)
     return summary
 
@@ -298,7 +299,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _print(text)
             return 0
         settings, sources = config.resolve(command_line.parse(arguments))
-        settings = dataclasses.replace(settings, out=settings.out or str(directory.default_path(settings)))
+        path = pathlib.Path(settings.out or directory.default_path(settings))
+        settings = dataclasses.replace(settings, out=str(path))
         summary = execute(settings, sources, command)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
@@ -309,7 +311,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    show(summary, pathlib.Path(settings.out))
+    show(summary, path)
     return 0
 
 

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -46,9 +46,9 @@ def make_schedule(spec: str, base: float, epochs: int, warmup_epochs: float = 0.
             case "cosine", []:
                 schedule = schedules.cosine(base, epochs)
             case "multistep", [milestones, factor]:
-                schedule = schedules.multistep(base, [float(m) for m in milestones.split(",")], float(factor))
+                schedule = schedules.multistep(base, [int(m) for m in milestones.split(",")], float(factor))
             case "cosine_restarts", [period, final]:
-                schedule = schedules.cosine_restarts(base, float(period), float(final))
+                schedule = schedules.cosine_restarts(base, int(period), float(final))
             case "exponential", [factor]:
                 schedule = schedules.exponential(base, float(factor))
             case _:
@@ -233,7 +233,7 @@ def corrupt(config: Config, dataset: Dataset, seed: int, pool: Dataset | None = 
 def resident(dataset: Dataset, pool: Dataset | None = None) -> Resident:
     """The data set's inputs and those of the trusted pool, to be put on the device."""
     trusted = None if pool is None else pool.train_inputs  # often the data set's own, which are put there once
-    return Resident(dataset.train_inputs, dataset.test_inputs, trusted)
+    return Resident(*(cast(jax.Array, array) for array in (dataset.train_inputs, dataset.test_inputs, trusted)))
 
 
 def own(labels: SeedLabels, seed: int) -> Own:

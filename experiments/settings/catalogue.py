@@ -111,9 +111,8 @@ def _is_factory(thing: Any) -> bool:
 
 def _check_options(known: base.Entry, place: str) -> None:
     """Refuse parameters of a user's factory that could not be given as flags."""
-    _, *rest = list(_parameters(known).values()) or [None]
-    for each in rest:
-        if each is not None and (each.kind is not each.KEYWORD_ONLY or each.default is each.empty):
+    for each in list(_parameters(known).values())[1:]:
+        if each.kind is not each.KEYWORD_ONLY or each.default is each.empty:
             raise ValueError(
                 f"method={place!r}: {each.name!r} must be an option, keyword-only (after a *) and with a default."
             )

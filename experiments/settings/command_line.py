@@ -12,14 +12,14 @@ import shutil
 import sys
 import textwrap
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from experiments.settings import catalogue, config, listing
 from robustjax import methods, user_code
 
 _HELP = ("--help", "-h")
-_LISTS = {
+_LISTS: dict[str, Callable[[], str]] = {
     "--list-methods": listing.list_methods,
     "--list-models": listing.list_models,
     "--list-datasets": listing.list_datasets,

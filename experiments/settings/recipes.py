@@ -57,7 +57,7 @@ DATASETS: dict[str, Recipe] = {
 }  # fmt: skip
 
 # SR's protocol for CIFAR, where it is not the data set's own above.
-_SR_CIFAR = {
+_SR_CIFAR: dict[str, Any] = {
     "noise": "symmetric_exclusive", "noise_rate": 0.4, "imbalance": "none", "imbalance_ratio": 1.0, "batch_size": 128,
     "momentum": 0.9, "schedule": "cosine", "lr_warmup_epochs": 0.0, "gradient_clip": 5.0,
     "initialization": "kaiming_xavier",
@@ -124,7 +124,7 @@ _HAR_MNIST = _HAR_SMALL._replace(
 )
 
 # ELR's protocol for CIFAR, where it is not the data set's own above.
-_ELR_CIFAR = {
+_ELR_CIFAR: dict[str, Any] = {
     "model": "resnet34", "noise": "symmetric", "noise_rate": 0.4, "imbalance": "none", "imbalance_ratio": 1.0,
     "batch_size": 128, "learning_rate": 0.02, "weight_decay": 1e-3, "momentum": 0.9, "lr_warmup_epochs": 0.0,
     "augmentation": "crop-flip", "initialization": "torch",
@@ -138,16 +138,20 @@ def _elr(source: str, strength: float, beta: float, options: dict[str, Any] | No
 
 
 # MW-Net, Co-teaching and DivideMix on CIFAR: noise without a tail.
-_BALANCED = {"noise": "symmetric", "imbalance": "none", "imbalance_ratio": 1.0, "lr_warmup_epochs": 0.0,
-             "momentum": 0.9, "augmentation": "crop-flip", "initialization": "torch"}  # fmt: skip
+_BALANCED: dict[str, Any] = {
+    "noise": "symmetric", "imbalance": "none", "imbalance_ratio": 1.0, "lr_warmup_epochs": 0.0, "momentum": 0.9,
+    "augmentation": "crop-flip", "initialization": "torch",
+}  # fmt: skip
 _MW_NET_CIFAR = _recipe(
     "MW-Net (NeurIPS 2019), section 4.2 and code: ResNet-32, 1000 trusted images, 0.1, a tenth at 80 and 100; ours: "
     "120 epochs, batch 128, weight decay 5e-4",
     model="resnet32", noise_rate=0.4, trusted_examples=1000, epochs=120, batch_size=128, learning_rate=0.1,
     weight_decay=5e-4, schedule="multistep:80,100:0.1", **_BALANCED,
 )  # fmt: skip
-_CO_TEACHING = {"optimizer": "adam", "learning_rate": 1e-3, "batch_size": 128, "epochs": 200, "weight_decay": 0.0,
-                "gradient_clip": 0.0, "schedule": "constant"}  # fmt: skip
+_CO_TEACHING: dict[str, Any] = {
+    "optimizer": "adam", "learning_rate": 1e-3, "batch_size": 128, "epochs": 200, "weight_decay": 0.0,
+    "gradient_clip": 0.0, "schedule": "constant",
+}  # fmt: skip
 _CO_TEACHING_CIFAR = _recipe(
     "Co-teaching (NeurIPS 2018), section 4 and code: Adam at 1e-3, 200 epochs, forget rate reached after 10; ours: "
     "8-layer CNN (9 there), no decay of the rate after epoch 80, crop and flip",

@@ -8,14 +8,16 @@ What a cell would take to run is in `experiments.tables.commands`, what it reads
 import csv
 import difflib
 import fnmatch
+import io
 import itertools
 import math
 import os
 import re
 from collections.abc import Iterable, Sequence
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 PAPERS = ("har", "sr", "dynamic_loss", "elr")
 COLUMNS = (
@@ -88,7 +90,7 @@ _NOISE_NAMES = {
 _IMBALANCE_NAMES = {"long_tailed": "longtail"}
 
 
-def load(folder: str | os.PathLike | None = None) -> tuple[Cell, ...]:
+def load(folder: str | os.PathLike[str] | None = None) -> tuple[Cell, ...]:
     """All cells, in the order of the papers and their tables.
 
     Args:
@@ -98,6 +100,7 @@ def load(folder: str | os.PathLike | None = None) -> tuple[Cell, ...]:
       ValueError: for a file with other columns, a number that is none, or two cells that cannot be told apart.
       FileNotFoundError: if there is no CSV file.
     """
+    files: Sequence[Traversable]
     if folder is None:
         files = [resources.files(__name__) / f"{paper}.csv" for paper in PAPERS]
     else:
@@ -106,11 +109,10 @@ def load(folder: str | os.PathLike | None = None) -> tuple[Cell, ...]:
             raise FileNotFoundError(f"folder {os.fspath(folder)!r} holds no CSV file.")
     rows = []
     for file in files:
-        with file.open(newline="", encoding="utf-8") as text:
-            reader = csv.DictReader(text)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
-                raise ValueError(f"{file.name} has the columns {reader.fieldnames}; expected {', '.join(COLUMNS)}.")
-            rows += [_parse(row, f"{file.name}, line {reader.line_num}") for row in reader]
+        reader = csv.DictReader(io.StringIO(file.read_text(encoding="utf-8")))
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise ValueError(f"{file.name} has the columns {reader.fieldnames}; expected {', '.join(COLUMNS)}.")
+        rows += [_parse(row, f"{file.name}, line {reader.line_num}") for row in reader]
     return with_ids(rows)
 
 
@@ -171,6 +173,7 @@ def members(cell: Cell) -> tuple[Cell, ...]:
         name: _numbers(text) for name, text in re.findall(r"\b(ratio|noise|symmetric|asymmetric) \{(.*?)\}", cell.note)
     }
     ratios = listed.get("ratio", [cell.imbalance_ratio])
+    noises: list[tuple[str, Amount]]
     if "noise" in listed:
         noises = [(cell.noise, rate) for rate in listed["noise"]]
     elif cell.noise_rate == "mean":
@@ -194,7 +197,7 @@ def _parse(row: dict[str, str], where: str) -> Cell:
         except ValueError:
             raise ValueError(f"{where}: {column}={text!r} is not a number.") from None
 
-    numbers = {column: number(column) for column in ("noise_rate", "imbalance_ratio", "mean", "std")}
+    numbers: dict[str, Any] = {column: number(column) for column in ("noise_rate", "imbalance_ratio", "mean", "std")}
     return Cell(**{**row, **numbers}, id="")
 
 
@@ -215,7 +218,7 @@ def _id(cell: Cell, with_metric: bool) -> str:
 
 
 def _natural(table: str) -> tuple[int, str]:
-    digits = re.match(r"\d*", table).group()
+    digits = table[: len(table) - len(table.lstrip("0123456789"))]
     return int(digits or 0), table
 
 
