@@ -125,6 +125,13 @@ def test_a_method_that_needs_the_noise_rate_is_told_it(monkeypatch):
     assert command_line.parse(["--method=forgetful", "--forget-rate=0.5"])["forget_rate"] == 0.5
 
 
+def test_an_option_of_two_types_is_read_as_the_methods_own():
+    assert command_line.parse(["--method=dividemix", "--ramp-epochs=2.5"])["ramp_epochs"] == 2.5
+    assert command_line.parse(["--method=Co-Teaching", "--ramp-epochs=2"])["ramp_epochs"] == 2
+    with pytest.raises(SystemExit):
+        command_line.parse(["--method=co_teaching", "--ramp-epochs=2.5"])
+
+
 def test_recipes_name_settings_and_options_that_there_are():
     for (name, *_), recipe in recipes.METHODS.items():
         assert recipe.settings.keys() <= set(config.FIELDS), name

@@ -64,6 +64,15 @@ def test_a_full_scale_row_is_compared():
     assert "1 run(s), 30 min 00 s: H200, jax 0.10.2, abcdef012345 with changes." in text
 
 
+def test_trusted_examples_are_noted():
+    row = make_row(CELLS[0], [0.90]) | {"trusted_examples": 20}
+    text = report.report(CELLS, [row], "toy/1")
+    assert "[3] uses 20 trusted examples" in text and table_rows(text)[0][-1] == "[1] [2] [3]"
+    apart = make_row(CELLS[0], [0.90], epochs=10) | {"trusted_examples": 20}
+    (line,) = table_rows(report.report(CELLS, [apart], "toy/1"))
+    assert line[1] == "smaller scale: 10 of 50 epochs; uses 20 trusted examples"
+
+
 def test_without_a_published_std_and_with_a_doubt():
     text = report.report(CELLS, [make_row(CELLS[1], [0.88])], "toy/1")
     (line,) = table_rows(text)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 
 import pytest
 
@@ -56,6 +57,7 @@ def executed(monkeypatch):
             "seconds": 1.5,
             "environment": ENVIRONMENT,
             "mean_std": {"test_accuracy_last": [0.5, 0.0]},
+            "trusted_examples": settings.trusted_examples,
             "seeds": seeds,
         }
 
@@ -238,6 +240,35 @@ def test_differences_between_runs():
     # A run from before the program knew a setting had its default, be that the paper's value or not.
     old = {k: v for k, v in paper.items() if k not in ("nesterov", "batch_size")}
     assert reproduce.differences(paper, old) == {"batch_size": (64, 128)}
+
+
+def test_settings_of_before_and_since():
+    """Runs from before trusted examples were known used none; their identity has not changed, and some are told."""
+    paper = config.identity(config.resolve({"method": "gce", "dataset": "digits"})[0])
+    some = config.identity(config.resolve({"method": "gce", "dataset": "digits", "trusted_examples": 20})[0])
+    assert some.keys() - paper.keys() == {"trusted_examples"}
+    assert reproduce.differences(paper, some) == {"trusted_examples": (0, 20)}
+    assert reproduce.differences(some, paper) == {"trusted_examples": (20, 0)}
+    assert reproduce.run_hash(paper) != reproduce.run_hash(some)
+
+
+def test_hashes_of_recorded_runs_have_not_changed():
+    rows = {row["run_hash"]: row for row in reproduce.read_results(pathlib.Path(__file__).parents[1] / "results")}
+    again = set()
+    for known, row in rows.items():
+        assert reproduce.run_hash(row["settings"]) == known
+        now = config.identity(config.resolve(command_line.parse(row["command"].split()[3:]))[0])
+        assert reproduce.differences(now, row["settings"]) == {}
+        again |= {known} & {reproduce.run_hash(now)}
+    assert again  # those that knew all settings of their time; others knew fewer
+
+
+def test_trusted_examples_are_told_in_the_row(tmp_path, executed):
+    flags = ("--table=toy/1", "--cells=*/cross_entropy", "--trusted-examples=20")
+    assert reproduce_toy(tmp_path, *flags) == 0
+    (row,) = rows_of(tmp_path)
+    assert row["trusted_examples"] == 20 and row["changed"] == {"trusted_examples": {"paper": 0, "run": 20}}
+    assert "--trusted-examples=20" in row["command"]
 
 
 def test_cells_that_share_a_run_share_a_job():

@@ -217,6 +217,20 @@ def test_resuming_another_run_is_refused(tmp_path, capsys):
     assert read(out / "metrics.jsonl") == before
 
 
+def test_a_run_of_before_a_setting_was_known_is_resumed(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert start(out, "cross_entropy", 1) == 0
+    (out / "summary.json").unlink()
+    saved = json.loads(read(out / "config.json"))
+    del saved["settings"]["nesterov"]
+    (out / "config.json").write_text(json.dumps(saved))
+    assert start(out, "cross_entropy", 1, "--resume", "--nesterov") == 2
+    assert "nesterov=False, not True" in capsys.readouterr().err
+    assert start(out, "cross_entropy", 1, "--resume", "--trusted-examples=10") == 2
+    assert "trusted_examples=0, not 10" in capsys.readouterr().err
+    assert start(out, "cross_entropy", 1, "--resume") == 0
+
+
 def test_a_damaged_checkpoint_is_reported(tmp_path, capsys):
     out = tmp_path / "run"
     assert start(out, "cross_entropy", 1) == 0
