@@ -1,0 +1,1 @@
+"""A run directory: claiming, records, progress, environment, results table, restoring."""
