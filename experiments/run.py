@@ -153,7 +153,7 @@ def _train(
         so_far[record["seed"]].append(record)
     if _is_over(settings, so_far, start, epochs):  # it was cut after its last epoch
         return before
-    (path / "diagnostics").mkdir(exist_ok=True)
+    preliminary = sum(stage.preliminary for stage in method.stages)
 
     began = time.monotonic()
     mode = "quiet" if settings.quiet else "auto"
@@ -170,11 +170,10 @@ def _train(
             done = epoch.epoch + 1
             improved = []
             for k, (seed, own) in enumerate(zip(seeds, labels, strict=True)):
-                record = measure.record(epoch, k, seed, dataset.test_labels, own.train, own.validation)
+                record = measure.record(epoch, k, seed, dataset.test_labels, own.train, own.validation, preliminary)
                 so_far[seed].append(record)
                 records.append_record(metrics, record)
-                if seen := measure.diagnostics(epoch, k, own.train, dataset.num_classes):
-                    np.savez_compressed(path / "diagnostics" / f"seed{seed}-epoch{done:04d}.npz", **seen)
+                measure.save_findings(path, epoch, k, seed, own.train)
                 best = history.best_validation(so_far[seed])
                 if best is not None and best["epoch"] == done:
                     improved.append((k, seed))

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import optimize, stats
 
-from experiments.pictures import plots
+from experiments.pictures import plots, style
 from robustjax import losses, regularizers
 from robustjax.data import corruptions
 from robustjax.training import evaluation
@@ -304,7 +304,7 @@ def memorization_panels(records: Mapping[str, Record]) -> list[plots.Panel]:
 
 def gradient_panels(record: Record) -> list[plots.Panel]:
     """Mean entry of p - y at the true class, and its size, for rightly and wrongly labelled examples."""
-    looks = {"clean": ("-", plots.BLUE), "wrong": ("--", plots.RED)}
+    looks = {"clean": ("-", style.BLUE), "wrong": ("--", style.RED)}
     return [
         plots.Panel(
             {_KIND_TITLES[kind]: _line(record[f"{kind}_{name}"], *looks[kind]) for kind in KINDS},
@@ -325,8 +325,8 @@ def cancellation_panels(record: Record) -> list[plots.Panel]:
     return [
         plots.Panel(
             {
-                "p - y": _line(fit, "-.", plots.BLUE),
-                "λg": _line(pull, "--", plots.ORANGE),
+                "p - y": _line(fit, "-.", style.BLUE),
+                "λg": _line(pull, "--", style.ORANGE),
                 "sum": _line(fit + pull, "-", "black"),
             },
             title=f"ELR without clip: {_KIND_TITLES[kind]} examples",
@@ -343,7 +343,7 @@ def cancellation_panels(record: Record) -> list[plots.Panel]:
 def separability_panel(examples: int = 100, draws: int = 40) -> plots.Panel:
     """Share of separable draws by p/n for three noise rates (points), beside Theorem 6's bound (lines)."""
     found = {}
-    for flip, color in ((0.4, plots.BLUE), (0.5, plots.GREEN), (0.8, plots.RED)):
+    for flip, color in ((0.4, style.BLUE), (0.5, style.GREEN), (0.8, style.RED)):
         every = np.arange(40, examples + 1)
         bound = np.array([separability_bound(examples, p, flip) for p in every])
         found[f"at least, Δ = {flip:g}"] = plots.Line(every / examples, np.where(bound >= 0, bound, np.nan), "-", color)

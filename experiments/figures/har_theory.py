@@ -27,7 +27,7 @@ import numpy as np
 import optax
 from scipy import interpolate, linalg, optimize, special
 
-from experiments.pictures import plots
+from experiments.pictures import plots, style
 from robustjax import losses, models
 from robustjax.data import augment, corruptions, sources
 from robustjax.training import evaluation
@@ -535,8 +535,8 @@ def draw_exponents(path: pathlib.Path, sizes: Mapping[int, int]) -> str:
         for (n, elements), look in zip(sizes.items(), ("--", "-"), strict=True):
             problem = problem_of(elements)
             for name, color, theory, exponents in (
-                ("q", plots.BLUE, 0.6, [(a, noise_power) for a in EXPONENTS]),
-                (noise_name, plots.RED, noise_power, [(0.6, b) for b in EXPONENTS]),
+                ("q", style.BLUE, 0.6, [(a, noise_power) for a in EXPONENTS]),
+                (noise_name, style.RED, noise_power, [(0.6, b) for b in EXPONENTS]),
             ):
                 risks = risk_by_exponents(problem, problem.variance, exponents, n)
                 found = minimum(EXPONENTS, risks)
@@ -559,7 +559,7 @@ def draw_theorem(path: pathlib.Path, sizes: Mapping[int, int]) -> str:
     smoother, counts = as_spline(problem), np.array(list(sizes))
     risks, ratios = {}, {}
     told = ["Theorem 1, simulated risk / formula (standard error; formula):"]
-    for (name, rho), color in zip(logistic_rhos(problem).items(), (plots.BLUE, plots.RED, plots.GREEN), strict=True):
+    for (name, rho), color in zip(logistic_rhos(problem).items(), (style.BLUE, style.RED, style.GREEN), strict=True):
         formula, found, errors = np.empty((3, len(counts)))
         for k, (n, replicates) in enumerate(sizes.items()):
             strength = best_strength(smoother, rho, n)
@@ -615,8 +615,8 @@ def draw_toy(path: pathlib.Path, seed: int = 0) -> None:
         plots.Panel(
             {
                 "observations": plots.Line(*toy, "o", "#999999"),
-                "true curve": plots.Line(inputs, toy_curve(inputs), "-", plots.BLUE),
-                "fit": plots.Line(inputs, fit, "-", plots.RED),
+                "true curve": plots.Line(inputs, toy_curve(inputs), "-", style.BLUE),
+                "fit": plots.Line(inputs, fit, "-", style.RED),
             },
             title,
             "x",
