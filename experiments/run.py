@@ -137,11 +137,11 @@ def _train(
 ) -> float:
     """Train to the end, writing records, diagnostics and checkpoints; returns the seconds it took in all."""
     owns = [build.own(each, seed) for each, seed in zip(labels, seeds, strict=True)]
-    epochs = method.epochs or task.epochs
+    epochs = method.epochs
     resident, folder, metrics = build.resident(dataset), path / "checkpoints", path / "metrics.jsonl"
     state, start, before = None, 0, 0.0
     if resuming and checkpoints.latest_epoch(folder) is not None:
-        fresh = engine.init_states(method, layout, owns, resident.train_inputs[:1])
+        fresh = engine.init_states(method, layout, owns)
         saved, meta, start = checkpoints.restore(folder, parallel.by_seed(layout, fresh))
         state, before = parallel.place_seeds(layout, saved), meta["seconds"]
         checkpoints.discard_after(folder, start)

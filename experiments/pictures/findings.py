@@ -177,7 +177,7 @@ def draw_by_example(values: np.ndarray, wrong: np.ndarray | None, title: str) ->
         groups = {"right labels": (~np.asarray(wrong, bool), BLUE), "wrong labels": (np.asarray(wrong, bool), RED)}
     finite = values[np.isfinite(values)]
     low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 1.0)
-    if 0 <= low and high <= 1:
+    if low >= 0 and high <= 1:
         low, high = 0.0, 1.0
     edges = np.linspace(low, high, 41) if high > low else np.linspace(low - 0.5, high + 0.5, 41)
     figure, (ax,) = style.panels(1, columns=1, size=(5.0, 3.0))

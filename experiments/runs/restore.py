@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.settings import build
 from experiments.runs import directory
+from experiments.settings import build
 from experiments.settings.config import Config
 from robustjax import data
 from robustjax.data import corruptions
@@ -68,7 +68,7 @@ def restore_run(
     task = build.make_task(settings, dataset, len(labels[0].train.kept), build.num_groups(labels))
     method = build.make_method(settings, task)
     # Seeds differ in their values only, so that one of them shows the form of all.
-    like = method.init(jax.random.key(0), np.asarray(labels[0].train.given), dataset.train_inputs[:1])
+    like = method.init(jax.random.key(0), np.asarray(labels[0].train.given))
     if best:
         folders = [directory.best_folder(path, settings.seed + k) for k in range(settings.seeds)]
         found = [checkpoints.restore(folder, like) for folder in folders]

@@ -251,7 +251,7 @@ class Entry(NamedTuple):
     Attributes:
       name: on the command line, in tables and results.
       make: its factory. Options are its keyword-only parameters, their help is the Args section of its docstring.
-      paper: authors, venue and year, such as "Han et al., NeurIPS 2018".
+      paper: authors, venue and year, such as "Han et al., NeurIPS 2018"; "" for one's own.
       aliases: what people type instead; case, hyphens and plus signs are taken care of.
       family: the name whose recipes it takes; its own if empty. Ablations take those of the whole method.
       needs: what it cannot do without: "trusted examples", "noise rate", "normalisation layers".
@@ -273,9 +273,9 @@ class Entry(NamedTuple):
     small: Mapping[str, Any] = {}
 
     @property
-    def year(self) -> int:
-        """Of the paper, its last word."""
-        return int(self.paper.split()[-1])
+    def year(self) -> int | None:
+        """Of the paper, its last word; None for one's own."""
+        return int(self.paper.split()[-1]) if self.paper else None
 
 
 def method(

@@ -10,6 +10,7 @@ Where the paper and the authors' code differ, the paper's form is the default an
 (`rank_form`, `finetune`); where the paper is silent (what y' is, how the nets look), the code's is the default.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,158 +19,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from robustjax import losses, meta
+from robustjax import findings, losses, meta
+from robustjax._checks import check_choice
+from robustjax.meta_nets import init_corrector, init_margin, margin_vector, weight_table
 from robustjax.methods import base
+from robustjax.selection import loss_ranks, rank_bins, sample_primary, sampling_sizes, select_meta
+from robustjax.targets import corrected_labels, pseudo_labels
 
 CORRECTORS = ("mlp", "agnostic", "vector", "none")
 MARGINS = ("mlp", "vector", "balanced_softmax", "none")
 SAMPLINGS = ("hierarchical", "naive")
 PSEUDO_LABELS = ("sample", "hard", "soft")
 RANK_FORMS = ("paper", "code")
-
-
-# --- The meta net: label corrector and margin generator -------------------------------------------------------------
-
-
-def init_mlp(key: jax.Array, num_inputs: int, hidden: int, num_outputs: int, output_bias: float) -> dict[str, Any]:
-    """An embedding of `num_inputs` entries and three linear layers: what the corrector and the margin generator share.
-
-    Xavier-uniform embedding, Xavier-normal weights [in, out], zero biases but the last (authors' code).
-    """
-    sizes = [hidden, hidden, hidden, num_outputs]
-    keys = jax.random.split(key, len(sizes))
-    xavier = jax.nn.initializers.glorot_normal()
-    layers = [
-        {"kernel": xavier(k, (m, n)), "bias": jnp.zeros(n)}
-        for k, m, n in zip(keys, sizes[:-1], sizes[1:], strict=False)
-    ]
-    layers[-1]["bias"] += output_bias
-    return {"embedding": jax.nn.initializers.glorot_uniform()(keys[-1], (num_inputs, hidden)), "layers": layers}
-
-
-def apply_mlp(params: dict[str, Any]) -> jax.Array:
-    """The net's outputs for every entry of its embedding: [num_inputs, num_outputs]."""
-    *hidden, last = params["layers"]
-    x = params["embedding"]
-    for layer in hidden:
-        x = jax.nn.relu(x @ layer["kernel"] + layer["bias"])
-    return x @ last["kernel"] + last["bias"]
-
-
-def init_corrector(
-    key: jax.Array, num_classes: int, num_bins: int, *, form: str = "mlp", hidden: int = 64, bias: float = 3.98
-) -> dict[str, Any]:
-    """Parameters of the label corrector, starting at g = sigmoid(bias): it trusts the given labels.
-
-    Args:
-      key: PRNG key.
-      num_classes: C.
-      num_bins: R, the number of loss-rank bins.
-      form: "mlp" (class-wise), "agnostic" (one output for all classes), "vector" (a free table), "none".
-      hidden: width of the net.
-      bias: output bias; 3.98 gives g = 0.982 (authors' code).
-    """
-    if form == "none":
-        return {}
-    if form == "vector":
-        return {"table": jnp.full((num_bins, num_classes), bias)}
-    return init_mlp(key, num_bins, hidden, 1 if form == "agnostic" else num_classes, bias)
-
-
-def init_margin(
-    key: jax.Array, num_classes: int, *, form: str = "mlp", hidden: int = 64, bias: float = 1.0
-) -> dict[str, Any]:
-    """Parameters of the margin generator, starting near q = `bias`; forms "mlp", "vector", others have none."""
-    if form == "vector":
-        return {"table": jnp.full((1, num_classes), bias)}
-    return init_mlp(key, 1, hidden, num_classes, bias) if form == "mlp" else {}
-
-
-def weight_table(corrector: dict[str, Any], num_classes: int) -> jax.Array:
-    """Learned label weights g(r | y), [C, R], in (0, 1)."""
-    outputs = corrector["table"] if "table" in corrector else apply_mlp(corrector)
-    return jax.nn.sigmoid(jnp.broadcast_to(outputs, (outputs.shape[0], num_classes))).T
-
-
-def margin_vector(margin: dict[str, Any]) -> jax.Array:
-    """The learned margins q, [C], added to the logits."""
-    return (margin["table"] if "table" in margin else apply_mlp(margin))[0]
-
-
-def corrected_labels(weights: jax.Array, labels: jax.Array, pseudo_labels: jax.Array) -> jax.Array:
-    """y* = w e_y + (1 − w) y', [B, C], from weights [B], given labels [B] and the classifier's labels y' [B, C]."""
-    given = jax.nn.one_hot(labels, pseudo_labels.shape[-1], dtype=pseudo_labels.dtype)
-    return weights[:, None] * given + (1 - weights[:, None]) * pseudo_labels
-
-
-def pseudo_labels(key: jax.Array, logits: jax.Array, form: str) -> jax.Array:
-    """The classifier's labels y' [B, C], without gradient: one "sample" of its softmax, "hard" argmax, or "soft"."""
-    logits = jax.lax.stop_gradient(logits)
-    if form == "soft":
-        return jax.nn.softmax(logits)
-    classes = jax.random.categorical(key, logits) if form == "sample" else jnp.argmax(logits, -1)
-    return jax.nn.one_hot(classes, logits.shape[-1], dtype=logits.dtype)
-
-
-def corrector_warmup_loss(weights: jax.Array, labels: jax.Array, logits: jax.Array) -> jax.Array:
-    """−log(y*_y + 1e-8) per example [B], y' = softmax: the corrector's own objective while the classifier warms up.
-
-    Authors' code. It pulls g towards 1 for the labels that the classifier does not predict.
-    """
-    soft = corrected_labels(weights, labels, pseudo_labels(jax.random.key(0), logits, "soft"))
-    return -jnp.log(jnp.take_along_axis(soft, labels[:, None], -1)[:, 0] + 1e-8)
-
-
-# --- Loss ranks and the meta set ------------------------------------------------------------------------------------
-
-
-def rank_bins(class_counts: np.ndarray, num_bins: int, form: str = "paper") -> np.ndarray:
-    """The bin of the i-th smallest loss of a class, for all classes one after the other: int32 [N], on the host.
-
-    Args:
-      class_counts: given labels a class, int [C].
-      num_bins: R.
-      form: "paper", R equal bins, ⌊iR/n⌋; "code", int(i/(n+1)·R) evaluated in float64 from left to right, which in
-        rare exact cases is one less than the integer quotient.
-    """
-    if form == "paper":
-        bins = [np.arange(n) * num_bins // max(n, 1) for n in class_counts]
-    else:
-        bins = [(1.0 * np.arange(n) / (n + 1) * num_bins).astype(np.int64) for n in class_counts]
-    return np.concatenate(bins).astype(np.int32)
-
-
-def order_in_class(values: jax.Array, labels: jax.Array, num_classes: int) -> tuple[jax.Array, jax.Array]:
-    """Examples sorted by (class, value), and each one's position within its class: two int32 [N]."""
-    order = jnp.lexsort((values, labels)).astype(jnp.int32)
-    counts = jnp.bincount(labels, length=num_classes)
-    starts = jnp.cumsum(counts) - counts
-    position = jnp.arange(len(labels)) - starts[labels[order]]
-    return order, jnp.zeros_like(order).at[order].set(position.astype(jnp.int32))
-
-
-def loss_ranks(values: jax.Array, labels: jax.Array, bins: jax.Array) -> jax.Array:
-    """Loss-rank bins r_i in {0 … R−1} within each given class, int32 [N], from losses [N] and `rank_bins`."""
-    order = jnp.lexsort((values, labels))
-    return jnp.zeros(len(labels), jnp.int32).at[order].set(bins)
-
-
-def sample_primary(key: jax.Array, labels: jax.Array, size: jax.Array, num_classes: int) -> jax.Array:
-    """A random primary set of `size` examples a class, as a boolean mask [N]."""
-    return order_in_class(jax.random.uniform(key, labels.shape), labels, num_classes)[1] < size
-
-
-def select_meta(
-    values: jax.Array, labels: jax.Array, primary: jax.Array, size: jax.Array, num_classes: int
-) -> jax.Array:
-    """The `size` primary examples of lowest loss in each class, as a boolean mask [N]."""
-    position = order_in_class(jnp.where(primary, values, jnp.inf), labels, num_classes)[1]
-    return primary & (position < size)
-
-
-def sampling_sizes(smallest_class: int, primary_ratio: float, meta_ratio: float) -> tuple[int, int]:
-    """Primary and meta examples a class, fractions M0 and M1 of the smallest class's given labels; at least one."""
-    return max(1, int(primary_ratio * smallest_class)), max(1, int(meta_ratio * smallest_class))
 
 
 # --- One iteration --------------------------------------------------------------------------------------------------
@@ -210,24 +71,37 @@ def iteration(
       meta_params, meta_opt_state, meta_optimizer: the meta net's.
     """
 
-    def dynamic_loss(logits: jax.Array, theta: Any, weak_logits: jax.Array, draw: int) -> jax.Array:
+    def dynamic_loss(logits: jax.Array, theta: Any, weak_logits: jax.Array, draw: int) -> dict[str, base.Term]:
         labels, margin = targets(theta, jax.lax.stop_gradient(weak_logits), draw)
-        return base.masked_mean(losses.cross_entropy(logits + margin, labels), mask)
+        return {"loss": base.Term(losses.cross_entropy(logits + margin, labels), mask)}
 
     def virtual_loss(params: Any, theta: Any) -> tuple[jax.Array, jax.Array]:
         logits = weak(params)
-        return dynamic_loss(logits, theta, logits, 0), logits
+        return base.total(dynamic_loss(logits, theta, logits, 0)), logits
 
     found = meta.meta_gradient(virtual_loss, lambda p: (meta_loss(p), ()), meta_params, params, opt_state, optimizer)
     updates, meta_opt_state = meta_optimizer.update(found.gradient, meta_opt_state, meta_params)
     meta_params = optax.apply_updates(meta_params, updates)
 
-    def real_loss(params: Any) -> tuple[jax.Array, tuple]:
-        logits, aux = strong(params)
-        return dynamic_loss(logits, meta_params, found.train_aux, 1), (logits, aux)
+    def real_loss(params: Any) -> tuple[jax.Array, base.Attempt]:
+        logits, stats = strong(params)
+        tried = base.Attempt(dynamic_loss(logits, meta_params, found.train_aux, 1), logits, stats)
+        return base.total(tried.terms), tried
 
     real = meta.optimizer_step(real_loss, params, opt_state, optimizer)
     return Iteration(found, meta_params, meta_opt_state, real)
+
+
+# --- The corrector's warm-up ---------------------------------------------------------------------------------------
+
+
+def corrector_warmup_loss(weights: jax.Array, labels: jax.Array, logits: jax.Array) -> jax.Array:
+    """−log(y*_y + 1e-8) per example [B], y' = softmax: the corrector's own objective while the classifier warms up.
+
+    Authors' code. It pulls g towards 1 for the labels that the classifier does not predict.
+    """
+    soft = corrected_labels(weights, labels, pseudo_labels(jax.random.key(0), logits, "soft"))
+    return -jnp.log(jnp.take_along_axis(soft, labels[:, None], -1)[:, 0] + 1e-8)
 
 
 # --- The method -----------------------------------------------------------------------------------------------------
@@ -239,8 +113,8 @@ class DynamicLossState(NamedTuple):
     learner: base.Learner
     meta_params: dict[str, Any]
     meta_opt_state: Any
-    ranks: jax.Array
-    bins: jax.Array
+    ranks: base.PerExample
+    bins: base.PerExample
     log_prior: jax.Array
     primary_size: jax.Array
     meta_size: jax.Array
@@ -291,22 +165,17 @@ def dynamic_loss(
     Raises:
       ValueError: for an option outside its range, by name.
     """
-    for name, value, accepted in (
-        ("corrector", corrector, CORRECTORS),
-        ("margin", margin, MARGINS),
-        ("sampling", sampling, SAMPLINGS),
-        ("pseudo_label", pseudo_label, PSEUDO_LABELS),
-        ("rank_form", rank_form, RANK_FORMS),
-        ("views", views, (1, 2)),
-    ):
-        if value not in accepted:
-            raise ValueError(f"{name}={value!r} is none of {', '.join(map(str, accepted))}.")
+    check_choice("corrector", corrector, CORRECTORS)
+    check_choice("margin", margin, MARGINS)
+    check_choice("sampling", sampling, SAMPLINGS)
+    check_choice("pseudo_label", pseudo_label, PSEUDO_LABELS)
+    check_choice("rank_form", rank_form, RANK_FORMS)
+    check_choice("views", views, (1, 2))
     if num_bins < 1 or meta_every < 1 or hidden < 1:
         raise ValueError(f"num_bins={num_bins}, meta_every={meta_every} and hidden={hidden} must be at least 1.")
     if not 0 < meta_ratio <= primary_ratio <= 1:
         raise ValueError(f"0 < meta_ratio <= primary_ratio <= 1 is needed, got {meta_ratio} and {primary_ratio}.")
-    if not 0 <= warmup_epochs < max(task.epochs, 1):
-        raise ValueError(f"warmup_epochs={warmup_epochs} must be at least 0 and less than epochs={task.epochs}.")
+    base.check_warmup(task, warmup_epochs)
     if corrector == "none" and margin in ("none", "balanced_softmax"):
         raise ValueError(f"corrector='none' with margin={margin!r} leaves nothing to learn; use an ERM method instead.")
 
@@ -314,7 +183,7 @@ def dynamic_loss(
     meta_optimizer = optax.adam(meta_learning_rate)
     learns_corrector = corrector != "none"
 
-    def init(key: jax.Array, labels: np.ndarray, example: jax.Array) -> DynamicLossState:
+    def init(key: jax.Array, labels: np.ndarray) -> DynamicLossState:
         keys = jax.random.split(key, 3)
         counts = base.class_counts(labels, num_classes)
         meta_params = {
@@ -325,11 +194,11 @@ def dynamic_loss(
         }
         primary_size, meta_size = sampling_sizes(int(counts.min()), primary_ratio, meta_ratio)
         return DynamicLossState(
-            learner=base.init_learner(keys[0], task, example),
+            learner=base.init_learner(keys[0], task),
             meta_params=meta_params,
             meta_opt_state=meta_optimizer.init(meta_params),
-            ranks=jnp.zeros(len(labels), jnp.int32),
-            bins=jnp.asarray(rank_bins(counts, num_bins, rank_form)),
+            ranks=base.per_example(len(labels), dtype=jnp.int32),
+            bins=base.remembered(rank_bins(counts, num_bins, rank_form)),
             log_prior=jnp.log(jnp.maximum(jnp.asarray(counts, jnp.float32), 1)),
             primary_size=jnp.int32(primary_size),
             meta_size=jnp.int32(meta_size),
@@ -346,19 +215,36 @@ def dynamic_loss(
             return jnp.ones(labels.shape)
         return weight_table(theta["corrector"], num_classes)[labels, ranks]
 
-    def begin_epoch(state: DynamicLossState, survey: base.Survey, clock: base.Clock, key: jax.Array):
-        primary_key, train_key, meta_key = jax.random.split(key, 3)
-        values = losses.cross_entropy(survey.logits, survey.labels)
-        if sampling == "hierarchical":
-            primary = sample_primary(primary_key, survey.labels, state.primary_size, num_classes)
-        else:
-            primary = jnp.ones(survey.labels.shape, bool)
-        chosen = select_meta(values, survey.labels, primary, state.meta_size, num_classes)
-        chosen &= clock.epoch >= warmup_epochs
-        plan = {"train": base.shuffled(train_key, ~chosen), "meta": base.shuffled(meta_key, chosen)}
-        return state._replace(ranks=loss_ranks(values, survey.labels, state.bins)), plan
+    def ranked(state: DynamicLossState, values: jax.Array, labels: jax.Array) -> jax.Array:
+        """Loss-rank bins int32 [N]."""
+        return loss_ranks(values, labels, base.recall_all(state.bins, len(labels)))
 
-    def warmup_step(state: DynamicLossState, batches: dict[str, base.Batch], clock: base.Clock, key: jax.Array):
+    def plan_from(choose: Callable[..., jax.Array]) -> Callable[..., tuple[DynamicLossState, base.Plan]]:
+        """The plan of a stage: rank the losses, and keep a meta set bool [N] apart."""
+
+        def plan(
+            state: DynamicLossState, survey: base.Survey, clock: base.Clock, key: jax.Array
+        ) -> tuple[DynamicLossState, base.Plan]:
+            primary_key, train_key, meta_key = jax.random.split(key, 3)
+            values = losses.cross_entropy(survey.seen, survey.labels)
+            chosen = choose(state, values, survey.labels, primary_key)
+            drawn = {"train": base.shuffled(train_key, ~chosen), "meta": base.shuffled(meta_key, chosen)}
+            return state._replace(ranks=base.remembered(ranked(state, values, survey.labels))), drawn
+
+        return plan
+
+    def no_meta_set(state: DynamicLossState, values: jax.Array, labels: jax.Array, key: jax.Array) -> jax.Array:
+        return jnp.zeros(labels.shape, bool)
+
+    def meta_set(state: DynamicLossState, values: jax.Array, labels: jax.Array, key: jax.Array) -> jax.Array:
+        primary = jnp.ones(labels.shape, bool)
+        if sampling == "hierarchical":
+            primary = sample_primary(key, labels, state.primary_size, num_classes)
+        return select_meta(values, labels, primary, state.meta_size, num_classes)
+
+    def warmup_step(
+        state: DynamicLossState, batches: base.Batches, clock: base.Clock, key: jax.Array
+    ) -> tuple[DynamicLossState, base.Metrics]:
         """Cross entropy for the classifier, the corrector's own objective for the corrector."""
         batch, learner = batches["train"], state.learner
         weak_key, strong_key, model_key = jax.random.split(key, 3)
@@ -368,9 +254,9 @@ def dynamic_loss(
                 task, learner, learner.params, task.weak(weak_key, batch.inputs), model_key
             )
 
-            def corrector_objective(theta):
-                trust = weights(theta, batch.labels, state.ranks[batch.index])
-                return base.masked_mean(corrector_warmup_loss(trust, batch.labels, weak_logits), batch.mask)
+            def corrector_objective(theta: Any) -> jax.Array:
+                trust = weights(theta, batch.labels, base.recall(state.ranks, batch.index))
+                return base.mean(base.Term(corrector_warmup_loss(trust, batch.labels, weak_logits), batch.mask))
 
             updates, new_opt_state = meta_optimizer.update(jax.grad(corrector_objective)(theta), meta_opt_state, theta)
             active = state.steps < corrector_warmup_steps
@@ -383,17 +269,28 @@ def dynamic_loss(
         given = jax.nn.one_hot(batch.labels, num_classes)
         return plain_step(state, batch, task.strong(strong_key, batch.inputs), given, 0.0, clock, model_key)
 
-    def plain_step(state, batch, inputs, labels, margin, clock, model_key):
+    def plain_step(
+        state: DynamicLossState,
+        batch: base.Batch,
+        inputs: jax.Array,
+        labels: jax.Array,
+        margin: Any,
+        clock: base.Clock,
+        model_key: jax.Array,
+    ) -> tuple[DynamicLossState, base.Metrics]:
         """A step of the classifier towards fixed labels [B, C] with a fixed margin."""
 
-        def loss(logits: jax.Array) -> jax.Array:
-            return losses.cross_entropy(logits + margin, labels)
+        def terms(logits: jax.Array) -> dict[str, base.Term]:
+            return {"loss": base.Term(losses.cross_entropy(logits + margin, labels), batch.mask)}
 
-        learner, metrics = base.descend(task, state.learner, batch, inputs, loss, clock.progress, model_key)
+        attempt = base.attempt_on(task, state.learner, inputs, model_key, terms)
+        learner, metrics, _ = base.descend(task, state.learner, batch, clock, attempt)
         return state._replace(learner=learner, steps=state.steps + 1), metrics
 
-    def make_targets(state: DynamicLossState, batch: base.Batch, key: jax.Array):
-        ranks = state.ranks[batch.index]
+    def make_targets(
+        state: DynamicLossState, batch: base.Batch, key: jax.Array
+    ) -> Callable[[Any, jax.Array, int], tuple[jax.Array, jax.Array]]:
+        ranks = base.recall(state.ranks, batch.index)
 
         def targets(theta: dict[str, Any], logits: jax.Array, draw: int) -> tuple[jax.Array, jax.Array]:
             pseudo = pseudo_labels(jax.random.fold_in(key, draw), logits, pseudo_label)
@@ -405,21 +302,22 @@ def dynamic_loss(
         strong = task.strong(keys[0], batch.inputs)
         return (task.weak(keys[1], batch.inputs) if views == 2 else strong), strong
 
-    def step(state: DynamicLossState, batches: dict[str, base.Batch], clock: base.Clock, key: jax.Array):
+    def step(
+        state: DynamicLossState, batches: base.Batches, clock: base.Clock, key: jax.Array
+    ) -> tuple[DynamicLossState, base.Metrics]:
         """A meta iteration."""
         batch, meta_batch, learner = batches["train"], batches["meta"], state.learner
         keys = jax.random.split(key, 5)
         weak, strong = view_inputs(batch, keys)
         meta_inputs = task.strong(keys[2], meta_batch.inputs)
 
-        def forward(params: Any, inputs: jax.Array):
+        def forward(params: Any, inputs: jax.Array) -> tuple[jax.Array, Any]:
             return base.train_apply(task, learner, params, inputs, keys[4])
 
         def meta_loss(params: Any) -> jax.Array:
             values = losses.cross_entropy(forward(params, meta_inputs)[0], meta_batch.labels)
-            return base.masked_mean(values, meta_batch.mask)
+            return base.mean(base.Term(values, meta_batch.mask))
 
-        rate = task.schedule(clock.progress)
         done = iteration(
             weak=lambda params: forward(params, weak)[0],
             strong=lambda params: forward(params, strong),
@@ -428,22 +326,24 @@ def dynamic_loss(
             mask=batch.mask,
             params=learner.params,
             opt_state=learner.opt_state,
-            optimizer=task.optimizer(rate),
+            optimizer=task.optimizer(clock.rate),
             meta_params=state.meta_params,
             meta_opt_state=state.meta_opt_state,
             meta_optimizer=meta_optimizer,
         )
-        logits, stats = done.real.aux
-        metrics = base.step_metrics(done.real.loss, logits, batch, rate)
+        tried: base.Attempt = done.real.aux
+        metrics = base.step_metrics(done.real.loss, tried, batch, clock)
         metrics["meta_loss"] = (done.meta.meta_loss, jnp.ones(()))
         return state._replace(
-            learner=base.updated(done.real, stats),
+            learner=base.Learner(done.real.params, tried.stats, done.real.opt_state),
             meta_params=done.meta_params,
             meta_opt_state=done.meta_opt_state,
             steps=state.steps + 1,
         ), metrics
 
-    def frozen_step(state: DynamicLossState, batches: dict[str, base.Batch], clock: base.Clock, key: jax.Array):
+    def frozen_step(
+        state: DynamicLossState, batches: base.Batches, clock: base.Clock, key: jax.Array
+    ) -> tuple[DynamicLossState, base.Metrics]:
         """An iteration without meta step, for `meta_every` > 1."""
         batch, learner = batches["train"], state.learner
         keys = jax.random.split(key, 5)
@@ -451,9 +351,11 @@ def dynamic_loss(
         weak_logits, _ = base.train_apply(task, learner, learner.params, weak, keys[4])
         labels, margin = make_targets(state, batch, keys[3])(state.meta_params, weak_logits, 1)
         state, metrics = plain_step(state, batch, strong, labels, margin, clock, keys[4])
-        return state, metrics | {"meta_loss": (jnp.zeros(()), jnp.zeros(()))}
+        return state, metrics
 
-    def finetune_step(state: DynamicLossState, batches: dict[str, base.Batch], clock: base.Clock, key: jax.Array):
+    def finetune_step(
+        state: DynamicLossState, batches: base.Batches, clock: base.Clock, key: jax.Array
+    ) -> tuple[DynamicLossState, base.Metrics]:
         """A step on the meta set towards its given labels, with the learned margin."""
         batch = batches["meta"]
         view_key, model_key = jax.random.split(key)
@@ -461,34 +363,53 @@ def dynamic_loss(
         inputs = task.strong(view_key, batch.inputs)
         return plain_step(state, batch, inputs, given, margins(state, state.meta_params), clock, model_key)
 
-    warmup = (base.Pass(("train",), (warmup_step,)),)
-    meta_training = (base.Pass(("train", "meta"), (step, *[frozen_step] * (meta_every - 1))),)
-    if finetune:
-        meta_training += (base.Pass(("meta",), (finetune_step,)),)
-
-    def inspect(state: DynamicLossState, survey: base.Survey) -> dict[str, jax.Array]:
-        ranks = loss_ranks(losses.cross_entropy(survey.logits, survey.labels), survey.labels, state.bins)
-        trust = weights(state.meta_params, survey.labels, ranks)
-        pseudo = pseudo_labels(jax.random.key(0), survey.logits, "hard")
-        found = {
-            "corrected_labels": corrected_labels(trust, survey.labels, pseudo),
-            "label_weight": trust,
-            "rank": ranks,
-            "margin": margins(state, state.meta_params),
-        }
-        if learns_corrector:
-            found["weight_table"] = weight_table(state.meta_params["corrector"], num_classes)
-        return found
-
     def predict(state: DynamicLossState, inputs: jax.Array) -> jax.Array:
         return base.predict_with(task, state.learner, inputs)
 
-    return base.Method(
-        init=init,
-        step=step,
-        predict=predict,
-        begin_epoch=begin_epoch,
-        survey=predict,
-        passes=lambda epoch: warmup if epoch < warmup_epochs else meta_training,
-        inspect=inspect,
-    )
+    def inspect(state: DynamicLossState, survey: base.Survey) -> findings.Findings:
+        ranks = ranked(state, losses.cross_entropy(survey.seen, survey.labels), survey.labels)
+        trust = weights(state.meta_params, survey.labels, ranks)
+        pseudo = pseudo_labels(jax.random.key(0), survey.seen, "hard")
+        found: findings.Findings = {
+            "correction": findings.LabelDistribution(corrected_labels(trust, survey.labels, pseudo)),
+            "label_weight": findings.LabelWeight(trust),
+            "margin": findings.PerClass(margins(state, state.meta_params)),
+        }
+        if learns_corrector:
+            table = weight_table(state.meta_params["corrector"], num_classes)
+            found["weight_table"] = findings.Table(table, ranks)
+        return found
+
+    train, meta_draw = base.Draw("train"), base.Draw("meta")
+    without_meta = (base.Step(frozen_step, (train,)),) * (meta_every - 1)
+    meta_training: tuple[base.Pass, ...] = ((base.Step(step, (train, meta_draw)), *without_meta),)
+    if finetune:
+        meta_training += ((base.Step(finetune_step, (meta_draw,)),),)
+    stages = [
+        base.Stage(warmup_epochs, base.one_pass(warmup_step), plan_from(no_meta_set), look=predict, when="epoch"),
+        base.Stage(task.epochs - warmup_epochs, meta_training, plan_from(meta_set), look=predict, when="epoch"),
+    ]
+    return base.method(init, stages, predict, inspect)
+
+
+_SMALL = {"num_bins": 5, "warmup_epochs": 1, "corrector_warmup_steps": 2, "meta_learning_rate": 1e-2, "hidden": 8}
+
+
+def _entry(suffix: str = "", aliases: tuple[str, ...] = (), **options: Any) -> base.Entry:
+    make = functools.partial(dynamic_loss, **options) if options else dynamic_loss
+    return base.Entry(
+        f"dynamic_loss{suffix}", make, "Jiang et al., TPAMI 2023", aliases, "dynamic_loss", memory="2", cost=3.67,
+        small=_SMALL,
+    )  # fmt: skip
+
+
+ENTRIES = (
+    _entry(aliases=("dl",)),
+    # The paper's ablations (Tables 5, 6 and 13), by the names of our tables.
+    _entry("_no_corrector", corrector="none"),
+    _entry("_no_margin", margin="none"),
+    _entry("_no_margin_bs", margin="balanced_softmax"),
+    _entry("_no_hierarchical_sampling", sampling="naive"),
+    _entry("_vector_meta_net", corrector="vector", margin="vector"),
+    _entry("_class_agnostic", corrector="agnostic"),
+)

@@ -24,18 +24,17 @@ the plain ones. In their ELR+ for CIFAR the two networks see different draws of 
 see the same, as the paper has it.
 """
 
-from collections.abc import Callable
+import functools
+import itertools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from robustjax import losses, regularizers, schedules
+from robustjax import findings, losses, regularizers, schedules
 from robustjax._checks import check_choice
-from robustjax.meta import optimizer_step
-from robustjax.methods import base
+from robustjax.methods import base, peers
 from robustjax.mixup import apply_mix, draw_mix
 from robustjax.models import Variables
 
@@ -49,7 +48,7 @@ class Student(NamedTuple):
 
     Attributes:
       learner: the network.
-      average: averaged parameters with batch statistics of their own; empty without weight averaging.
+      average: averaged weights; empty without weight averaging.
       targets: running targets t [N, C].
       steps: int32 scalar, steps made so far; it drives the ramps.
     """
@@ -120,16 +119,12 @@ def elr(
             return regularizers.early_learning_kl(logits, targets)
         return regularizers.early_learning(logits, targets, clip=limits)
 
-    def init(key: jax.Array, labels: np.ndarray, example: jax.Array) -> ElrState:
+    def init(key: jax.Array, labels: np.ndarray) -> ElrState:
         def student(which: int) -> Student:
             own = jax.random.fold_in(key, which)
-            learner = base.init_learner(own, task, example)
-            average = Variables({}, {})
-            if weight_averaging:  # it has a random start of its own: its first steps forget it
-                other = base.init_learner(jax.random.fold_in(own, 1), task, example)
-                average = Variables(other.params, other.stats)
+            average = peers.init_average(jax.random.fold_in(own, 1), task) if weight_averaging else peers.NO_AVERAGE
             targets = base.per_example(task.num_examples, (task.num_classes,), jnp.dtype(target_store))
-            return Student(learner, average, targets, jnp.int32(0))
+            return Student(base.init_learner(own, task), average, targets, jnp.int32(0))
 
         return ElrState(tuple(student(which) for which in range(networks)))
 
@@ -140,12 +135,13 @@ def elr(
         if not weight_averaging:
             logits, _ = base.train_apply(task, teacher.learner, teacher.learner.params, inputs, key)
             return state, jax.nn.softmax(logits)
-        average = teacher.average
-        logits, stats = task.model.apply(average.params, average.stats, inputs, train=True, key=key)
-        return _with(state, source, teacher._replace(average=average._replace(stats=stats))), jax.nn.softmax(logits)
+        average, logits = peers.average_logits(task, teacher.average, inputs, key)
+        return _with(state, source, teacher._replace(average=average)), jax.nn.softmax(logits)
 
-    def make_step(which: int) -> Callable[..., tuple[ElrState, base.Metrics]]:
-        def step(state: ElrState, batches: dict[str, base.Batch], clock: base.Clock, key: jax.Array):
+    def make_step(which: int) -> base.StepFunction:
+        def step(
+            state: ElrState, batches: base.Batches, clock: base.Clock, key: jax.Array
+        ) -> tuple[ElrState, base.Metrics]:
             batch = batches[streams[which]]
             view_key, mix_key, model_key, teacher_key = jax.random.split(key, 4)
             inputs, labels = task.strong(view_key, batch.inputs), jax.nn.one_hot(batch.labels, task.num_classes)
@@ -159,7 +155,7 @@ def elr(
             inputs, labels = mixed(inputs), mixed(labels)
             amount = strength * ramp(student.steps)
 
-            def objective(params: Any):
+            def attempt(params: Any) -> base.Attempt:
                 logits, stats = base.train_apply(task, student.learner, params, inputs, model_key)
                 if teaches:
                     targets = taught
@@ -168,49 +164,68 @@ def elr(
                     targets = regularizers.update_targets(before, probs, beta)
                 wanted = mixed(targets.astype(labels.dtype))
                 fitted = regularizers.refine_labels(labels, wanted) if refine else labels
-                values, extra = losses.cross_entropy(logits, fitted), pull(logits, wanted)
-                total = base.masked_mean(values + amount * extra, batch.mask)
-                return total, (values, extra, targets, logits, stats)
+                terms = {
+                    "unregularized_loss": base.Term(losses.cross_entropy(logits, fitted), batch.mask),
+                    "regularizer": base.Term(pull(logits, wanted), batch.mask, amount),
+                }
+                return base.Attempt(terms, logits, stats, aux=targets)
 
-            rate = task.schedule(clock.progress)
-            result = optimizer_step(objective, student.learner.params, student.learner.opt_state, task.optimizer(rate))
-            values, extra, targets, logits, stats = result.aux
+            learner, metrics, targets = base.descend(task, student.learner, batch, clock, attempt)
             average = student.average
             if weight_averaging:
-                share = 1 - decay(student.steps)
-                average = average._replace(params=optax.incremental_update(result.params, average.params, share))
-            metrics = base.step_metrics(result.loss, logits, batch, rate) | {
-                "unregularized_loss": base.tally(values, batch.mask),
-                "regularizer": base.tally(extra, batch.mask),
-                "regularizer_strength": (amount, jnp.ones(())),
-            }
+                average = peers.averaged(average, learner.params, 1 - decay(student.steps))
             memory = base.remember(student.targets, batch, targets)
-            student = Student(base.updated(result, stats), average, memory, student.steps + 1)
-            return _with(state, which, student), metrics
+            return _with(state, which, Student(learner, average, memory, student.steps + 1)), metrics
 
         return step
 
     def predict(state: ElrState, inputs: jax.Array) -> jax.Array:
-        return sum(base.predict_with(task, each.learner, inputs) for each in state.students) / networks
+        return peers.ensemble(task, [student.learner for student in state.students], inputs)
 
-    def begin_epoch(state: ElrState, survey: base.Survey, clock: base.Clock, key: jax.Array):
+    def plan(state: ElrState, survey: base.Survey, clock: base.Clock, key: jax.Array) -> tuple[ElrState, base.Plan]:
         everything = jnp.ones(survey.labels.shape, bool)
         keys = jax.random.split(key, networks)
         return state, {name: base.shuffled(k, everything) for name, k in zip(streams, keys, strict=True)}
 
-    def inspect(state: ElrState, survey: base.Survey) -> dict[str, jax.Array]:
-        tables = [each.targets.rows[: task.num_examples].astype(jnp.float32) for each in state.students]
+    def inspect(state: ElrState, survey: base.Survey) -> findings.Findings:
+        tables = [base.recall_all(student.targets, task.num_examples).astype(jnp.float32) for student in state.students]
+        targets = sum(tables) / networks
         amount = strength * ramp(state.students[0].steps)
-        return {"targets": sum(tables) / networks, "target_strength": jnp.asarray(amount)}
+        return {
+            "target": findings.LabelDistribution(targets),
+            "elr": findings.LogitGradient(amount * regularizers.early_learning_gradient(survey.seen, targets)),
+        }
 
-    steps = tuple(make_step(which) for which in range(networks))
-    method = base.Method(init, steps[0], predict, inspect=inspect)
-    if networks == 1:
-        return method
-    passes = tuple(base.Pass((name,), (step,)) for name, step in zip(streams, steps, strict=True))
-    return method._replace(begin_epoch=begin_epoch, passes=lambda epoch: passes)
+    passes = tuple((base.Step(make_step(which), (base.Draw(name),)),) for which, name in enumerate(streams))
+    stage = base.Stage(task.epochs, passes, plan=plan if networks == 2 else None)
+    return base.method(init, [stage], predict, inspect)
 
 
 def _with(state: ElrState, which: int, student: Student) -> ElrState:
     """The state with student number `which` replaced."""
-    return ElrState((*state.students[:which], student, *state.students[which + 1 :]))
+    return ElrState(peers.replaced(state.students, which, student))
+
+
+_PAPER = "Liu et al., NeurIPS 2020"
+
+ENTRIES = (
+    base.Entry("elr", elr, _PAPER, memory="C"),
+    # ELR+ and the ablation of its Table 5: two networks or one, with and without weight averaging and mixup.
+    *(
+        base.Entry(
+            f"elr_plus{one}{no_average}{no_mixup}",
+            functools.partial(
+                elr, networks=1 if one else 2, weight_averaging=not no_average, mixup=0.0 if no_mixup else 1.0
+            ),
+            _PAPER,
+            family="elr_plus",
+            networks=1 if one else 2,
+            memory="C" if one else "2 C",
+            cost=1.33,
+            small={"average_ramp_steps": 6, "ramp_steps": 4},
+        )
+        for one, no_average, no_mixup in itertools.product(
+            ("", "_one_network"), ("", "_no_weight_averaging"), ("", "_no_mixup")
+        )
+    ),
+)

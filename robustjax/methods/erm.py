@@ -8,11 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from robustjax import losses, margins
+from robustjax import losses, margins, schedules
 from robustjax._checks import check_choice
 from robustjax._probabilities import check_transition
 from robustjax.margins import example_weights
-from robustjax.meta import optimizer_step
 from robustjax.methods import base
 from robustjax.methods.composable import composable
 from robustjax.mixup import apply_mix, draw_mix
@@ -38,6 +37,7 @@ def erm(
     strength: Callable[[Any], Any] = lambda progress: 1.0,
     views: int = 1,
     mixup: float = 0.0,
+    of_the_batch: bool = False,
 ) -> base.Method:
     """Minimise the mean of a per-example loss on the strong view, plus that of a regulariser if there is one.
 
@@ -51,27 +51,33 @@ def erm(
       strength: progress in epochs -> weight of the regulariser.
       views: strong views of each example, which go through the network as one batch.
       mixup: α of mixup, which mixes the inputs of a step and gives the loss label distributions; 0 for none.
+      of_the_batch: whether the loss mixes examples, so that it needs the batch's mask [B], as keyword `mask`.
 
     Raises:
       ValueError: for a loss that does not give one value an example, or where its hyperparameters are out of range:
         it is rehearsed on three examples.
     """
 
-    def init(key: jax.Array, labels: np.ndarray, example: jax.Array) -> ErmState:
-        return ErmState(base.init_learner(key, task, example), jax.tree.map(jnp.asarray, constants(labels)))
+    def init(key: jax.Array, labels: np.ndarray) -> ErmState:
+        return ErmState(base.init_learner(key, task), jax.tree.map(jnp.asarray, constants(labels)))
 
-    def penalised(logits: jax.Array, labels: jax.Array, fixed: Constants) -> tuple[jax.Array, jax.Array]:
+    def penalised(
+        logits: jax.Array, labels: jax.Array, mask: jax.Array, fixed: Constants
+    ) -> tuple[jax.Array, jax.Array | None]:
         """Loss and unweighted regulariser, [B] each, of logits [views · B, C]."""
         seen = transform(logits).reshape(views, -1, task.num_classes)
-        values = loss(seen[0] if views == 1 else tuple(seen), labels, **fixed)
+        more = {"mask": mask} if of_the_batch else {}
+        values = loss(seen[0] if views == 1 else tuple(seen), labels, **fixed, **more)
         if jnp.shape(values) != labels.shape[:1]:
             raise ValueError(
                 f"loss must return one value an example, shape {labels.shape[:1]} for {len(labels)} of them, "
                 f"got shape {jnp.shape(values)}; the mean over the batch is taken by the method."
             )
-        return values, jnp.zeros_like(values) if regularizer is None else regularizer(seen).mean(0)
+        return values, None if regularizer is None else regularizer(seen).mean(0)
 
-    def step(state: ErmState, batches: dict[str, base.Batch], clock: base.Clock, key: jax.Array):
+    def step(
+        state: ErmState, batches: base.Batches, clock: base.Clock, key: jax.Array
+    ) -> tuple[ErmState, base.Metrics]:
         batch, learner = batches["train"], state.learner
         *view_keys, model_key = jax.random.split(key, views + 1)
         seen, labels = [task.strong(view_key, batch.inputs) for view_key in view_keys], batch.labels
@@ -80,29 +86,25 @@ def erm(
             seen = [apply_mix(view, mix) for view in seen]
             labels = apply_mix(jax.nn.one_hot(labels, task.num_classes), mix)
         inputs = jnp.concatenate(seen)
-        rate, amount = task.schedule(clock.progress), jnp.asarray(strength(clock.progress))
         share = batch.mask if weights is None else batch.mask * weights(labels, **state.constants)
 
-        def objective(params):
+        def attempt(params: Any) -> base.Attempt:
             logits, stats = base.train_apply(task, learner, params, inputs, model_key)
-            values, extra = penalised(logits, labels, state.constants)
-            total = margins.weighted_mean(values, share) + amount * base.masked_mean(extra, batch.mask)
-            return total, (values, extra, logits[: len(batch.labels)], stats)
+            values, extra = penalised(logits, labels, batch.mask, state.constants)
+            terms = {"unregularized_loss": base.Term(values, share)}
+            if extra is not None:
+                terms["regularizer"] = base.Term(extra, batch.mask, jnp.asarray(strength(clock.progress)))
+            return base.Attempt(terms, logits[: len(batch.labels)], stats)
 
-        result = optimizer_step(objective, learner.params, learner.opt_state, task.optimizer(rate))
-        values, extra, logits, stats = result.aux
-        metrics = base.step_metrics(result.loss, logits, batch, rate)
-        if regularizer is not None:
-            metrics["unregularized_loss"] = base.tally(values, share)
-            metrics["regularizer"] = base.tally(extra, batch.mask)
-            metrics["regularizer_strength"] = (amount, jnp.ones(()))
-        return state._replace(learner=base.updated(result, stats)), metrics
+        learner, metrics, _ = base.descend(task, learner, batch, clock, attempt)
+        return state._replace(learner=learner), metrics
 
     def rehearse() -> None:
         fixed = constants(np.arange(task.num_classes))
         labels = jnp.full((3, task.num_classes), 1 / task.num_classes) if mixup else jnp.zeros(3, jnp.int32)
         try:
-            jax.eval_shape(lambda logits: penalised(logits, labels, fixed), jnp.zeros((views * 3, task.num_classes)))
+            logits = jnp.zeros((views * 3, task.num_classes))
+            jax.eval_shape(lambda logits: penalised(logits, labels, jnp.ones(3), fixed), logits)
         except Exception as error:
             if mixup and not isinstance(error, ValueError):
                 told = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
@@ -115,29 +117,27 @@ def erm(
 
     base.check_mixup(task, mixup)
     rehearse()
-    return base.Method(init, step, predict=lambda state, inputs: base.predict_with(task, state.learner, inputs))
+
+    def predict(state: ErmState, inputs: jax.Array) -> jax.Array:
+        return base.predict_with(task, state.learner, inputs)
+
+    return base.method(init, [base.Stage(task.epochs, base.one_pass(step))], predict)
 
 
-def staged(first: base.Method, second: base.Method, start: int) -> base.Method:
-    """`first` until epoch `start` (0-based), then `second` from the state that it left.
+def then(first: base.Method, second: base.Method, start: int, **changes: Any) -> base.Method:
+    """`first` until epoch `start` (0-based) of the run, then `second` from the state that it left.
 
-    Both must be one pass over "train" with states of one form, as those of `erm` with equal constants are.
+    Both are of one stage with states of one form, as those of `erm` with equal constants are. `changes` are what is
+    special about the second stage: what it does on entry, say.
     """
-
-    def passes(epoch: int) -> tuple[base.Pass, ...]:
-        return (base.Pass(("train",), ((first if epoch < start else second).step,)),)
-
-    return first._replace(passes=passes)
+    (one,), (other,) = first.stages, second.stages
+    rest = other._replace(epochs=other.epochs - start, **changes)
+    return base.method(first.init, [one._replace(epochs=start), rest], first.predict)
 
 
 def _class_counts(task: base.Task, name: str, derive: Callable[[np.ndarray], Any] = np.asarray):
     """`constants` of one entry, derived from how often each class is given."""
     return lambda labels: {name: derive(base.class_counts(labels, task.num_classes))}
-
-
-def _check_warmup(task: base.Task, warmup_epochs: int) -> None:
-    if not 0 <= warmup_epochs < max(task.epochs, 1):
-        raise ValueError(f"warmup_epochs={warmup_epochs} must be at least 0 and less than epochs={task.epochs}.")
 
 
 # --- Methods by name. What is not theirs (`terms`) is SR's and mixup's: see `robustjax.methods.composable` ---------
@@ -334,7 +334,7 @@ def ldam(
 
     plain = erm(task, loss, constants=constants, **terms)
     weighted = erm(task, loss, constants=constants, weights=weights, **terms)
-    return staged(plain, weighted, round(reweight_from * task.epochs))
+    return then(plain, weighted, round(reweight_from * task.epochs))
 
 
 @composable
@@ -355,7 +355,7 @@ def forward(
       ValueError: for a matrix that is not one, or a warm-up that does not fit the run.
       FileNotFoundError: if the file is not there.
     """
-    _check_warmup(task, warmup_epochs)
+    base.check_warmup(task, warmup_epochs)
     if not 0 <= percentile <= 100:
         raise ValueError(f"percentile={percentile} must be in [0, 100].")
     start = np.load(transition).astype(np.float32) if transition else np.eye(task.num_classes, dtype=np.float32)
@@ -364,31 +364,68 @@ def forward(
     if transition:
         return method
 
-    def begin_epoch(state: ErmState, survey: base.Survey, clock: base.Clock, key: jax.Array):
-        if survey.logits is not None:  # the end of the warm-up
-            found = losses.estimate_transition(jax.nn.softmax(survey.logits), percentile=percentile)
-            state = state._replace(constants={"transition": found})
-        return state, {"train": base.shuffled(key, jnp.ones(survey.labels.shape, bool))}
+    def estimate(state: ErmState, survey: base.Survey, key: jax.Array) -> ErmState:
+        found = losses.estimate_transition(jax.nn.softmax(survey.seen), percentile=percentile)
+        return state._replace(constants={"transition": found})
 
-    return method._replace(begin_epoch=begin_epoch, survey=method.predict, surveys=lambda epoch: epoch == warmup_epochs)
+    return then(method, method, warmup_epochs, enter=estimate, look=method.predict, when="entry")
 
 
 @composable
 def dmi(task: base.Task, *, warmup_epochs: int = 10, dmi_learning_rate: float = 1e-6, **terms: Any) -> base.Method:
     """Determinant-based mutual information (Xu et al., NeurIPS 2019), after a phase of cross entropy.
 
-    It is a loss of the whole batch. In an epoch's last batch padding takes part, as examples seen twice.
+    It is a loss of the whole batch: every example has the batch's value.
 
     Args:
       warmup_epochs: epochs before the method's own phase.
       dmi_learning_rate: constant learning rate of that phase.
     """
-    _check_warmup(task, warmup_epochs)
+    base.check_warmup(task, warmup_epochs)
     if dmi_learning_rate <= 0:
         raise ValueError(f"dmi_learning_rate={dmi_learning_rate} must be positive.")
 
-    def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
-        return jnp.full(labels.shape[:1], losses.dmi(logits, labels))
+    def loss(logits: jax.Array, labels: jax.Array, *, mask: jax.Array) -> jax.Array:
+        return jnp.full(labels.shape[:1], losses.dmi(logits, labels, mask=mask))
 
-    tuning = task._replace(schedule=lambda progress: jnp.full_like(progress, dmi_learning_rate))
-    return staged(erm(task, losses.cross_entropy, **terms), erm(tuning, loss, **terms), warmup_epochs)
+    tuned = erm(task, loss, of_the_batch=True, **terms)
+    rate = schedules.constant(dmi_learning_rate)
+    return then(erm(task, losses.cross_entropy, **terms), tuned, warmup_epochs, schedule=rate)
+
+
+def _entry(name: str, make: base.Factory, paper: str, *aliases: str, **facts: Any) -> base.Entry:
+    return base.Entry(name, make, paper, aliases, **facts)
+
+
+_ERM, _APL, _SR = "Vapnik, NIPS 1991", "Ma et al., ICML 2020", "Zhou et al., ICCV 2021"
+
+ENTRIES = (
+    _entry("cross_entropy", cross_entropy, _ERM, "ce", "erm"),
+    _entry("balanced_softmax", balanced_softmax, "Ren et al., NeurIPS 2020", "bs"),
+    _entry("label_smoothing", label_smoothing, "Szegedy et al., CVPR 2016", "ls"),
+    _entry("focal", focal, "Lin et al., ICCV 2017", "fl"),
+    _entry("gce", gce, "Zhang and Sabuncu, NeurIPS 2018"),
+    _entry("sce", sce, "Wang et al., ICCV 2019", "sl"),
+    _entry("mae", mae, "Ghosh et al., AAAI 2017"),
+    _entry("nce", nce, _APL),
+    _entry("rce", rce, "Wang et al., ICCV 2019"),
+    _entry("apl", apl, _APL),
+    _entry("nce_mae", functools.partial(apl, active="nce", passive="mae"), _APL),
+    _entry("nce_rce", functools.partial(apl, active="nce", passive="rce"), _APL),
+    _entry("nfl_mae", functools.partial(apl, active="nfl", passive="mae"), _APL),
+    _entry("nfl_rce", functools.partial(apl, active="nfl", passive="rce"), _APL),
+    _entry("phuber_ce", phuber_ce, "Menon et al., ICLR 2020", "phuber"),
+    _entry("bootstrap", bootstrap, "Reed et al., ICLR workshop 2015"),
+    _entry("forward", forward, "Patrini et al., CVPR 2017", small={"warmup_epochs": 1}),
+    _entry("gjs", gjs, "Englesson and Azizpour, NeurIPS 2021", cost=2.0),
+    _entry("dmi", dmi, "Xu et al., NeurIPS 2019", small={"warmup_epochs": 1, "dmi_learning_rate": 1e-3}),
+    _entry("cb_focal", cb_focal, "Cui et al., CVPR 2019"),
+    _entry("ldam", ldam, "Cao et al., NeurIPS 2019", small={"scale": 4.0}),
+    _entry("ldam_drw", functools.partial(ldam, reweight_from=0.8), "Cao et al., NeurIPS 2019", family="ldam",
+           small={"scale": 4.0, "reweight_from": 0.5}),
+    # Sparse regularisation; GCE is almost cross entropy there (SR's code; 0.001 for CIFAR-100).
+    _entry("ce_sr", functools.partial(cross_entropy, regularizer="sparse"), _SR),
+    _entry("fl_sr", functools.partial(focal, regularizer="sparse"), _SR),
+    _entry("gce_sr", functools.partial(gce, regularizer="sparse", q=0.01), _SR),
+    _entry("mixup", functools.partial(cross_entropy, mixup=1.0), "Zhang et al., ICLR 2018"),
+)  # fmt: skip

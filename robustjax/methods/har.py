@@ -15,6 +15,7 @@ the code's (or less by up to √layers, since a sum of norms is larger than the 
 B = 128, is 0.078 in the paper's units.
 """
 
+import functools
 import math
 import pathlib
 from collections.abc import Callable
@@ -24,9 +25,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from robustjax import losses, margins, regularizers, taps
+from robustjax import findings, losses, margins, regularizers, taps
 from robustjax._checks import check_choice
-from robustjax.meta import optimizer_step
 from robustjax.methods import base
 
 FORMS = ("paper", "code")
@@ -51,38 +51,16 @@ class HarState(NamedTuple):
       strengths: float32 [N], of each example.
       estimate: of each group.
       class_counts: float32 [C], of the given labels.
-      example: stored inputs [1, …], to make the second network by.
     """
 
     learner: base.Learner
-    held_out: jax.Array
-    strengths: jax.Array
+    held_out: base.PerExample
+    strengths: base.PerExample
     estimate: Estimate
     class_counts: jax.Array
-    example: jax.Array
 
 
-class Objective(NamedTuple):
-    """HAR's objective of a batch.
-
-    Attributes:
-      total: scalar, loss plus mean regulariser times strength; what is minimised.
-      loss: scalar, the (weighted) mean cross entropy alone.
-      jacobian: [B], the regulariser of each example without its strength.
-      gradients: of `loss` at each tapped layer, {name: [B, …]}.
-      logits: [B, C].
-      aux: what the forward pass returned beside them.
-    """
-
-    total: jax.Array
-    loss: jax.Array
-    jacobian: jax.Array
-    gradients: dict[str, jax.Array]
-    logits: jax.Array
-    aux: Any
-
-
-def objective(
+def attempt(
     forward: Callable[[dict[str, jax.Array]], tuple[jax.Array, Any]],
     shapes: dict[str, jax.ShapeDtypeStruct],
     labels: jax.Array,
@@ -91,14 +69,14 @@ def objective(
     *,
     weights: jax.Array | None = None,
     form: str = "paper",
-) -> Objective:
+) -> base.Attempt:
     """Cross entropy of a batch and the regulariser made of its hidden gradients (HAR, eq. 6; appendix B and code).
 
     The mean loss is differentiated, as in the code. The paper differentiates each example's own: that is B times it, B
     the examples that count. Class weights are part of what is differentiated (HAR-DRW, code).
 
     Args:
-      forward: taps -> (logits [B, C], auxiliary output).
+      forward: taps -> (logits [B, C], batch statistics).
       shapes: of the taps, one a layer that takes part.
       labels: int [B].
       strengths: [B], λτ of each example, in units of the form.
@@ -107,20 +85,22 @@ def objective(
       form: "paper", the root of the sum of squares over layers; "code", the sum of norms, at 1/B of the scale.
 
     Returns:
-      The `Objective`.
+      The attempt: the two terms, and as `aux` the gradients of the mean loss at each tapped layer, {name: [B, …]}.
     """
+    share = mask if weights is None else mask * weights
 
-    def loss(zeros: dict[str, jax.Array]) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-        logits, aux = forward(zeros)
-        share = mask if weights is None else mask * weights
-        return margins.weighted_mean(losses.cross_entropy(logits, labels), share), (logits, aux)
+    def loss(zeros: dict[str, jax.Array]) -> tuple[jax.Array, tuple[base.Term, jax.Array, Any]]:
+        logits, stats = forward(zeros)
+        term = base.Term(losses.cross_entropy(logits, labels), share)
+        return base.mean(term), (term, logits, stats)
 
     found = taps.value_and_gradients(loss, shapes)
+    term, logits, stats = found.aux
     jacobian = regularizers.hidden_jacobian_norms(found.gradients, form)
     if form == "paper":
         jacobian = jacobian * jnp.sum(mask)
-    total = found.value + base.masked_mean(strengths * jacobian, mask)
-    return Objective(total, found.value, jacobian, found.gradients, *found.aux)
+    terms = {"unregularized_loss": term, "regularizer": base.Term(jacobian, mask, strengths)}
+    return base.Attempt(terms, logits, stats, found.gradients)
 
 
 def halves(key: jax.Array, num_examples: int) -> jax.Array:
@@ -240,113 +220,131 @@ def har(
         raise ValueError(f"weighting='uniform' and strengths_file={strengths_file!r} contradict each other.")
     if pretrain_epochs and (weighting == "uniform" or strengths_file):
         raise ValueError(f"pretrain_epochs={pretrain_epochs}: there is no stage 1 with strengths uniform or given.")
-    if task.example is not None:
-        tapped_shapes(task, task.example, layers)
+    tapped_shapes(task, task.example, layers)
     largest = STRENGTHS[form] if strength is None else strength
     num_groups = task.num_classes if task.num_groups is None else task.num_groups
     given = load_strengths(strengths_file, num_groups) if strengths_file else None
     if given is not None and strength is not None:
         given = given * (strength / max(float(given.max()), np.finfo(np.float32).tiny))
     staged = weighting != "uniform" and given is None
-    start = (pretrain_epochs or task.epochs) if staged else 0  # the first epoch of the final stage
-    total = start + task.epochs
-    reweighted = start + round(reweight_from * task.epochs)
+    first_epochs = (pretrain_epochs or task.epochs) if staged else 0
+    reweighted = round(reweight_from * task.epochs)
 
-    def init(key: jax.Array, labels: np.ndarray, example: jax.Array) -> HarState:
-        tapped_shapes(task, example, layers)
+    def init(key: jax.Array, labels: np.ndarray) -> HarState:
         learner_key, half_key, weigh_key = jax.random.split(key, 3)
         known = jnp.zeros(num_groups)
         if not staged:
             known = jnp.full(num_groups, largest) if given is None else weigh(weighting, weigh_key, jnp.asarray(given))
         return HarState(
-            learner=base.init_learner(learner_key, task, example),
-            held_out=halves(half_key, len(labels)) if staged else jnp.zeros(len(labels), bool),
-            strengths=jnp.zeros(len(labels)),
+            learner=base.init_learner(learner_key, task),
+            held_out=base.remembered(halves(half_key, len(labels)) if staged else jnp.zeros(len(labels), bool)),
+            strengths=base.per_example(len(labels)),
             estimate=Estimate(jnp.zeros(num_groups), jnp.zeros(num_groups), known),
             class_counts=jnp.asarray(base.class_counts(labels, task.num_classes), jnp.float32),
-            example=jnp.asarray(example),
         )
 
     def estimated(state: HarState, survey: base.Survey, key: jax.Array) -> Estimate:
         """Errors on the held-out half, and what follows from them."""
-        wrong = jnp.argmax(survey.logits, -1) != survey.labels
-        errors = held_out_errors(wrong, state.held_out, survey.groups, num_groups)
+        wrong = jnp.argmax(survey.seen, -1) != survey.labels
+        held_out = base.recall_all(state.held_out, len(survey.labels))
+        errors = held_out_errors(wrong, held_out, survey.groups, num_groups)
         counts = group_counts(survey.groups, num_groups)
         # A group without examples takes no part, nor in the scale.
         errors = jnp.where(counts > 0, errors, 0)
         found = margins.har_strengths(errors, jnp.maximum(counts, 1), max_strength=largest)
         return Estimate(errors, counts, weigh(weighting, key, found))
 
-    def begin_epoch(state: HarState, survey: base.Survey, clock: base.Clock, key: jax.Array):
-        order_key, fresh_key, weigh_key = jax.random.split(key, 3)
-        if survey.logits is not None:  # stage 1 is over
-            state = state._replace(
-                learner=base.new_learner(fresh_key, task, state.example), estimate=estimated(state, survey, weigh_key)
-            )
-        state = state._replace(strengths=state.estimate.strengths[survey.groups])
-        drawn = ~state.held_out | (clock.epoch >= start)
-        return state, {"train": base.shuffled(order_key, drawn)}
+    def start_anew(state: HarState, survey: base.Survey, key: jax.Array) -> HarState:
+        """The estimate, once stage 1 is over, and a fresh network."""
+        fresh_key, weigh_key = jax.random.split(key)
+        state = state._replace(estimate=estimated(state, survey, weigh_key), learner=base.new_learner(fresh_key, task))
+        return strengthen(state, survey, key)
 
-    def stage_metrics(stage: int) -> base.Metrics:
-        return {"stage": (jnp.float32(stage), jnp.ones(()))} if staged else {}
+    def strengthen(state: HarState, survey: base.Survey, key: jax.Array) -> HarState:
+        """Each example has its group's strength."""
+        return state._replace(strengths=base.remembered(state.estimate.strengths[survey.groups]))
 
-    def pretraining_step(state: HarState, batches: dict[str, base.Batch], clock: base.Clock, key: jax.Array):
+    def draw_half(
+        state: HarState, survey: base.Survey, clock: base.Clock, key: jax.Array
+    ) -> tuple[HarState, base.Plan]:
+        drawn = ~base.recall_all(state.held_out, len(survey.labels))
+        return state, {"train": base.shuffled(jax.random.split(key)[0], drawn)}
+
+    def draw_all(state: HarState, survey: base.Survey, clock: base.Clock, key: jax.Array) -> tuple[HarState, base.Plan]:
+        return state, {"train": base.shuffled(jax.random.split(key)[0], jnp.ones(survey.labels.shape, bool))}
+
+    def pretraining_step(
+        state: HarState, batches: base.Batches, clock: base.Clock, key: jax.Array
+    ) -> tuple[HarState, base.Metrics]:
         """An ordinary step of the first network."""
         batch = batches["train"]
         view_key, model_key = jax.random.split(key)
         inputs = task.strong(view_key, batch.inputs)
-        progress = clock.progress * (task.epochs / start)
-        learner, metrics = base.descend(
-            task, state.learner, batch, inputs, lambda z: losses.cross_entropy(z, batch.labels), progress, model_key
-        )
-        return state._replace(learner=learner), metrics | stage_metrics(1)
 
-    def step(state: HarState, batches: dict[str, base.Batch], clock: base.Clock, key: jax.Array):
+        def terms(logits: jax.Array) -> dict[str, base.Term]:
+            return {"loss": base.Term(losses.cross_entropy(logits, batch.labels), batch.mask)}
+
+        plain = base.attempt_on(task, state.learner, inputs, model_key, terms)
+        learner, metrics, _ = base.descend(task, state.learner, batch, clock, plain)
+        return state._replace(learner=learner), metrics
+
+    def step(
+        state: HarState, batches: base.Batches, clock: base.Clock, key: jax.Array
+    ) -> tuple[HarState, base.Metrics]:
         """A regularised step."""
         batch, learner = batches["train"], state.learner
         view_key, model_key = jax.random.split(key)
         inputs = task.strong(view_key, batch.inputs)
         shapes = tapped_shapes(task, batch.inputs, layers)
-        strengths = state.strengths[batch.index]
+        strengths = base.recall(state.strengths, batch.index)
         weights = None
         if reweight_from < 1:
-            by_class = margins.deferred_weights(clock.epoch, state.class_counts, start_epoch=reweighted, beta=balance)
-            weights = by_class[batch.labels]
+            now = clock.stage_epoch
+            weights = margins.deferred_weights(now, state.class_counts, start_epoch=reweighted, beta=balance)
+            weights = weights[batch.labels]
 
-        def regularized(params: Any) -> tuple[jax.Array, Objective]:
+        def regularized(params: Any) -> base.Attempt:
             def forward(zeros: dict[str, jax.Array]) -> tuple[jax.Array, Any]:
                 return task.model.apply(params, learner.stats, inputs, train=True, key=model_key, taps=zeros)
 
-            found = objective(forward, shapes, batch.labels, strengths, batch.mask, weights=weights, form=form)
-            return found.total, found
+            return attempt(forward, shapes, batch.labels, strengths, batch.mask, weights=weights, form=form)
 
-        rate = task.schedule(clock.progress - start)
-        result = optimizer_step(regularized, learner.params, learner.opt_state, task.optimizer(rate))
-        found: Objective = result.aux
-        count = jnp.sum(batch.mask)
-        metrics = base.step_metrics(result.loss, found.logits, batch, rate) | stage_metrics(2)
-        metrics["unregularized_loss"] = (found.loss * count, count)
-        metrics["regularizer"] = base.tally(found.jacobian, batch.mask)
-        metrics["regularizer_strength"] = base.tally(strengths, batch.mask)
-        return state._replace(learner=base.updated(result, found.aux)), metrics
-
-    first, final = (base.Pass(("train",), (one,)) for one in (pretraining_step, step))
+        learner, metrics, _ = base.descend(task, learner, batch, clock, regularized)
+        return state._replace(learner=learner), metrics
 
     def predict(state: HarState, inputs: jax.Array) -> jax.Array:
         return base.predict_with(task, state.learner, inputs)
 
-    def inspect(state: HarState, survey: base.Survey) -> dict[str, jax.Array]:
-        found = state.estimate
-        return {"group_error": found.errors, "group_count": found.counts, "group_strength": found.strengths}
+    def inspect(state: HarState, survey: base.Survey) -> findings.Findings:
+        found, known = state.estimate, jnp.any(state.estimate.counts > 0)
+        return {
+            name: findings.PerGroup(findings.when_known(known, values))
+            for name, values in (
+                ("group_error", found.errors),
+                ("group_count", found.counts),
+                ("group_strength", found.strengths),
+            )
+        }
 
-    return base.Method(
-        init=init,
-        step=step,
-        predict=predict,
-        begin_epoch=begin_epoch,
-        survey=predict if staged else None,
-        surveys=lambda epoch: epoch in (start, total),  # and at the end, so that the estimates are always recorded
-        passes=lambda epoch: (first if epoch < start else final,),
-        inspect=inspect if staged else None,
-        epochs=total,
+    first = base.Stage(
+        first_epochs,
+        base.one_pass(pretraining_step),
+        draw_half,
+        schedule=base.in_short(task, max(first_epochs, 1)),
+        preliminary=True,
     )
+    final = base.Stage(task.epochs, base.one_pass(step), draw_all, strengthen, schedule=task.schedule)
+    if staged:
+        final = final._replace(enter=start_anew, look=predict, when="entry")
+    return base.method(init, [first, final], predict, inspect if staged else None)
+
+
+_PAPER = "Cao et al., ICLR 2021"
+_NEEDS = ("normalisation layers",)
+
+ENTRIES = (
+    base.Entry("har", har, _PAPER, needs=_NEEDS, memory="2", cost=2.0, small={"pretrain_epochs": 1}),
+    base.Entry("har_drw", functools.partial(har, reweight_from=2 / 3), _PAPER, needs=_NEEDS, memory="2", cost=2.0,
+               small={"pretrain_epochs": 1}),
+    base.Entry("unif_reg", functools.partial(har, weighting="uniform"), _PAPER, needs=_NEEDS, memory="2", cost=2.0),
+)  # fmt: skip

@@ -11,7 +11,8 @@ given one is a mistake with probability r/(C − 1) only. The run has up to four
 p_y is the network's confidence in the given label at the start of each epoch. SR and APL compare with the first alone.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +23,11 @@ from robustjax.methods import base
 
 
 class NlnlState(NamedTuple):
-    """The network, class weights [C], soft labels [N, C] of the last phase ([0, C] without one), and an example."""
+    """The network, class weights [C], and soft labels [N, C] of the last phase (of no example without one)."""
 
     learner: base.Learner
     class_weights: jax.Array
-    targets: jax.Array
-    example: jax.Array
+    targets: base.PerExample
 
 
 def nlnl(
@@ -64,40 +64,59 @@ def nlnl(
     num_classes = task.num_classes
     selective, positive, pseudo = (round(f * task.epochs) for f in (selective_from, positive_from, pseudo_from))
 
-    def init(key: jax.Array, labels: np.ndarray, example: jax.Array) -> NlnlState:
+    def init(key: jax.Array, labels: np.ndarray) -> NlnlState:
         counts = base.class_counts(labels, num_classes)
         return NlnlState(
-            learner=base.init_learner(key, task, example),
+            learner=base.init_learner(key, task),
             class_weights=margins.inverse_frequency_weights(counts),
-            targets=jnp.zeros((len(labels) if pseudo < task.epochs else 0, num_classes)),
-            example=jnp.asarray(example),
+            targets=base.per_example(len(labels) if pseudo < task.epochs else 0, (num_classes,)),
         )
 
-    def begin_epoch(state: NlnlState, survey: base.Survey, clock: base.Clock, key: jax.Array):
-        order_key, fresh_key = jax.random.split(key)
-        probs = jax.nn.softmax(survey.logits)
-        confidence = jnp.take_along_axis(probs, survey.labels[:, None], -1)[:, 0]
-        trusted = confidence > positive_threshold
-        chosen = jnp.where(clock.epoch >= positive, trusted, confidence > 1 / num_classes)
-        chosen |= (clock.epoch < selective) | (clock.epoch >= pseudo)
-        chosen |= ~jnp.any(chosen)  # an epoch needs examples: where none is trusted, all take part
-        if pseudo < task.epochs:
-            given = jax.nn.one_hot(survey.labels, num_classes)
-            fresh = state._replace(
-                learner=base.new_learner(fresh_key, task, state.example),
-                targets=jnp.where(trusted[:, None], given, probs),
-            )
-            state = jax.tree.map(lambda new, old: jnp.where(clock.epoch == pseudo, new, old), fresh, state)
-        return state, {"train": base.shuffled(order_key, chosen)}
+    def confidence(survey: base.Survey) -> tuple[jax.Array, jax.Array]:
+        """Probabilities [N, C], and those of the given labels [N]."""
+        probs = jax.nn.softmax(survey.seen)
+        return probs, jnp.take_along_axis(probs, survey.labels[:, None], -1)[:, 0]
 
-    def advance(state: NlnlState, batch: base.Batch, progress: jax.Array, key: jax.Array, loss: Any):
+    def plan_above(threshold: float) -> Callable[..., tuple[NlnlState, base.Plan]]:
+        """Draw the examples whose given label is more probable than `threshold`."""
+
+        def plan(
+            state: NlnlState, survey: base.Survey, clock: base.Clock, key: jax.Array
+        ) -> tuple[NlnlState, base.Plan]:
+            chosen = confidence(survey)[1] > threshold
+            chosen |= ~jnp.any(chosen)  # an epoch needs examples: where none is trusted, all take part
+            return state, {"train": base.shuffled(jax.random.split(key)[0], chosen)}
+
+        return plan
+
+    def plan_all(
+        state: NlnlState, survey: base.Survey, clock: base.Clock, key: jax.Array
+    ) -> tuple[NlnlState, base.Plan]:
+        """Draw everything, in an order by the same key as the other phases'."""
+        return state, {"train": base.shuffled(jax.random.split(key)[0], jnp.ones(survey.labels.shape, bool))}
+
+    def start_anew(state: NlnlState, survey: base.Survey, key: jax.Array) -> NlnlState:
+        """A fresh network, and the labels that it learns."""
+        probs, of_given = confidence(survey)
+        given = jax.nn.one_hot(survey.labels, num_classes)
+        targets = jnp.where((of_given > positive_threshold)[:, None], given, probs)
+        return state._replace(learner=base.new_learner(key, task), targets=base.remembered(targets))
+
+    def advance(
+        state: NlnlState, batch: base.Batch, clock: base.Clock, key: jax.Array, loss: Callable[[jax.Array], jax.Array]
+    ) -> tuple[NlnlState, base.Metrics]:
         """A step on `loss`, logits [B, C] -> [B]."""
         view_key, model_key = jax.random.split(key)
         inputs = task.strong(view_key, batch.inputs)
-        learner, metrics = base.descend(task, state.learner, batch, inputs, loss, progress, model_key)
+        attempt = base.attempt_on(
+            task, state.learner, inputs, model_key, lambda logits: {"loss": base.Term(loss(logits), batch.mask)}
+        )
+        learner, metrics, _ = base.descend(task, state.learner, batch, clock, attempt)
         return state._replace(learner=learner), metrics
 
-    def negative_step(state: NlnlState, batches: dict[str, base.Batch], clock: base.Clock, key: jax.Array):
+    def negative_step(
+        state: NlnlState, batches: base.Batches, clock: base.Clock, key: jax.Array
+    ) -> tuple[NlnlState, base.Metrics]:
         """Learn what the examples are not."""
         batch = batches["train"]
         draw_key, step_key = jax.random.split(key)
@@ -107,25 +126,38 @@ def nlnl(
         def loss(logits: jax.Array) -> jax.Array:
             return state.class_weights[batch.labels] * losses.negative_learning(logits, wrong)
 
-        return advance(state, batch, clock.progress, step_key, loss)
+        return advance(state, batch, clock, step_key, loss)
 
-    def positive_step(state: NlnlState, batches: dict[str, base.Batch], clock: base.Clock, key: jax.Array):
+    def positive_step(
+        state: NlnlState, batches: base.Batches, clock: base.Clock, key: jax.Array
+    ) -> tuple[NlnlState, base.Metrics]:
         """Learn the given labels."""
         batch = batches["train"]
-        return advance(state, batch, clock.progress, key, lambda logits: losses.cross_entropy(logits, batch.labels))
+        return advance(state, batch, clock, key, lambda logits: losses.cross_entropy(logits, batch.labels))
 
-    def pseudo_step(state: NlnlState, batches: dict[str, base.Batch], clock: base.Clock, key: jax.Array):
+    def pseudo_step(
+        state: NlnlState, batches: base.Batches, clock: base.Clock, key: jax.Array
+    ) -> tuple[NlnlState, base.Metrics]:
         """Learn given and pseudo-labels."""
         batch = batches["train"]
-        progress = (clock.progress - pseudo) * task.epochs / (task.epochs - pseudo)
-        targets = state.targets[batch.index]
-        return advance(state, batch, progress, key, lambda logits: losses.cross_entropy(logits, targets))
-
-    def passes(epoch: int) -> tuple[base.Pass, ...]:
-        step = pseudo_step if epoch >= pseudo else positive_step if epoch >= positive else negative_step
-        return (base.Pass(("train",), (step,)),)
+        targets = base.recall(state.targets, batch.index)
+        return advance(state, batch, clock, key, lambda logits: losses.cross_entropy(logits, targets))
 
     def predict(state: NlnlState, inputs: jax.Array) -> jax.Array:
         return base.predict_with(task, state.learner, inputs)
 
-    return base.Method(init, negative_step, predict, begin_epoch=begin_epoch, survey=predict, passes=passes)
+    negative, positive_, learn = (base.one_pass(one) for one in (negative_step, positive_step, pseudo_step))
+    sure = plan_above(positive_threshold)
+    stages = [
+        base.Stage(selective, negative, plan_all),
+        base.Stage(positive - selective, negative, plan_above(1 / num_classes), look=predict, when="epoch"),
+        base.Stage(pseudo - positive, positive_, sure, look=predict, when="epoch"),
+        base.Stage(
+            task.epochs - pseudo, learn, plan_all, start_anew, predict, "entry",
+            base.in_short(task, max(task.epochs - pseudo, 1)),
+        ),
+    ]  # fmt: skip
+    return base.method(init, stages, predict)
+
+
+ENTRIES = (base.Entry("nlnl", nlnl, "Kim et al., ICCV 2019", memory="C in its last phase", small={"pseudo_from": 1.0}),)

@@ -1,7 +1,7 @@
 """The engine: any Method, on resident data, for any layout of seeds and devices.
 
-The training set lies on the device as it is stored (uint8 images). An epoch is: survey the training set if the method
-asks for it, let the method plan, then make its passes; a step shuffles, gathers and augments on the device. On GPU and
+The training set lies on the device as it is stored (uint8 images). An epoch is: look at the training set if the stage
+asks for it, let the stage plan, then make its passes; a step shuffles, gathers and augments on the device. On GPU and
 TPU a pass is one compiled loop, on CPU a Python loop over the same compiled step (`backend.loops_on_device`).
 
 Order, augmentation and every other random draw are functions of (seed, epoch, pass, step) alone, and the state is one
@@ -17,19 +17,37 @@ import jax.numpy as jnp
 import numpy as np
 
 from robustjax import backend
-from robustjax.methods.base import Batch, Clock, Method, Pass, Plan, State, Stream, Survey, Task, surveys
-from robustjax.training import parallel
+from robustjax.findings import Findings
+from robustjax.methods.base import (
+    Batch,
+    Clock,
+    Draw,
+    Method,
+    Metrics,
+    Pass,
+    Plan,
+    Stage,
+    State,
+    Step,
+    Survey,
+    Task,
+    everything,
+)  # fmt: skip
+from robustjax.training import parallel, streams
 
 # Salts that keep the random draws of an epoch's parts apart.
 _PLAN, _PASS = 0, 1
+_ENTER = np.uint32(2**32 - 2)
+_CYCLES = np.uint32(2**32 - 1)  # where others fold in the step
 _INIT = np.uint32(2**32 - 1)  # where others fold in the epoch
 
 
 class Resident(NamedTuple):
-    """What all seeds share, on the device: training inputs [M, …] and test inputs [T, …], as stored."""
+    """What all seeds share, on the device, as stored: training [M, …] and test inputs [T, …]; trusted ones if any."""
 
     train_inputs: jax.Array
     test_inputs: jax.Array
+    trusted_inputs: jax.Array | None = None
 
 
 class Own(NamedTuple):
@@ -41,6 +59,8 @@ class Own(NamedTuple):
       labels: the labels they are given, int32 [N].
       validation: which it holds out, int32 [V]; None for none.
       groups: the groups of `Survey`, int32 [N]; the given labels if None.
+      trusted_kept: which of the trusted inputs are its trusted pool, int32 [K]; None for none.
+      trusted_labels: their true labels, int32 [K].
     """
 
     key: jax.Array
@@ -48,10 +68,12 @@ class Own(NamedTuple):
     labels: jax.Array
     validation: jax.Array | None = None
     groups: jax.Array | None = None
+    trusted_kept: jax.Array | None = None
+    trusted_labels: jax.Array | None = None
 
-    def survey(self, logits: jax.Array | None) -> Survey:
+    def survey(self, seen: Any) -> Survey:
         """What a method is shown of the training set."""
-        return Survey(logits, self.labels, self.labels if self.groups is None else self.groups)
+        return Survey(seen, self.labels, self.labels if self.groups is None else self.groups)
 
 
 class Tally(NamedTuple):
@@ -79,7 +101,9 @@ class Epoch(NamedTuple):
       test_logits: [T, C] each.
       train_logits: [N, C] each, or None where the training set was not surveyed.
       validation_logits: [V, C] each, or None where nothing is held out.
-      inspected: what the method's `inspect` tells, or {}.
+      findings: what the method has learned, by its `inspect`, or {}.
+      stage: the number of the epoch's stage, 0 for the first.
+      preliminary: whether what this stage trains is thrown away.
     """
 
     epoch: int
@@ -88,27 +112,20 @@ class Epoch(NamedTuple):
     test_logits: list[np.ndarray]
     train_logits: list[np.ndarray] | None
     validation_logits: list[np.ndarray] | None
-    inspected: list[dict[str, np.ndarray]]
+    findings: list[Findings]
+    stage: int
+    preliminary: bool
 
 
 class NonFiniteLossError(FloatingPointError):
     """The training loss became NaN or infinite."""
 
 
-def draw(stream: Stream, t: jax.Array, batch_size: int, inputs: jax.Array, own: Own) -> Batch:
-    """Batch number `t` of a stream, which is cycled; the last batch of a cycle is padded with its first examples."""
-    size = jnp.maximum(stream.size, 1)
-    batches = (size + batch_size - 1) // batch_size
-    slots = (t % batches) * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
-    index = stream.order[slots % size]
-    return Batch(inputs[own.kept[index]], own.labels[index], index, (slots < stream.size).astype(jnp.float32))
-
-
-def _in_chunks(apply: Callable[[jax.Array], jax.Array], count: int, chunk: int) -> jax.Array:
-    """apply(index [chunk]) over 0 … count − 1, chunk by chunk, put together again: [count, …]."""
+def _in_chunks(apply: Callable[[jax.Array], Any], count: int, chunk: int) -> Any:
+    """apply(index [chunk]) over 0 … count − 1, chunk by chunk, put together again: a tree of [count, …]."""
     padded = -(-count // chunk) * chunk
     results = jax.lax.map(apply, jnp.arange(padded, dtype=jnp.int32).reshape(-1, chunk) % count)
-    return results.reshape(padded, *results.shape[2:])[:count]
+    return jax.tree.map(lambda leaf: leaf.reshape(padded, *leaf.shape[2:])[:count], results)
 
 
 class Programs:
@@ -158,9 +175,8 @@ class Programs:
 
         return self.call("validation", program, None, (state, own.validation), shared)
 
-    def survey(self, state: State, own: Own, shared: Resident) -> Any:
-        """Logits of the training set in evaluation mode."""
-        look = self.method.survey or self.method.predict
+    def survey(self, look: Callable[[State, jax.Array], Any], state: State, own: Own, shared: Resident) -> Any:
+        """What `look` gives of each training example."""
 
         def program(_, seed, shared):
             state, own = seed
@@ -170,25 +186,48 @@ class Programs:
 
             return parallel.replicate(self.layout, _in_chunks(apply, self.task.num_examples, self._chunk))
 
-        return self.call("survey", program, None, (state, own), shared)
+        return self.call("survey", program, None, (state, own), shared, key=("survey", look))
 
-    def begin_epoch(self, state: State, own: Own, logits: Any, epoch: int) -> tuple[State, Plan]:
-        """The method's plan for the epoch."""
+    def enter(self, stage: Stage, state: State, own: Own, seen: Any, epoch: int) -> State:
+        """What a stage does once, before its first epoch."""
 
         def program(state, seed, epoch):
-            own, logits = seed
+            own, seen = seed
+            key = jax.random.fold_in(jax.random.fold_in(own.key, epoch), _ENTER)
+            return parallel.keep_state(self.layout, stage.enter(state, own.survey(seen), key))
+
+        return self.call("entry", program, state, (own, seen), np.int32(epoch), key=("entry", stage))
+
+    def plan(self, stage: Stage, state: State, own: Own, seen: Any, epoch: int, start: int) -> tuple[State, Plan]:
+        """The stage's plan for the epoch."""
+
+        def program(state, seed, now):
+            own, seen = seed
+            epoch, start = now
             key = jax.random.fold_in(jax.random.fold_in(own.key, epoch), _PLAN)
-            if self.method.begin_epoch is None:
-                order = jax.random.permutation(key, self.task.num_examples).astype(jnp.int32)
-                return state, {"train": Stream(order, jnp.int32(self.task.num_examples))}
-            clock = Clock(epoch, epoch.astype(jnp.float32))
-            state, plan = self.method.begin_epoch(state, own.survey(logits), clock, key)
+            if stage.plan is None:
+                return state, self._draw_all(stage, key)
+            clock = self._clock(stage, epoch, start, jnp.float32(0))
+            state, plan = stage.plan(state, own.survey(seen), clock, key)
             return parallel.keep_state(self.layout, state), plan
 
-        key = "epoch plan", logits is None
-        return self.call("epoch plan", program, state, (own, logits), np.int32(epoch), key=key)
+        now = (np.int32(epoch), np.int32(start))
+        return self.call("epoch plan", program, state, (own, seen), now, key=("epoch plan", stage))
 
-    def inspect(self, state: State, own: Own, logits: Any) -> list[dict[str, np.ndarray]]:
+    def _draw_all(self, stage: Stage, key: jax.Array) -> Plan:
+        """Each stream of the stage draws its whole pool."""
+        sizes = {"train": self.task.num_examples, "trusted": self.task.num_trusted}
+        draws = dict.fromkeys(draw for work in stage.passes for step in work for draw in step.draws)
+        keys = [key, *(jax.random.fold_in(key, number) for number in range(1, len(draws)))]
+        return {draw.stream: everything(key, sizes[draw.pool]) for draw, key in zip(draws, keys, strict=True)}
+
+    def _clock(self, stage: Stage, epoch: jax.Array, start: jax.Array, part: jax.Array) -> Clock:
+        """The time at `part` of an epoch of a stage that began with epoch `start`."""
+        progress, stage_progress = epoch + part, epoch - start + part
+        rate = self.task.schedule(progress) if stage.schedule is None else stage.schedule(stage_progress)
+        return Clock(epoch, progress, epoch - start, stage_progress, jnp.asarray(rate))
+
+    def inspect(self, state: State, own: Own, logits: Any) -> list[Findings]:
         """What the method has learned, one dict a seed."""
 
         def program(_, seed, shared):
@@ -199,113 +238,140 @@ class Programs:
 
     def run_pass(
         self,
+        stage: Stage,
+        number: int,
         state: State,
         own: Own,
         plan: Plan,
         shared: Resident,
-        epoch: int,
-        number: int,
+        when: tuple[int, int],
         spans: Sequence[Span],
         on_step: Callable[[int], None],
     ) -> tuple[State, list[Tally]]:
-        """Make pass `number` of the epoch; returns the state and each seed's tally on the host."""
-        work = self.passes(epoch)[number]
+        """Make pass `number` of a stage's epoch; returns the state and each seed's tally on the host.
+
+        `when` is the epoch and the one in which the stage began.
+        """
+        work = stage.passes[number]
         uneven = len({span.steps for span in spans}) > 1
-        advance = functools.partial(self._advance, work, number, uneven)
+        advance = functools.partial(self._advance, stage, number, uneven)
         seed = (own, plan, parallel.place_seeds(self.layout, [Span(*map(np.int32, span)) for span in spans]))
-        carry = (state, self._zero_tally(work, number, state, seed, (shared, np.int32(0), np.int32(0))))
+        now = tuple(map(np.int32, when))
+        carry = (state, self._zero_tally(stage, number, state, seed, (shared, now, np.int32(0))))
         last = max(span.steps for span in spans)
         if backend.loops_on_device():
-            shared = (shared, np.int32(epoch), np.int32(last))
             carry = self.call(
-                f"{_title(work.steps[0])} loop",
-                functools.partial(_loop, advance, len(work.steps)),
+                f"{_title(work[0])} loop",
+                functools.partial(_loop, advance, work),
                 carry,
                 seed,
-                shared,
-                key=(number, work, uneven),
+                (shared, now, np.int32(last)),
+                key=(stage.schedule, number, work, uneven),
             )
             on_step(last)
         else:
-            first = {step: which for which, step in reversed(list(enumerate(work.steps)))}
             for t in range(last):
-                step = work.steps[t % len(work.steps)]
-                program = functools.partial(advance, first[step])
-                place, key = (shared, np.int32(epoch), np.int32(t)), (number, step, uneven)
-                carry = self.call(_title(step), program, carry, seed, place, key=key)
+                step = work[t % len(work)]
+                program = functools.partial(advance, step)
+                key = (stage.schedule, number, work, step, uneven)
+                carry = self.call(_title(step), program, carry, seed, (shared, now, np.int32(t)), key=key)
                 jax.block_until_ready(carry[1])
                 on_step(1)
         state, tally = carry
         return state, parallel.by_seed(self.layout, tally)
 
-    def passes(self, epoch: int) -> tuple[Pass, ...]:
-        """The passes of an epoch."""
-        return self.method.passes(epoch) if self.method.passes else (Pass(("train",), (self.method.step,)),)
-
-    def _apply_step(self, work: Pass, number: int, which: int, state: State, seed: Any, shared: Any):
+    def _apply_step(
+        self, stage: Stage, number: int, step: Step, state: State, seed: Any, shared: Any
+    ) -> tuple[State, Metrics]:
         """One step of a pass: draw the batches, apply the method's step."""
         own, plan, span = seed
-        resident, epoch, t = shared
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(own.key, epoch), _PASS + number), t)
+        resident, (epoch, start), t = shared
+        of_pass = jax.random.fold_in(jax.random.fold_in(own.key, epoch), _PASS + number)
         batches = {
-            name: parallel.split_batch(
-                self.layout, draw(plan[name], t, self.task.batch_size, resident.train_inputs, own)
-            )
-            for name in work.streams
+            draw.stream: self._batch(stage.passes[number], draw, plan, resident, own, of_pass, t) for draw in step.draws
         }
-        progress = epoch + (span.before + t).astype(jnp.float32) / span.total
-        return work.steps[which](state, batches, Clock(epoch, progress), key)
+        part = (span.before + t).astype(jnp.float32) / span.total
+        return step.apply(state, batches, self._clock(stage, epoch, start, part), jax.random.fold_in(of_pass, t))
 
-    def _advance(self, work: Pass, number: int, uneven: bool, which: int, carry: Any, seed: Any, shared: Any):
+    def _batch(
+        self, work: Pass, draw: Draw, plan: Plan, resident: Resident, own: Own, of_pass: jax.Array, t: jax.Array
+    ) -> Batch:
+        """What step `t` of a pass draws from one of its streams."""
+        key, n = None, t
+        if draw != work[0].draws[0]:  # the first stream is drawn once, by every step
+            named = sorted({each.stream for step in work for each in step.draws}).index(draw.stream)
+            key = jax.random.fold_in(jax.random.fold_in(of_pass, _CYCLES), named)
+            drawn = np.cumsum([0, *(draw in step.draws for step in work)])
+            n = t // len(work) * drawn[-1] + jnp.asarray(drawn[:-1], jnp.int32)[t % len(work)]
+        found = streams.draw(plan[draw.stream], n, draw.batch_size or self.task.batch_size, key)
+        if draw.pool == "trusted":
+            inputs, labels = resident.trusted_inputs[own.trusted_kept[found.index]], own.trusted_labels[found.index]
+        else:
+            inputs, labels = resident.train_inputs[own.kept[found.index]], own.labels[found.index]
+        return parallel.split_batch(self.layout, Batch(inputs, labels, found.index, found.mask))
+
+    def _advance(
+        self, stage: Stage, number: int, uneven: bool, step: Step, carry: Any, seed: Any, shared: Any
+    ) -> tuple[State, Tally]:
         """One step of a pass, with its metrics added to the tally; `uneven`: seeds differ in the length of the pass."""
         state, tally = carry
         t, span = shared[2], seed[2]
-        new_state, metrics = self._apply_step(work, number, which, state, seed, shared)
+        new_state, metrics = self._apply_step(stage, number, step, state, seed, shared)
         failed = (tally.bad_step < 0) & ~jnp.isfinite(metrics["loss"][0])
         new = (
             new_state,
             Tally(
-                jax.tree.map(jnp.add, tally.metrics, metrics), jnp.where(failed, t, tally.bad_step).astype(jnp.int32)
+                jax.tree.map(jnp.add, tally.metrics, {**_nothing(tally.metrics), **metrics}),
+                jnp.where(failed, t, tally.bad_step).astype(jnp.int32),
             ),
         )
         if uneven:  # the shorter one waits
             new = jax.tree.map(functools.partial(jnp.where, t < span.steps), new, carry)
         return parallel.keep_state(self.layout, new)
 
-    def _zero_tally(self, work: Pass, number: int, state: State, seed: Any, shared: Any) -> Tally:
-        """An empty tally for each seed, in the shape of the step's metrics."""
+    def _zero_tally(self, stage: Stage, number: int, state: State, seed: Any, shared: Any) -> Tally:
+        """An empty tally for each seed, of all metrics of the pass's steps."""
         lead = len(self.layout.lead)
         one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[lead:], leaf.dtype), (state, seed))
-        _, metrics = jax.eval_shape(functools.partial(self._apply_step, work, number, 0), *one, shared)
+        metrics: Metrics = {}
+        for step in dict.fromkeys(stage.passes[number]):
+            _, found = jax.eval_shape(functools.partial(self._apply_step, stage, number, step), *one, shared)
+            metrics |= found
         zeros = Tally(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), metrics), np.int32(-1))
         return parallel.place_seeds(self.layout, [zeros] * self.layout.seeds)
 
 
-def _title(step: Callable[..., Any]) -> str:
-    return step.__name__.replace("_", " ")
+def _nothing(metrics: Metrics) -> Metrics:
+    """Zeros for the metrics that a step does not tell."""
+    return jax.tree.map(jnp.zeros_like, metrics)
 
 
-def _loop(advance: Callable[..., Any], cycle: int, carry: Any, seed: Any, shared: Any) -> Any:
+def _title(step: Step) -> str:
+    return getattr(step.apply, "__name__", "step").replace("_", " ")
+
+
+def _loop(advance: Callable[..., Any], work: Pass, carry: Any, seed: Any, shared: Any) -> Any:
     """A whole pass as one program. Its length is an argument, so that it is compiled once for all epochs."""
-    resident, epoch, last = shared
+    resident, now, last = shared
+    different = list(dict.fromkeys(work))
+    turn = jnp.asarray([different.index(step) for step in work], jnp.int32)
 
-    def body(t, carry):
-        branches = [lambda c, which=which: advance(which, c, seed, (resident, epoch, t)) for which in range(cycle)]
-        return jax.lax.switch(t % cycle, branches, carry) if cycle > 1 else branches[0](carry)
+    def body(t: jax.Array, carry: Any) -> Any:
+        branches = [lambda c, step=step: advance(step, c, seed, (resident, now, t)) for step in different]
+        return jax.lax.switch(turn[t % len(work)], branches, carry) if len(different) > 1 else branches[0](carry)
 
     return jax.lax.fori_loop(0, last, body, carry)
 
 
-def init_states(method: Method, layout: parallel.Layout, owns: Sequence[Own], example: np.ndarray) -> State:
+def init_states(method: Method, layout: parallel.Layout, owns: Sequence[Own]) -> State:
     """A fresh state for every seed, placed on the devices.
 
     Args:
       method: the method.
       layout: how seeds and devices are arranged.
       owns: one `Own` a seed.
-      example: stored inputs [1, …].
     """
-    states = [method.init(jax.random.fold_in(own.key, _INIT), np.asarray(own.labels), example) for own in owns]
+    states = [method.init(jax.random.fold_in(own.key, _INIT), np.asarray(own.labels)) for own in owns]
     return parallel.place_seeds(layout, states)
 
 
@@ -332,8 +398,9 @@ def train(
       owns: one `Own` a seed.
       state: the state to go on from (placed on the devices; its buffers are given up); fresh if None.
       start_epoch: the first epoch to train.
-      track_every: survey the training set (and inspect the method) after every k-th epoch and after the last one;
-        0 never. Methods that survey it for themselves are inspected after every epoch at no further cost.
+      track_every: look at the training set (and inspect the method) after every k-th epoch and after the last one;
+        0: only after the last one, and only for a method that has something to inspect. Where a method is about to look
+        at its own predictions anyway, that serves both.
       on_phase: told what is being compiled, and "" when that is over.
       on_step: told how many steps were made.
 
@@ -344,27 +411,42 @@ def train(
       NonFiniteLossError: naming the step, after the epoch in which the loss became NaN or infinite.
     """
     programs = Programs(method, task, layout, on_phase)
-    state = init_states(method, layout, owns, np.asarray(resident.train_inputs[:1])) if state is None else state
+    state = init_states(method, layout, owns) if state is None else state
     shared = parallel.place_shared(layout, resident)
     own = parallel.place_seeds(layout, owns)
-    epochs = method.epochs or task.epochs
-    logits = programs.survey(state, own, shared) if surveys(method, start_epoch) and start_epoch < epochs else None
-    for epoch in range(start_epoch, epochs):
-        state, plan = programs.begin_epoch(state, own, logits if surveys(method, epoch) else None, epoch)
-        passes = programs.passes(epoch)
+    logits = None
+    for epoch in range(start_epoch, method.epochs):
+        number, start = method.stage_at(epoch)
+        stage = method.stages[number]
+
+        seen = None
+        if _looks(stage, epoch == start):
+            known = logits is not None and stage.look is method.predict
+            seen = logits if known else programs.survey(stage.look, state, own, shared)
+        if stage.enter is not None and epoch == start:
+            state = programs.enter(stage, state, own, seen, epoch)
+            if stage.when == "epoch":  # what it has become
+                seen = programs.survey(stage.look, state, own, shared)
+        state, plan = programs.plan(stage, state, own, seen if stage.when == "epoch" else None, epoch, start)
         sizes = parallel.by_seed(layout, {name: stream.size for name, stream in plan.items()})
-        lengths = [[-(-int(size[work.streams[0]]) // task.batch_size) for work in passes] for size in sizes]
+        lengths = [[_steps(work, size, task) for work in stage.passes] for size in sizes]
         metrics: list[dict[str, tuple[float, float]]] = [{} for _ in owns]
-        for number in range(len(passes)):
-            spans = [Span(each[number], sum(each[:number]), max(sum(each), 1)) for each in lengths]
-            state, tallies = programs.run_pass(state, own, plan, shared, epoch, number, spans, on_step)
+        for number_of_pass in range(len(stage.passes)):
+            spans = [Span(each[number_of_pass], sum(each[:number_of_pass]), max(sum(each), 1)) for each in lengths]
+            state, tallies = programs.run_pass(
+                stage, number_of_pass, state, own, plan, shared, (epoch, start), spans, on_step
+            )
             for k, tally in enumerate(tallies):
-                _check_finite(tally, epoch, sum(lengths[k][:number]), f" of seed number {k}" if len(owns) > 1 else "")
+                whose = f" of seed number {k}" if len(owns) > 1 else ""
+                _check_finite(tally, epoch, sum(lengths[k][:number_of_pass]), whose)
                 for name, (total, count) in tally.metrics.items():
                     old = metrics[k].get(name, (0.0, 0.0))
                     metrics[k][name] = (old[0] + float(total), old[1] + float(count))
-        tracked = bool(track_every) and ((epoch + 1) % track_every == 0 or epoch + 1 == epochs)
-        logits = programs.survey(state, own, shared) if surveys(method, epoch + 1) or tracked else None
+        last = epoch + 1 == method.epochs
+        tracked = (track_every and (epoch + 1) % track_every == 0) or (last and (track_every or method.inspect))
+        logits = (
+            programs.survey(method.predict, state, own, shared) if tracked or _predicts(method, epoch + 1) else None
+        )
         inspects = method.inspect is not None and logits is not None
         held_out = None if own.validation is None else programs.validation_logits(state, own, shared)
         yield Epoch(
@@ -374,8 +456,30 @@ def train(
             test_logits=parallel.by_seed(layout, programs.test_logits(state, shared)),
             train_logits=None if logits is None else parallel.by_seed(layout, logits),
             validation_logits=None if held_out is None else parallel.by_seed(layout, held_out),
-            inspected=programs.inspect(state, own, logits) if inspects else [{} for _ in owns],
+            findings=programs.inspect(state, own, logits) if inspects else [{} for _ in owns],
+            stage=number,
+            preliminary=stage.preliminary,
         )
+
+
+def _looks(stage: Stage, first: bool) -> bool:
+    """Whether there is a look before an epoch of the stage, its first or not."""
+    return stage.when == "epoch" or (stage.when == "entry" and first)
+
+
+def _predicts(method: Method, epoch: int) -> bool:
+    """Whether the epoch, if there is one, begins with a look at the method's own predictions."""
+    if epoch >= method.epochs:
+        return False
+    number, start = method.stage_at(epoch)
+    stage = method.stages[number]
+    return stage.look is method.predict and _looks(stage, epoch == start)
+
+
+def _steps(work: Pass, sizes: dict[str, np.ndarray], task: Task) -> int:
+    """How many steps a pass has: as many as it takes to draw its first stream once."""
+    first = work[0].draws[0]
+    return -(-int(sizes[first.stream]) // (first.batch_size or task.batch_size))
 
 
 def _check_finite(tally: Tally, epoch: int, before: int, whose: str) -> None:

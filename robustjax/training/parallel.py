@@ -108,8 +108,11 @@ def make_layout(
 
 
 def split_batch(layout: Layout, batch: Any) -> Any:
-    """Within a program: shard the leading axis of every leaf over the data mesh (elsewhere: nothing)."""
-    if layout.mesh is None:
+    """Within a program: shard the leading axis of every leaf over the data mesh (elsewhere: nothing).
+
+    A stream's own batch size need not divide over the devices; such a batch stays whole on each.
+    """
+    if layout.mesh is None or any(leaf.shape[0] % len(layout.devices) for leaf in jax.tree.leaves(batch)):
         return batch
     return jax.lax.with_sharding_constraint(batch, NamedSharding(layout.mesh, PartitionSpec("data")))
 

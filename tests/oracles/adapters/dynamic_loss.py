@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from robustjax import losses
+from robustjax import losses, meta_nets, selection, targets
 from robustjax.methods import dynamic_loss as dl
 from tests.oracles.adapters.common import manifest, over_instances
 from tests.oracles.adapters.models import _hashed
@@ -68,18 +68,18 @@ def meta_net(case, inputs):
     def one(x):
         theta = _theta(x["params_flat"], layout)
         labels, logits = jnp.asarray(x["labels"]), jnp.asarray(x["logits"])
-        table = dl.weight_table(theta["corrector"], h["num_classes"])
+        table = meta_nets.weight_table(theta["corrector"], h["num_classes"])
 
         def warmup(theta):
-            trust = dl.weight_table(theta["corrector"], h["num_classes"])[labels, x["ranks"]]
+            trust = meta_nets.weight_table(theta["corrector"], h["num_classes"])[labels, x["ranks"]]
             return jnp.mean(dl.corrector_warmup_loss(trust, labels, logits))
 
         trust = table[labels, x["ranks"]]
         loss, gradient = jax.value_and_grad(warmup)(theta)
         return {
-            "corrected_label": dl.corrected_labels(trust, labels, _one_hot(x["predicted_class"], logits)),
-            "corrected_label_warm": dl.corrected_labels(trust, labels, jax.nn.softmax(logits)),
-            "margin": dl.margin_vector(theta["margin"])[None],
+            "corrected_label": targets.corrected_labels(trust, labels, _one_hot(x["predicted_class"], logits)),
+            "corrected_label_warm": targets.corrected_labels(trust, labels, jax.nn.softmax(logits)),
+            "margin": meta_nets.margin_vector(theta["margin"])[None],
             "rank_weight_all": table[:5] if h["num_classes"] == 100 else table,
             "warmup_loss": loss,
             "warmup_grad_flat": _theta_flat(gradient, layout),
@@ -98,9 +98,9 @@ def agnostic(case, inputs):
         logits = jnp.asarray(x["logits"])
         h, num_classes = case["hyperparameters"], logits.shape[-1]
         theta = _theta(x["params_flat"], f"metanet_layout_agnostic_C{num_classes}_h{h['h_dim']}_R{h['rank_num']}")
-        trust = dl.weight_table(theta["corrector"], num_classes)[x["labels"], x["ranks"]]
+        trust = meta_nets.weight_table(theta["corrector"], num_classes)[x["labels"], x["ranks"]]
         labels = jnp.asarray(x["labels"])
-        return {"corrected_label": dl.corrected_labels(trust, labels, _one_hot(x["predicted_class"], logits))}
+        return {"corrected_label": targets.corrected_labels(trust, labels, _one_hot(x["predicted_class"], logits))}
 
     return over_instances(jax.jit(one), inputs)
 
@@ -139,16 +139,16 @@ def meta_step(case, inputs):
         meta_optimizer = optax.adam(h["meta_lr"])
         labels = jnp.asarray(x["labels"])
 
-        def targets(theta, logits, draw):
-            trust = dl.weight_table(theta["corrector"], num_classes)[labels, x["ranks"]]
+        def aims(theta, logits, draw):
+            trust = meta_nets.weight_table(theta["corrector"], num_classes)[labels, x["ranks"]]
             drawn = _one_hot(x[("pred1", "pred2")[draw]], logits)
-            return dl.corrected_labels(trust, labels, drawn), dl.margin_vector(theta["margin"])
+            return targets.corrected_labels(trust, labels, drawn), meta_nets.margin_vector(theta["margin"])
 
         done = dl.iteration(
             weak=lambda p: apply(p, x["weak"]),
             strong=lambda p: (apply(p, x["strong"]), ()),
             meta_loss=lambda p: jnp.mean(losses.cross_entropy(apply(p, x["meta_x"]), x["meta_labels"])),
-            targets=targets,
+            targets=aims,
             mask=jnp.ones(len(labels), x["weak"].dtype),
             params=params, opt_state=opt_state, optimizer=optimizer,
             meta_params=theta, meta_opt_state=meta_optimizer.init(theta), meta_optimizer=meta_optimizer,
@@ -171,11 +171,11 @@ def rank_sampling(case, inputs):
     h = case["hyperparameters"]
     labels, values = jnp.asarray(inputs["labels"], jnp.int32), jnp.asarray(inputs["losses"])
     counts = np.bincount(inputs["labels"])
-    _, meta_size = dl.sampling_sizes(int(counts.min()), h["first_ratio"], h["first_ratio"] * h["second_ratio"])
+    _, meta_size = selection.sampling_sizes(int(counts.min()), h["first_ratio"], h["first_ratio"] * h["second_ratio"])
     primary = jnp.zeros(len(labels), bool).at[inputs["primary_index_sorted_per_class"].reshape(-1)].set(True)
-    chosen = dl.select_meta(values, labels, primary, meta_size, len(counts))
+    chosen = selection.select_meta(values, labels, primary, meta_size, len(counts))
     return {
-        "ranks": dl.loss_ranks(values, labels, jnp.asarray(dl.rank_bins(counts, h["rank_num"], "code"))),
+        "ranks": selection.loss_ranks(values, labels, jnp.asarray(selection.rank_bins(counts, h["rank_num"], "code"))),
         "meta_index_sorted": jnp.flatnonzero(chosen),
         "train_size": jnp.sum(~chosen),
     }

@@ -1,0 +1,224 @@
+"""Mixtures: against scikit-learn and SciPy, against moments, at degenerate data. Beta golden numbers: tests/oracles."""
+
+import doctest
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+import sklearn.mixture
+
+from robustjax import mixtures
+
+fit = jax.jit(mixtures.fit_gaussian_mixture, static_argnames=("components", "max_steps"))
+
+
+def two_heaps(gap, share=0.3, size=600, seed=0):
+    """Losses of right and of wrong labels, from 0 to 1, and which are wrong; `gap` in standard deviations."""
+    rng = np.random.default_rng(seed)
+    wrong = rng.random(size) < share
+    values = rng.normal(0, np.where(wrong, 1.5, 1.0)) + gap * wrong
+    return np.asarray(mixtures.min_max(values.astype(np.float32))), wrong
+
+
+def reference(values, components=2, **options):
+    settings = {"max_iter": 10, "tol": 1e-2, "reg_covar": 5e-4, "random_state": 0, "n_init": 1} | options
+    model = sklearn.mixture.GaussianMixture(components, **settings)
+    values = np.asarray(values, np.float64)[:, None]
+    with np.errstate(all="ignore"):
+        model.fit(values)
+    order = np.argsort(model.means_[:, 0])
+    return model, order, model.predict_proba(values)[:, order]
+
+
+def test_examples():
+    assert doctest.testmod(mixtures).failed == 0
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize(
+    ("gap", "steps", "tolerance"), [(8, 10, 1e-2), (3, 10, 1e-2), (1.5, 10, 1e-2), (3, 60, 1e-6), (1.5, 60, 1e-6)]
+)
+def test_equals_scikit_learn(gap, steps, tolerance):
+    values, wrong = two_heaps(gap)
+    model, order, posterior = reference(values, max_iter=steps, tol=tolerance)
+    mixture = fit(values, max_steps=steps, tolerance=tolerance)
+    np.testing.assert_allclose(mixture.means, model.means_[order, 0], atol=2e-3)
+    np.testing.assert_allclose(mixture.variances, model.covariances_[order, 0, 0], atol=5e-4)
+    np.testing.assert_allclose(mixture.weights, model.weights_[order], atol=1e-2)
+    np.testing.assert_allclose(mixtures.gaussian_posterior(mixture, values), posterior, atol=2e-2)
+    clean = np.asarray(mixtures.clean_probability(values))
+    if steps == 10:
+        np.testing.assert_array_equal(clean > 0.5, posterior[:, 0] > 0.5)
+    if gap == 8:
+        np.testing.assert_array_equal(clean > 0.5, ~wrong)
+        assert mixture.steps == model.n_iter_ < 10  # it stops early, and at the same step
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_three_components_equal_scikit_learn():
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.normal(m, 0.05, 200) for m in (0.1, 0.5, 0.9)]).astype(np.float32)
+    model, order, posterior = reference(values, 3)
+    mixture = fit(values, components=3)
+    np.testing.assert_allclose(mixture.means, model.means_[order, 0], atol=1e-4)
+    np.testing.assert_allclose(mixtures.gaussian_posterior(mixture, values), posterior, atol=1e-3)
+
+
+def test_one_component_has_the_moments():
+    values = np.random.default_rng(0).exponential(2, 500).astype(np.float32)
+    mixture = fit(values, components=1)
+    np.testing.assert_allclose(mixture.means[0], values.mean(), rtol=1e-5)
+    np.testing.assert_allclose(mixture.variances[0], values.var() + 5e-4, rtol=1e-4)
+    expected = scipy.stats.norm(mixture.means[0], np.sqrt(mixture.variances[0])).logpdf(values).mean()
+    np.testing.assert_allclose(mixture.log_likelihood, expected, rtol=1e-4)
+
+
+def test_every_step_raises_the_likelihood():
+    values, _ = two_heaps(2)
+    found = [float(fit(values, max_steps=n, tolerance=0.0, regularization=1e-9).log_likelihood) for n in range(1, 9)]
+    assert (np.diff(found) > -1e-5).all() and found[-1] > found[0]
+
+
+def test_weights_are_copies_and_masks():
+    values, _ = two_heaps(3, size=80)
+    copies = np.random.default_rng(1).integers(0, 4, 80)
+    repeated, weighted = fit(np.repeat(values, copies)), fit(values, copies)
+    for name in ("weights", "means", "variances", "log_likelihood", "steps"):
+        np.testing.assert_allclose(getattr(weighted, name), getattr(repeated, name), rtol=1e-3, err_msg=name)
+    # What is left out may be anything, even not a number, and still gets a probability if it is one.
+    spoiled = np.where(copies > 0, values, np.where(np.arange(80) % 2, np.nan, 1e9)).astype(np.float32)
+    chex_equal(fit(spoiled, copies), weighted)
+    clean = np.asarray(mixtures.clean_probability(spoiled, copies))
+    np.testing.assert_allclose(
+        clean[copies > 0], mixtures.clean_probability(np.repeat(values, copies))[np.cumsum(copies) - 1][copies > 0],
+        atol=1e-3,
+    )  # fmt: skip
+
+
+def chex_equal(first, second):
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), first, second)
+
+
+def test_jit_and_vmap_change_nothing():
+    batch = np.stack([two_heaps(gap, seed=s, size=150)[0] for s, gap in enumerate((1.0, 3.0, 9.0))])
+    masks = np.random.default_rng(0).random(batch.shape) < 0.8
+    rows = [mixtures.fit_gaussian_mixture(v, m) for v, m in zip(batch, masks, strict=True)]
+    assert len({int(row.steps) for row in rows}) > 1  # each stops by itself
+    stacked = jax.tree.map(lambda *x: np.stack(x), *rows)
+    chex_equal(jax.vmap(mixtures.fit_gaussian_mixture)(batch, masks), stacked)
+    chex_equal(jax.jit(jax.vmap(mixtures.fit_gaussian_mixture))(batch, masks), stacked)
+    clean = [mixtures.clean_probability(v, m) for v, m in zip(batch, masks, strict=True)]
+    chex_equal(jax.jit(jax.vmap(mixtures.clean_probability))(batch, masks), np.stack(clean))
+    beta = [mixtures.fit_beta_mixture(v, m) for v, m in zip(batch, masks, strict=True)]
+    together = jax.jit(jax.vmap(mixtures.fit_beta_mixture))(batch, masks)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-3), together, jax.tree.map(lambda *x: np.stack(x), *beta)
+    )
+
+
+DEGENERATE = {
+    "constant": (np.full(20, 0.7), None),
+    "constant_zero": (np.zeros(20), None),
+    "one": (np.array([3.0]), None),
+    "two": (np.array([0.0, 1.0]), None),
+    "one_outlier": (np.array([0.0] * 50 + [1.0]), None),
+    "two_values": (np.array([0.0, 1.0] * 10), None),
+    "huge": (np.array([0.0, 1.0, 1e6, 1e6 + 1]), None),
+    "none": (np.array([0.3, 0.6, 0.9]), np.zeros(3)),
+    "one_left": (np.array([0.3, 0.6, 0.9]), np.array([0, 1, 0])),
+}
+
+
+@pytest.mark.parametrize("name", DEGENERATE)
+@pytest.mark.parametrize("components", [2, 5])
+def test_degenerate_data_is_finite(name, components):
+    values, weights = DEGENERATE[name]
+    mixture = mixtures.fit_gaussian_mixture(values.astype(np.float32), weights, components=components)
+    posterior = mixtures.gaussian_posterior(mixture, values.astype(np.float32))
+    beta = mixtures.fit_beta_mixture(values.astype(np.float32), weights)
+    noisy = mixtures.beta_noise_probability(beta, np.linspace(0, 1, 11))
+    for x in (mixture.weights, mixture.means, mixture.variances, posterior, *beta, noisy):
+        assert np.isfinite(x).all()
+    np.testing.assert_allclose([mixture.weights.sum(), beta.weights.sum()], 1, rtol=1e-5)
+    np.testing.assert_allclose(posterior.sum(-1), 1, rtol=1e-5)
+    assert (np.diff(mixture.means) >= 0).all() and (mixture.variances >= 5e-4 * 0.999).all()
+    assert (noisy >= 0).all() and (noisy <= 1).all()
+
+
+def test_what_equal_losses_and_outliers_say():
+    np.testing.assert_array_equal(mixtures.clean_probability(np.full(9, 2.5, np.float32)), 1)
+    clean = np.asarray(mixtures.clean_probability(np.array([0.0] * 50 + [40.0], np.float32)))
+    assert (clean[:50] > 0.99).all() and clean[50] < 0.01
+    np.testing.assert_allclose(mixtures.clean_probability(np.float32([1, 2]), np.zeros(2)), 0.5)
+    np.testing.assert_array_equal(mixtures.min_max(np.float32([2, 4, 9, 3]), np.array([1, 1, 0, 1])), [0, 1, 3.5, 0.5])
+
+
+def test_float64_stays_and_float16_is_widened():
+    values, _ = two_heaps(3, size=100)
+    assert mixtures.fit_gaussian_mixture(jnp.asarray(values, jnp.bfloat16)).means.dtype == jnp.float32
+    with jax.enable_x64(True):
+        precise = mixtures.fit_gaussian_mixture(values.astype(np.float64))
+        assert precise.means.dtype == jnp.float64
+    np.testing.assert_allclose(fit(values).means, precise.means, rtol=1e-4)
+
+
+def test_large_samples_keep_their_digits():
+    values, _ = two_heaps(3, size=50_000)
+    model, order, posterior = reference(values)
+    np.testing.assert_allclose(fit(values).means, model.means_[order, 0], atol=1e-3)
+    assert np.mean((mixtures.clean_probability(values) > 0.5) != (posterior[:, 0] > 0.5)) < 2e-3
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: mixtures.fit_gaussian_mixture(jnp.zeros((2, 3))), r"shape \[N\].*\(2, 3\)"),
+        (lambda: mixtures.fit_gaussian_mixture(jnp.zeros(0)), r"N >= 1"),
+        (lambda: mixtures.fit_gaussian_mixture(jnp.zeros(3), jnp.ones(2)), r"weights must have the shape"),
+        (lambda: mixtures.fit_gaussian_mixture(jnp.zeros(3), -jnp.ones(3)), "weights must be finite and not negative"),
+        (lambda: mixtures.fit_gaussian_mixture(jnp.zeros(3), components=0), "components must be at least 1, got 0"),
+        (lambda: mixtures.fit_gaussian_mixture(jnp.zeros(3), regularization=0), "regularization must be positive"),
+        (lambda: mixtures.fit_beta_mixture(jnp.zeros(3), max_steps=-1), "max_steps must be at least 0"),
+    ],
+)
+def test_refusals(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+# Beta mixtures.
+
+
+def test_beta_mixture_finds_its_parameters():
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.beta(2, 10, 7000), rng.beta(12, 3, 3000)]).astype(np.float32)
+    mixture = mixtures.fit_beta_mixture(values, max_steps=30)
+    np.testing.assert_allclose(mixture.weights, [0.7, 0.3], atol=0.02)
+    np.testing.assert_allclose(mixture.alphas, [2, 12], rtol=0.1)
+    np.testing.assert_allclose(mixture.betas, [10, 3], rtol=0.1)
+    density = [scipy.stats.beta(a, b).pdf(values) for a, b in zip(mixture.alphas, mixture.betas, strict=True)]
+    joint = np.asarray(mixture.weights)[:, None] * density
+    posterior = mixtures.beta_posterior(mixture, values)
+    np.testing.assert_allclose(posterior, (joint / joint.sum(0)).T, atol=1e-4)
+    noisy = np.asarray(mixtures.beta_noise_probability(mixture, values))
+    assert np.mean((noisy > 0.5) == (np.arange(10_000) >= 7000)) > 0.98
+
+
+def test_noise_probability_does_not_fall_again():
+    # The second component ends before 1, the first is wide: its posterior alone would call the largest losses clean.
+    mixture = mixtures.BetaMixture(jnp.array([0.6, 0.4]), jnp.array([1.0, 30.0]), jnp.array([1.0, 20.0]))
+    assert mixtures.beta_posterior(mixture, jnp.float32(0.99))[1] < 0.01
+    table = np.asarray(mixtures.beta_noise_table(mixture))
+    assert table.shape == (100,) and (table[table.argmax() :] == table.max()).all() and table.max() > 0.5
+    values = jnp.array([-0.1, 0.0, 0.6, 0.999, 1.0, 1.7])
+    np.testing.assert_array_equal(mixtures.beta_noise_probability(mixture, values), table[[0, 0, 60, 99, 99, 99]])
+
+
+def test_beta_weights_are_copies():
+    values, _ = two_heaps(3, size=80)
+    copies = np.random.default_rng(1).integers(0, 4, 80)
+    weighted, repeated = mixtures.fit_beta_mixture(values, copies), mixtures.fit_beta_mixture(np.repeat(values, copies))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3), weighted, repeated)
