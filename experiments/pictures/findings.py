@@ -216,7 +216,9 @@ def draw_per_class(
     ):
         _bars(ax, row, color, label)
     axes[0].axhline(0, color="black", linewidth=0.8)
-    _class_ticks(axes[1], None if class_names is None else style.names_or_numbers(class_names, len(values)))
+    if class_names is not None and len(class_names) != len(values):
+        raise ValueError(f"class_names must name {len(values)} classes, got {len(class_names)}")
+    _class_ticks(axes[1], class_names)
     axes[1].set_xlabel("class")
     figure.align_ylabels()
     return figure
@@ -325,11 +327,13 @@ def _bars(ax: Axes, values: np.ndarray, color: str, title: str) -> None:
 
 
 def _class_ticks(ax: Axes, names: Sequence[str] | None) -> None:
-    """The names under the bars; with more than 20 some numbers; none for no names, where the order is another."""
+    """The names under the bars; None or more than 20: some of the numbers; []: nothing."""
     low, high = ax.get_xlim()
     count = round(high - low)
     if names is not None and 0 < len(names) <= MAX_PANELS:
-        ax.set_xticks(np.arange(count), names, rotation=40, ha="right", rotation_mode="anchor")
+        short = max(map(len, names)) <= 3
+        look = {} if short else {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+        ax.set_xticks(np.arange(count), names, **look)
     elif names is not None and not names:
         ax.set_xticks([])
     else:

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 PathLike = str | os.PathLike[str]
 Records = Sequence[Mapping[str, Any]]
@@ -78,7 +78,7 @@ def epoch_axis(ax: Axes) -> None:
 
 def percent_axis(ax: Axes) -> None:
     """Write a y axis of shares in percent."""
-    ax.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    ax.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.6g} %")
 
 
 def legend_below(figure: Figure, source: Axes | Mapping[str, Any], columns: int = 4, **look: Any) -> None:
@@ -92,7 +92,7 @@ def legend_below(figure: Figure, source: Axes | Mapping[str, Any], columns: int 
 
 
 def names_or_numbers(names: Sequence[str] | None, count: int) -> list[str]:
-    """The names, by default class 0, class 1, …
+    """The names, by default class 0, class 1, …; so are names that are numbers.
 
     Raises:
       ValueError: there are not `count` of them.
@@ -100,7 +100,7 @@ def names_or_numbers(names: Sequence[str] | None, count: int) -> list[str]:
     names = [f"class {c}" for c in range(count)] if names is None else list(names)
     if len(names) != count:
         raise ValueError(f"class_names must name {count} classes, got {len(names)}")
-    return names
+    return [f"class {name}" if name.isdigit() else name for name in names]
 
 
 def words(name: str) -> str:
