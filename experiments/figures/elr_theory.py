@@ -148,12 +148,26 @@ def coefficients(
 
 
 @functools.partial(jax.jit, static_argnames=("regularizer", "clip", "steps"))
-def _descend(inputs, true, given, theta, spread, rate, strength, memory, regularizer, clip, steps):
+def _descend(
+    inputs: jax.Array,
+    true: jax.Array,
+    given: jax.Array,
+    theta: jax.Array,
+    spread: float,
+    rate: float,
+    strength: float,
+    memory: float,
+    regularizer: str,
+    clip: tuple[float, float] | None,
+    steps: int,
+) -> dict[str, jax.Array]:
     method = Method(regularizer, strength, memory, clip)
     n, start = len(true), theta[0] - theta[1]
     kinds = {"clean": given == true, "wrong": given != true}
 
-    def measure(logits, targets, theta, fit, pull, gradient):
+    def measure(
+        logits: jax.Array, targets: jax.Array, theta: jax.Array, fit: jax.Array, pull: jax.Array, gradient: jax.Array
+    ) -> dict[str, jax.Array]:
         difference, slope = theta[0] - theta[1], gradient[0] - gradient[1]
         size = jnp.linalg.norm(difference)
         found = {
@@ -170,7 +184,7 @@ def _descend(inputs, true, given, theta, spread, rate, strength, memory, regular
                 found[f"{kind}_{name}"] = jnp.mean(values, where=where)
         return found
 
-    def step(carry, _):
+    def step(carry: tuple[jax.Array, jax.Array], _: None) -> tuple[tuple[jax.Array, jax.Array], dict[str, jax.Array]]:
         theta, targets = carry
         logits = inputs @ theta.T
         targets = regularizers.update_targets(
@@ -345,7 +359,7 @@ def separability_panel(examples: int = 100, draws: int = 40) -> plots.Panel:
     found = {}
     for flip, color in ((0.4, style.BLUE), (0.5, style.GREEN), (0.8, style.RED)):
         every = np.arange(40, examples + 1)
-        bound = np.array([separability_bound(examples, p, flip) for p in every])
+        bound = np.array([separability_bound(examples, int(p), flip) for p in every])
         found[f"at least, Δ = {flip:g}"] = plots.Line(every / examples, np.where(bound >= 0, bound, np.nan), "-", color)
         tried = np.arange(40, examples, 5)
         rates = [separable_rate(Setup(int(p), examples, 0.3, flip, 0.1, 0), draws) for p in tried]

@@ -169,12 +169,12 @@ def draw_by_example(values: np.ndarray, wrong: np.ndarray | None, title: str) ->
       title: what the numbers are.
     """
     values = np.asarray(values, float)
-    if values.ndim != 1 or (wrong is not None and np.shape(wrong) != values.shape):
-        raise ValueError(f"values and wrong must both be [N], got {values.shape} and {np.shape(wrong)}")
-    every = np.ones(len(values), bool)
-    groups = {"labels": (every, BLUE)}
+    groups = {"labels": (np.ones(len(values), bool), BLUE)}
     if wrong is not None:
-        groups = {"right labels": (~np.asarray(wrong, bool), BLUE), "wrong labels": (np.asarray(wrong, bool), RED)}
+        wrong = np.asarray(wrong, bool)
+        groups = {"right labels": (~wrong, BLUE), "wrong labels": (wrong, RED)}
+        if values.ndim != 1 or wrong.shape != values.shape:
+            raise ValueError(f"values and wrong must both be [N], got {values.shape} and {wrong.shape}")
     finite = values[np.isfinite(values)]
     low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 1.0)
     if low >= 0 and high <= 1:
@@ -283,6 +283,8 @@ def draw_table(
             ax.set_ylim(-0.03, 1.03)
         prune = "lower" if len(bins) > 1 else None
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10], prune=prune))
+        if len(bins) <= 4:
+            ax.set_xticks(bins)
     for ax in axes[-5:]:  # the lowest of each column
         ax.set_xlabel("bin")
         ax.tick_params(labelbottom=True)
@@ -332,7 +334,7 @@ def _class_ticks(ax: Axes, names: Sequence[str] | None) -> None:
     count = round(high - low)
     if names is not None and 0 < len(names) <= MAX_PANELS:
         short = max(map(len, names)) <= 3
-        look = {} if short else {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+        look: dict[str, Any] = {} if short else {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
         ax.set_xticks(np.arange(count), names, **look)
     elif names is not None and not names:
         ax.set_xticks([])

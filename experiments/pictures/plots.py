@@ -178,8 +178,10 @@ def draw_embeddings(
     """
     labels = np.asarray(labels)
     names = style.names_or_numbers(class_names, int(labels.max()) + 1 if class_names is None else len(class_names))
-    shades = colormaps["tab10" if len(names) <= 10 else "tab20"].colors
-    colors = shades if len(names) <= 20 else colormaps["turbo"](np.linspace(0, 1, len(names)))
+    if len(names) <= 20:
+        colors = colormaps["tab10" if len(names) <= 10 else "tab20"](np.arange(len(names)))
+    else:
+        colors = colormaps["turbo"](np.linspace(0, 1, len(names)))
     figure, axes = style.panels(len(points), columns=3, size=(3.2, 3.2))
     for ax, (title, found) in zip(axes, points.items(), strict=True):
         found = style.matrix(found, "points", (len(labels), 2))

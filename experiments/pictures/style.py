@@ -6,7 +6,7 @@ Colours are Okabe and Ito's, which colour-blind readers can tell apart; line sty
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,7 +20,7 @@ Records = Sequence[Mapping[str, Any]]
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 CYCLE = (BLUE, RED, GREEN, ORANGE, PURPLE, SKY)
 LINES = ("-", "--", "-.", ":")
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.labelsize": 9,
@@ -49,7 +49,7 @@ def save(figure: Figure, path: PathLike) -> Path:
 
 
 def panels(
-    count: int, columns: int, size: tuple[float, float] = (3.4, 2.8), share: bool | str = False
+    count: int, columns: int, size: tuple[float, float] = (3.4, 2.8), share: Literal["col"] | bool = False
 ) -> tuple[Figure, list[Axes]]:
     """A figure of ``count`` panels of ``size`` inches, and its axes row by row; made without pyplot's global state."""
     columns = min(columns, count)

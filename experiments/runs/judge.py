@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from robustjax import findings as kinds
@@ -127,18 +128,21 @@ def titles(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _label_distributions(named: Named, labels: Labels, logits: Any) -> Values:
     if labels.clean is None:
-        return {f"{name}_changed": 1 - evaluation.accuracy(each.values, labels.given) for name, each in named.items()}
-    return {f"{name}_accuracy": evaluation.accuracy(each.values, labels.clean) for name, each in named.items()}
+        given = jnp.asarray(labels.given)
+        return {f"{name}_changed": 1 - evaluation.accuracy(each.values, given) for name, each in named.items()}
+    clean = jnp.asarray(labels.clean)
+    return {f"{name}_accuracy": evaluation.accuracy(each.values, clean) for name, each in named.items()}
 
 
 def _label_weights(named: Named, labels: Labels, logits: Any) -> Values:
     if labels.clean is None:
         return _means(named)
     found: Values = {}
+    given, clean = jnp.asarray(labels.given), jnp.asarray(labels.clean)
     for name, each in named.items():
-        trust = evaluation.label_trust(each.values, labels.given, labels.clean)
+        trust = evaluation.label_trust(each.values, given, clean)
         found |= {f"{name}_{which}": value for which, value in trust.items()}
-        found[f"{name}_auroc"] = _auroc(-each.values, labels.given != labels.clean)
+        found[f"{name}_auroc"] = _auroc(-each.values, given != clean)
     return found
 
 

@@ -123,18 +123,19 @@ def save_findings(path: pathlib.Path, epoch: Epoch, k: int, seed: int, labels: L
     if not findings:
         return
     kinds = {name: judge.kind_of(name, finding) for name, finding in findings.items()}
+    arrays: dict[str, Any] = {
+        "names": np.array(list(kinds)),
+        "kinds": np.array(list(kinds.values())),
+        "epoch": np.array(epoch.epoch + 1),
+        **judge.kept_by_example(findings),
+    }
     newest = path / f"findings-seed{seed}.npz"
     partial = newest.with_suffix(".partial")
     with open(partial, "wb") as file:
-        np.savez_compressed(
-            file,
-            names=np.array(list(kinds)),
-            kinds=np.array(list(kinds.values())),
-            epoch=np.array(epoch.epoch + 1),
-            **judge.kept_by_example(findings),
-        )
+        np.savez_compressed(file, **arrays)
     os.replace(partial, newest)
-    if kept := diagnostics(epoch, k, labels):
+    kept: dict[str, Any] = diagnostics(epoch, k, labels)
+    if kept:
         folder = path / "diagnostics"
         folder.mkdir(exist_ok=True)
         np.savez_compressed(folder / f"seed{seed}-epoch{epoch.epoch + 1:04d}.npz", **kept)
