@@ -6,6 +6,7 @@ jit, and under vmap fits many mixtures at once (a class or a network each). Exam
 Constant values, an empty component, a single example or none at all give finite results.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -74,7 +75,43 @@ def fit_gaussian_mixture(
     check("components", components, lambda k: k >= 1, "at least 1")
     check("max_steps", max_steps, lambda n: n >= 0, "at least 0")
     check("regularization", regularization, lambda r: r > 0, "positive")
-    values, weights = _values_and_weights(values, weights)
+    return _fit_gaussians(*_values_and_weights(values, weights), components, max_steps, tolerance, regularization)
+
+
+def gaussian_posterior(mixture: GaussianMixture, values: ArrayLike) -> Array:
+    """The probability of each component given a value, `[..., K]`, from values `[...]`."""
+    return jax.nn.softmax(_gaussian_log_joint(mixture, promote(values)))
+
+
+def clean_probability(values: ArrayLike, weights: ArrayLike | None = None, *, normalize: bool = True) -> Array:
+    """The probability that a label is right: of the component of smaller losses, DivideMix's w.
+
+    Li et al., 2020, section 3.1; two Gaussians with the authors' settings. Equal losses say nothing of the labels:
+    all of them are then right.
+
+    Args:
+      values: losses `[N]`.
+      weights: `[N]`, 0 for what is to be left out of the fit, as in `fit_gaussian_mixture`.
+      normalize: bring losses to [0, 1] by `min_max` first (authors' code).
+
+    Returns:
+      Probabilities `[N]`, for those left out as well.
+    """
+    values = min_max(values, weights) if normalize else promote(values)
+    return gaussian_posterior(fit_gaussian_mixture(values, weights), values)[..., 0]
+
+
+def min_max(values: ArrayLike, weights: ArrayLike | None = None) -> Array:
+    """(v − min v) / (max v − min v) `[N]`, with both taken over positive `weights` [N]; 0 if all values are equal."""
+    values, weights = _values_and_weights(values, weights, keep_all=True)
+    low, high = _range(values, weights)
+    return (values - low) / jnp.where(high > low, high - low, 1)
+
+
+@functools.partial(jax.jit, static_argnames="components")
+def _fit_gaussians(
+    values: Array, weights: Array, components: int, max_steps: int, tolerance: float, regularization: float
+) -> GaussianMixture:
     total = jnp.sum(weights)
     tiny = jnp.finfo(values.dtype).tiny
 
@@ -107,36 +144,6 @@ def fit_gaussian_mixture(
     order = jnp.argsort(mixture.means)
     sort = lambda x: x[order]  # noqa: E731
     return mixture._replace(weights=sort(mixture.weights), means=sort(mixture.means), variances=sort(mixture.variances))
-
-
-def gaussian_posterior(mixture: GaussianMixture, values: ArrayLike) -> Array:
-    """The probability of each component given a value, `[..., K]`, from values `[...]`."""
-    return jax.nn.softmax(_gaussian_log_joint(mixture, promote(values)))
-
-
-def clean_probability(values: ArrayLike, weights: ArrayLike | None = None, *, normalize: bool = True) -> Array:
-    """The probability that a label is right: of the component of smaller losses, DivideMix's w.
-
-    Li et al., 2020, section 3.1; two Gaussians with the authors' settings. Equal losses say nothing of the labels:
-    all of them are then right.
-
-    Args:
-      values: losses `[N]`.
-      weights: `[N]`, 0 for what is to be left out of the fit, as in `fit_gaussian_mixture`.
-      normalize: bring losses to [0, 1] by `min_max` first (authors' code).
-
-    Returns:
-      Probabilities `[N]`, for those left out as well.
-    """
-    values = min_max(values, weights) if normalize else promote(values)
-    return gaussian_posterior(fit_gaussian_mixture(values, weights), values)[..., 0]
-
-
-def min_max(values: ArrayLike, weights: ArrayLike | None = None) -> Array:
-    """(v − min v) / (max v − min v) `[N]`, with both taken over positive `weights` [N]; 0 if all values are equal."""
-    values, weights = _values_and_weights(values, weights, keep_all=True)
-    low, high = _range(values, weights)
-    return (values - low) / jnp.where(high > low, high - low, 1)
 
 
 def _gaussian_log_joint(mixture: GaussianMixture, values: Array) -> Array:
@@ -200,30 +207,7 @@ def fit_beta_mixture(values: ArrayLike, weights: ArrayLike | None = None, *, max
       give a finite one.
     """
     check("max_steps", max_steps, lambda n: n >= 0, "at least 0")
-    values, weights = _values_and_weights(values, weights)
-    values = jnp.clip(values, 1e-4, 1 - 1e-4)
-    tiny = jnp.finfo(values.dtype).tiny
-
-    def step(_: int, mixture: BetaMixture) -> BetaMixture:
-        joint = jnp.maximum(_beta_log_joint(mixture, values), math.log(FLOOR))
-        shares = weights[:, None] * jax.nn.softmax(joint)
-        sizes = jnp.sum(shares, axis=0)
-        safe = jnp.maximum(sizes, tiny)
-        means = jnp.sum(shares * values[:, None], axis=0) / safe
-        variances = jnp.sum(shares * jnp.square(values[:, None] - means), axis=0) / safe
-        concentration = means * (1 - means) / jnp.maximum(variances, 1e-8) - 1
-        fitted = BetaMixture(
-            sizes / jnp.maximum(jnp.sum(sizes), tiny), means * concentration, (1 - means) * concentration
-        )
-        usable = (sizes > 0) & (concentration > 0)
-        return BetaMixture(
-            jnp.where(jnp.sum(sizes) > 0, fitted.weights, mixture.weights),
-            jnp.where(usable, fitted.alphas, mixture.alphas),
-            jnp.where(usable, fitted.betas, mixture.betas),
-        )
-
-    start = BetaMixture(*(jnp.asarray(pair, values.dtype) for pair in ((0.5, 0.5), (1, 2), (2, 1))))
-    return jax.lax.fori_loop(0, max_steps, step, start)
+    return _fit_betas(*_values_and_weights(values, weights), max_steps)
 
 
 def beta_posterior(mixture: BetaMixture, values: ArrayLike) -> Array:
@@ -250,6 +234,33 @@ def beta_noise_probability(mixture: BetaMixture, values: ArrayLike, bins: int = 
     """M-DYR's probability that a label is wrong, `[...]`: `beta_noise_table` at each value's bin, ⌊bins · value⌋."""
     entries = jnp.clip((bins * promote(values)).astype(jnp.int32), 0, bins - 1)
     return beta_noise_table(mixture, bins)[entries]
+
+
+@jax.jit
+def _fit_betas(values: Array, weights: Array, max_steps: int) -> BetaMixture:
+    values = jnp.clip(values, 1e-4, 1 - 1e-4)
+    tiny = jnp.finfo(values.dtype).tiny
+
+    def step(_: int, mixture: BetaMixture) -> BetaMixture:
+        joint = jnp.maximum(_beta_log_joint(mixture, values), math.log(FLOOR))
+        shares = weights[:, None] * jax.nn.softmax(joint)
+        sizes = jnp.sum(shares, axis=0)
+        safe = jnp.maximum(sizes, tiny)
+        means = jnp.sum(shares * values[:, None], axis=0) / safe
+        variances = jnp.sum(shares * jnp.square(values[:, None] - means), axis=0) / safe
+        concentration = means * (1 - means) / jnp.maximum(variances, 1e-8) - 1
+        fitted = BetaMixture(
+            sizes / jnp.maximum(jnp.sum(sizes), tiny), means * concentration, (1 - means) * concentration
+        )
+        usable = (sizes > 0) & (concentration > 0)
+        return BetaMixture(
+            jnp.where(jnp.sum(sizes) > 0, fitted.weights, mixture.weights),
+            jnp.where(usable, fitted.alphas, mixture.alphas),
+            jnp.where(usable, fitted.betas, mixture.betas),
+        )
+
+    start = BetaMixture(*(jnp.asarray(pair, values.dtype) for pair in ((0.5, 0.5), (1, 2), (2, 1))))
+    return jax.lax.fori_loop(0, max_steps, step, start)
 
 
 def _beta_log_joint(mixture: BetaMixture, values: Array) -> Array:

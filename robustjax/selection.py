@@ -2,7 +2,7 @@
 
 Pure and jittable except `rank_bins` and `sampling_sizes`, which give shapes and are computed once on the host. Sizes
 that change during training (a forget rate, disagreements of a batch) are traced: a selection is a mask, never a shorter
-array. Co-teaching's forget rate over time is `robustjax.training.schedules.forget_rate`.
+array. Co-teaching's forget rate over time is `robustjax.schedules.forget_rate`.
 """
 
 from typing import Literal, NamedTuple

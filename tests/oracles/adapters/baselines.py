@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from robustjax import losses, meta, meta_nets, mixtures, mixup, selection, targets
-from robustjax.training import schedules
+from robustjax import losses, meta, meta_nets, mixtures, mixup, schedules, selection, targets
 from tests.oracles.adapters.common import Adapter, Arrays, Case, manifest, over_instances, quick_jit
 
 

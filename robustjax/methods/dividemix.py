@@ -1,0 +1,206 @@
+"""DivideMix: noisy labels as semi-supervised learning (Li et al., ICLR 2020).
+
+After a warm-up on all given labels, every epoch (Algorithm 1):
+
+1. two Gaussians are fitted to each network's losses of the whole training set; w_i is the probability that example i
+   belongs to the smaller ones, so that its label is right (co-divide);
+2. each network in turn trains on the division that the *other* one made: examples with w_i > τ keep their labels, the
+   others lose theirs. Given labels are refined by the network's own predictions, w y + (1 − w) p, missing ones guessed
+   by both networks, all of them sharpened (co-refinement, co-guessing);
+3. labelled and unlabelled examples are mixed (MixMatch), and L = L_x + λ_u L_u + L_reg: cross entropy on the labelled
+   part, squared error on the unlabelled one, and KL(uniform ‖ mean prediction).
+
+As in the authors' code a network guesses in train mode and its peer in evaluation mode, λ_u rises linearly, and the
+share of the mix is one number a batch. Batch statistics are those that the pass on the mixed batch leaves; in the
+authors' code the guessing passes move them too.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from robustjax import findings, losses, mixtures, targets
+from robustjax.methods import base, peers
+from robustjax.mixup import apply_mix, draw_mix
+
+
+class DivideMixState(NamedTuple):
+    """The two networks; of each the probability that a label is right, [N], 0 until it is known."""
+
+    learners: tuple[base.Learner, ...]
+    clean: tuple[base.PerExample, ...]
+
+
+def dividemix(
+    task: base.Task,
+    *,
+    warmup_epochs: int = 10,
+    threshold: float = 0.5,
+    temperature: float = 0.5,
+    alpha: float = 4.0,
+    unlabeled_strength: float = 25.0,
+    ramp_epochs: float = 16.0,
+    confidence_penalty: bool = False,
+) -> base.Method:
+    """DivideMix (Li et al., ICLR 2020): two networks divide the data for each other, and MixMatch.
+
+    Args:
+      warmup_epochs: epochs on all given labels before the data are divided.
+      threshold: τ in (0, 1), above which the probability that a label is right keeps it.
+      temperature: T of the sharpening of refined and guessed labels, positive.
+      alpha: α of MixMatch's Beta(α, α), positive.
+      unlabeled_strength: λ_u, the weight of the squared error on guessed labels, at least 0.
+      ramp_epochs: epochs over which that weight rises linearly, positive.
+      confidence_penalty: subtract the entropy of the predictions in the warm-up, for asymmetric noise.
+
+    Raises:
+      ValueError: an option out of its range, by name.
+    """
+    base.check_warmup(task, warmup_epochs)
+    base.check_mixup(task, alpha)
+    for name, value, accepted in (
+        ("threshold", threshold, 0 < threshold < 1),
+        ("temperature", temperature, temperature > 0),
+        ("alpha", alpha, alpha > 0),
+        ("unlabeled_strength", unlabeled_strength, unlabeled_strength >= 0),
+        ("ramp_epochs", ramp_epochs, ramp_epochs > 0),
+    ):
+        if not accepted:
+            raise ValueError(f"{name}={value} is out of its range, see --help.")
+
+    def init(key: jax.Array, labels: np.ndarray) -> DivideMixState:
+        learners = tuple(base.init_learner(own, task) for own in jax.random.split(key))
+        return DivideMixState(learners, (base.per_example(len(labels)),) * 2)
+
+    def look(state: DivideMixState, inputs: jax.Array) -> tuple[jax.Array, ...]:
+        return peers.each(task, state.learners, inputs)
+
+    def predict(state: DivideMixState, inputs: jax.Array) -> jax.Array:
+        return peers.ensemble(task, state.learners, inputs)
+
+    def divide(
+        state: DivideMixState, survey: base.Survey, clock: base.Clock, key: jax.Array
+    ) -> tuple[DivideMixState, base.Plan]:
+        """Co-divide: a mixture a network, and what each network is to train on by the other's."""
+        clean = [mixtures.clean_probability(losses.cross_entropy(seen, survey.labels)) for seen in survey.seen]
+        plan: base.Plan = {}
+        for which, own in enumerate(jax.random.split(key)):
+            kept = clean[1 - which] > threshold
+            kept |= ~jnp.any(kept)  # an epoch needs labels: where none is trusted, all are
+            labeled_key, unlabeled_key = jax.random.split(own)
+            plan[f"labeled_{which}"] = base.shuffled(labeled_key, kept)
+            plan[f"unlabeled_{which}"] = base.shuffled(unlabeled_key, ~kept)
+        return state._replace(clean=tuple(map(base.remembered, clean))), plan
+
+    def warmup_step(which: int) -> base.StepFunction:
+        def warmup(
+            state: DivideMixState, batches: base.Batches, clock: base.Clock, key: jax.Array
+        ) -> tuple[DivideMixState, base.Metrics]:
+            batch = batches[f"all_{which}"]
+            view_key, model_key = jax.random.split(key)
+
+            def terms(logits: jax.Array) -> dict[str, base.Term]:
+                values = losses.cross_entropy(logits, batch.labels)
+                if confidence_penalty:
+                    values = values + targets.negative_entropy(logits)
+                return {"loss": base.Term(values, batch.mask)}
+
+            inputs = task.strong(view_key, batch.inputs)
+            attempt = base.attempt_on(task, state.learners[which], inputs, model_key, terms)
+            learner, metrics, _ = base.descend(task, state.learners[which], batch, clock, attempt)
+            return state._replace(learners=peers.replaced(state.learners, which, learner)), metrics
+
+        return warmup
+
+    def mixmatch_step(which: int) -> base.StepFunction:
+        def mixmatch(
+            state: DivideMixState, batches: base.Batches, clock: base.Clock, key: jax.Array
+        ) -> tuple[DivideMixState, base.Metrics]:
+            labeled, unlabeled = batches[f"labeled_{which}"], batches[f"unlabeled_{which}"]
+            learner, peer = state.learners[which], state.learners[1 - which]
+            *view_keys, guess_key, mix_key, model_key = jax.random.split(key, 7)
+            x = [task.strong(view_key, labeled.inputs) for view_key in view_keys[:2]]
+            u = [task.strong(view_key, unlabeled.inputs) for view_key in view_keys[2:]]
+
+            def own(views: Sequence[jax.Array]) -> list[jax.Array]:
+                return [base.train_apply(task, learner, learner.params, view, guess_key)[0] for view in views]
+
+            def others(views: Sequence[jax.Array]) -> list[jax.Array]:
+                return [task.model.apply(peer.params, peer.stats, view, train=False)[0] for view in views]
+
+            trust = base.recall(state.clean[1 - which], labeled.index)
+            own_logits = own(x)
+            refined = targets.corefined_labels(trust, labeled.labels, _softmax(own_logits), temperature)
+            guessed = targets.coguessed_labels(_softmax(own(u) + others(u)), temperature)
+
+            mask = jnp.concatenate([labeled.mask] * 2 + [unlabeled.mask] * 2)
+            mix = draw_mix(mix_key, len(mask), alpha, keep_larger=True)
+            inputs = apply_mix(jnp.concatenate(x + u), mix)
+            wanted = apply_mix(jnp.concatenate([refined] * 2 + [guessed] * 2), mix)
+            split = 2 * len(labeled.labels)
+            ramp = jnp.clip(clock.stage_progress / ramp_epochs, 0, 1)
+
+            def attempt(params: Any) -> base.Attempt:
+                logits, stats = base.train_apply(task, learner, params, inputs, model_key)
+                values = losses.cross_entropy(logits[:split], wanted[:split])
+                errors = targets.squared_error(logits[split:], wanted[split:])
+                penalty = jnp.full(labeled.mask.shape, targets.prior_penalty(logits, mask))
+                terms = {
+                    "labeled_loss": base.Term(values, mask[:split]),
+                    "unlabeled_loss": base.Term(errors, mask[split:], unlabeled_strength * ramp),
+                    "prior_penalty": base.Term(penalty, labeled.mask),
+                }
+                return base.Attempt(terms, own_logits[0], stats)
+
+            learner, metrics, _ = base.descend(task, learner, labeled, clock, attempt)
+            return state._replace(learners=peers.replaced(state.learners, which, learner)), metrics
+
+        return mixmatch
+
+    def inspect(state: DivideMixState, survey: base.Survey) -> findings.Findings:
+        clean = sum(base.recall_all(each, len(survey.labels)) for each in state.clean) / 2
+        known = jnp.any(clean > 0)
+        believed = targets.corefined_labels(clean, survey.labels, jax.nn.softmax(survey.seen)[None], 1.0)
+        return {
+            "noise_score": findings.NoiseScore(findings.when_known(known, 1 - clean)),
+            "correction": findings.LabelDistribution(findings.when_known(known, believed)),
+        }
+
+    def passes(make: Any, *streams: str) -> tuple[base.Pass, ...]:
+        """One pass for each network, over its own streams."""
+        return tuple(
+            (base.Step(make(which), tuple(base.Draw(f"{name}_{which}") for name in streams)),) for which in range(2)
+        )
+
+    stages = [
+        base.Stage(warmup_epochs, passes(warmup_step, "all")),
+        base.Stage(
+            task.epochs - warmup_epochs,
+            passes(mixmatch_step, "labeled", "unlabeled"),
+            divide,
+            look=look,
+            when="epoch",
+        ),
+    ]
+    return base.method(init, stages, predict, inspect)
+
+
+def _softmax(logits: Sequence[jax.Array]) -> jax.Array:
+    return jax.nn.softmax(jnp.stack(list(logits)))
+
+
+ENTRIES = (
+    base.Entry(
+        "dividemix",
+        dividemix,
+        "Li et al., ICLR 2020",
+        aliases=("divide_mix",),
+        networks=2,
+        memory="2",
+        cost=6.0,
+        small={"warmup_epochs": 1, "ramp_epochs": 2.0, "unlabeled_strength": 1.0},
+    ),
+)
