@@ -340,7 +340,7 @@ def test_one_command_runs_both_stages(small_data, tmp_path):
     with np.load(out / "diagnostics" / "seed0-epoch0003.npz") as found:
         np.testing.assert_allclose(found["group_strength"], records[-1]["group_strength"])
     assert [file.name for file in (out / "diagnostics").iterdir()] == ["seed0-epoch0003.npz"]
-    assert (out / "plots" / "strengths.png").stat().st_size > 0
+    assert (out / "plots" / "groups.png").stat().st_size > 0
     assert restore.restore_run(out).states[0].estimate.strengths.shape == (2,)
 
 
