@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 # XLA:CPU runs convolution gradients up to 7× faster outside the YNN library; reductions are better left inside it.
-_FAST_CPU_CONVOLUTIONS = {
+_FAST_CPU_CONVOLUTIONS: dict[str, str | bool] = {
     "xla_cpu_experimental_ynn_fusion_type": ",".join(
         f"LIBRARY_FUSION_TYPE_{kind}" for kind in ("DOT", "ELTWISE", "REDUCE")
     )
@@ -17,11 +17,11 @@ _FAST_CPU_CONVOLUTIONS = {
 
 
 # Programs that run once (initialisation) are not worth optimising. Level 1 gives the same bits as the default.
-_QUICK_CPU_COMPILATION = {"xla_backend_optimization_level": "1"}
+_QUICK_CPU_COMPILATION: dict[str, str | bool] = {"xla_backend_optimization_level": "1"}
 
 
 @functools.cache
-def compiler_options(once: bool = False) -> dict[str, str] | None:
+def compiler_options(once: bool = False) -> dict[str, str | bool] | None:
     """Compile options on the default backend; None where there are none or XLA refuses them.
 
     Args:
@@ -51,7 +51,7 @@ def user_cache_dir() -> pathlib.Path:
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "robustjax"
 
 
-def enable_compilation_cache(folder: str | os.PathLike | None = None) -> pathlib.Path | None:
+def enable_compilation_cache(folder: str | os.PathLike[str] | None = None) -> pathlib.Path | None:
     """Keep compiled programs on disk, so that the next start does not compile them again.
 
     Args:
@@ -60,8 +60,9 @@ def enable_compilation_cache(folder: str | os.PathLike | None = None) -> pathlib
     Returns:
       The folder in use, or None if it cannot be written.
     """
-    if jax.config.jax_compilation_cache_dir and folder is None:
-        return pathlib.Path(jax.config.jax_compilation_cache_dir)
+    own: str | None = jax.config.values["jax_compilation_cache_dir"]
+    if own and folder is None:
+        return pathlib.Path(own)
     path = pathlib.Path(folder) if folder is not None else user_cache_dir() / "xla"
     try:
         path.mkdir(parents=True, exist_ok=True)

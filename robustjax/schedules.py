@@ -16,7 +16,12 @@ Schedule = Callable[[Any], jax.Array]
 
 
 def constant(base: float) -> Schedule:
-    """`base` at all times."""
+    """`base` at all times.
+
+    Examples:
+      >>> float(constant(0.5)(7))
+      0.5
+    """
     return lambda epochs: jnp.full_like(_time(epochs), base)
 
 
@@ -25,6 +30,11 @@ def multistep(base: float, milestones: Sequence[int], factor: float = 0.1) -> Sc
 
     Raises:
       ValueError: milestones that do not increase.
+
+    Examples:
+      >>> rate = multistep(1.0, (3, 5), factor=0.5)
+      >>> [float(rate(epoch)) for epoch in (0, 2.9, 3, 5)]
+      [1.0, 1.0, 0.5, 0.25]
     """
     if list(milestones) != sorted(set(milestones)):
         raise ValueError(f"milestones must increase, got {tuple(milestones)}")
@@ -48,6 +58,10 @@ def cosine(base: float, epochs: int, final: float = 0.0, *, per_epoch: bool = Tr
 
     Raises:
       ValueError: `epochs` is not positive.
+
+    Examples:
+      >>> cosine(1.0, 4)(jnp.array([0.0, 2.0, 2.9, 4.0, 9.0])).round(4).tolist()
+      [1.0, 0.5, 0.5, 0.0, 0.0]
     """
     _positive("epochs", epochs)
 
@@ -62,6 +76,10 @@ def cosine_restarts(base: float, period: int, final: float = 0.0, *, per_epoch: 
 
     Raises:
       ValueError: `period` is not positive.
+
+    Examples:
+      >>> cosine_restarts(1.0, 4)(jnp.array([0.0, 2.0, 4.0, 6.0])).round(4).tolist()
+      [1.0, 0.5, 1.0, 0.5]
     """
     _positive("period", period)
     return lambda epochs: _half_cosine(base, final, jnp.mod(_steps(epochs, per_epoch), period) / period)
@@ -72,6 +90,10 @@ def exponential(base: float, factor: float, *, every: int = 1) -> Schedule:
 
     Raises:
       ValueError: `every` is not positive.
+
+    Examples:
+      >>> [float(exponential(1.0, 2.0, every=5)(epoch)) for epoch in (0, 4, 5, 10)]
+      [1.0, 1.0, 2.0, 4.0]
     """
     _positive("every", every)
 
@@ -89,6 +111,10 @@ def linear_warmup(schedule: Schedule, epochs: float, start_factor: float = 0.0) 
 
     Raises:
       ValueError: `epochs` is not positive.
+
+    Examples:
+      >>> [float(linear_warmup(constant(1.0), 4)(now)) for now in (0, 1, 2.5, 9)]
+      [0.0, 0.25, 0.625, 1.0]
     """
     _positive("epochs", epochs)
 
@@ -104,6 +130,10 @@ def staircase_warmup(schedule: Schedule, epochs: int) -> Schedule:
 
     Raises:
       ValueError: `epochs` is not positive.
+
+    Examples:
+      >>> [float(staircase_warmup(constant(1.0), 4)(now)) for now in (0, 1, 2.5, 9)]
+      [0.25, 0.5, 0.75, 1.0]
     """
     _positive("epochs", epochs)
     return lambda now: schedule(now) * jnp.minimum((jnp.floor(_time(now)) + 1) / epochs, 1)
@@ -113,6 +143,10 @@ def ldam(base: float = 0.1) -> Schedule:
     """LDAM's learning rate for 200 epochs: 5 epochs of warm-up, ×0.01 from epoch 160, again from 180.
 
     Source: the authors' code of Cao et al. (2019).
+
+    Examples:
+      >>> [round(float(ldam(0.1)(epoch)), 6) for epoch in (0, 4, 100, 160, 180)]
+      [0.02, 0.1, 0.1, 0.001, 1e-05]
     """
     return staircase_warmup(multistep(base, (160, 180), 0.01), 5)
 
@@ -124,6 +158,10 @@ def forget_rate(rate: float, ramp_epochs: int = 10, exponent: float = 1.0) -> Sc
 
     Raises:
       ValueError: `rate` is outside [0, 1) or `ramp_epochs` is not positive.
+
+    Examples:
+      >>> [round(float(forget_rate(0.4, ramp_epochs=5)(epoch)), 4) for epoch in (0, 2, 4, 50)]
+      [0.0, 0.2, 0.4, 0.4]
     """
     _positive("ramp_epochs", ramp_epochs)
     if not 0 <= rate < 1:
@@ -143,6 +181,10 @@ def sigmoid_rampup(length: float) -> Schedule:
 
     Raises:
       ValueError: `length` is negative.
+
+    Examples:
+      >>> [round(float(sigmoid_rampup(10)(now)), 4) for now in (0, 5, 10, 20)]
+      [0.0067, 0.2865, 1.0, 1.0]
     """
     if length < 0:
         raise ValueError(f"length must not be negative, got {length}")
@@ -162,6 +204,10 @@ def averaging_decay(decay: float, ramp: float) -> Schedule:
 
     Raises:
       ValueError: `decay` is outside [0, 1) or `ramp` is negative.
+
+    Examples:
+      >>> [round(float(averaging_decay(0.75, ramp=0)(steps)), 4) for steps in (0, 1, 2, 9)]
+      [0.0, 0.5, 0.6667, 0.75]
     """
     if not 0 <= decay < 1:
         raise ValueError(f"decay must be in [0, 1), got {decay}")

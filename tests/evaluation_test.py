@@ -283,3 +283,33 @@ def test_the_validation_accuracy_chooses_among_the_last_stages_epochs():
     assert (summary["best_epoch"], summary["test_accuracy_last"]) == (5, 0.5)
     unjudged = [{**record, "validation_accuracy": None} for record in told]
     assert "best_validation_epoch" not in history.summarise(unjudged) and history.best_validation([]) is None
+
+
+MEASURES = {
+    "accuracy": lambda x, a, b, t: evaluation.accuracy(x, a),
+    "group_accuracy": lambda x, a, b, t: evaluation.group_accuracy(x, a, b, 5),
+    "per_class_accuracy": lambda x, a, b, t: evaluation.per_class_accuracy(x, a),
+    "balanced_accuracy": lambda x, a, b, t: evaluation.balanced_accuracy(x, a),
+    "expected_calibration_error": lambda x, a, b, t: evaluation.expected_calibration_error(x, a),
+    "memorization": lambda x, a, b, t: evaluation.memorization(x, a, b),
+    "gradient_coefficients": lambda x, a, b, t: evaluation.gradient_coefficients(x, a, b),
+    "gradient_coefficients of a method": lambda x, a, b, t: evaluation.gradient_coefficients(x, a, b, {"pull": t}),
+    "sparse_rate": lambda x, a, b, t: evaluation.sparse_rate(x, 0.5),
+    "correction_accuracy": lambda x, a, b, t: evaluation.correction_accuracy(t, a),
+    "label_trust": lambda x, a, b, t: evaluation.label_trust(t[:, 0], a, b),
+    "noise_detection_auroc": lambda x, a, b, t: evaluation.noise_detection_auroc(x[:, 0], a != b),
+}
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_no_dtype_is_promoted_unasked(name):
+    logits, given = random_case(0)
+    _, clean = random_case(1)
+    targets = np.random.default_rng(2).dirichlet(np.ones(5), len(given)).astype(np.float32)
+    for kind in (np.int32, np.int64):
+        arrays = (logits, given.astype(kind), clean.astype(kind), targets)
+        expected = MEASURES[name](*map(jnp.asarray, arrays))
+        with jax.numpy_dtype_promotion("strict"):
+            for found in (MEASURES[name](*arrays), jax.jit(MEASURES[name])(*arrays)):
+                chex.assert_trees_all_close(found, expected, rtol=1e-5)
+                assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {np.dtype(np.float32)}

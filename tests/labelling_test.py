@@ -117,3 +117,64 @@ def test_given_labels_stand_in_for_noise():
         labelling.corrupt(LABELS, 10, 0, given=given, noise="symmetric", rate=0.1)
     with pytest.raises(ValueError, match="given labels holds"):
         labelling.corrupt(LABELS, 10, 0, given=given + 5)
+
+
+def test_trusted_examples_are_balanced_by_the_true_class():
+    positions = labelling.draw_trusted(LABELS, 10, 34, 3)
+    assert positions.dtype == np.int64 and (np.diff(positions) > 0).all()
+    np.testing.assert_array_equal(np.bincount(LABELS[positions], minlength=10), [4] * 4 + [3] * 6)
+    again, other = (labelling.draw_trusted(LABELS, 10, 34, seed) for seed in (3, 4))
+    np.testing.assert_array_equal(again, positions)
+    assert not np.array_equal(other, positions)
+
+
+def test_trusted_examples_leave_every_class_something_to_train_on():
+    labels = np.array([0] * 50 + [1] * 4)
+    assert np.bincount(labels[labelling.draw_trusted(labels, 2, 6, 0)]).tolist() == [3, 3]
+    with pytest.raises(ValueError, match="trusted_examples=8 takes 4 examples of class 1, which has 4"):
+        labelling.draw_trusted(labels, 2, 8, 0)
+    with pytest.raises(ValueError, match="trusted_examples=9 must be at least the 10 classes"):
+        labelling.draw_trusted(LABELS, 10, 9, 0)
+    with pytest.raises(ValueError, match="accepted are 0 to 4"):
+        labelling.draw_trusted(LABELS, 5, 20, 0)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"noise": "symmetric", "rate": 0.4},
+        {"noise": "frequency_proportional", "rate": 0.4, "imbalance": "long_tailed", "ratio": 5},
+        {"noise": "heteroskedastic", "rate": 0.4, "imbalance": "step_rare_noisy", "ratio": 5, "dataset": "cifar10"},
+        {"limit": 500, "noise": "symmetric_exclusive", "rate": 0.2},
+    ],
+)
+def test_what_is_left_out_is_as_if_it_had_never_been_there(arguments):
+    positions = labelling.draw_trusted(LABELS, 10, 100, 0)
+    found = labelling.corrupt(LABELS, 10, 3, without=positions, **arguments)
+    rest = np.setdiff1d(np.arange(1000), positions)
+    alone = labelling.corrupt(LABELS[rest], 10, 3, **arguments)
+    assert not set(found.kept) & set(positions)
+    np.testing.assert_array_equal(found.kept, rest[alone.kept])
+    np.testing.assert_array_equal(found.given, alone.given)
+    np.testing.assert_array_equal(found.clean, LABELS[found.kept])
+
+
+def test_given_labels_and_nothing_left_out_and_bad_positions():
+    given = (LABELS + 1) % 10
+    found = labelling.corrupt(LABELS, 10, 0, given=given, without=np.array([0, 999, 5]))
+    np.testing.assert_array_equal(found.kept, np.setdiff1d(np.arange(1000), [0, 5, 999]))
+    np.testing.assert_array_equal(found.given, given[found.kept])
+    whole, none = (labelling.corrupt(LABELS, 10, 0, without=w) for w in (None, np.array([], int)))
+    np.testing.assert_array_equal(whole.kept, none.kept)
+    for without in ([1, 1], [-1], [1000], [0.5], [[1]]):
+        with pytest.raises(ValueError, match="expected distinct positions"):
+            labelling.corrupt(LABELS, 10, 0, without=np.array(without))
+    with pytest.raises(ValueError, match=r"limit=998 must be .* at most 997"):
+        labelling.corrupt(LABELS, 10, 0, limit=998, without=np.array([0, 999, 5]))
+
+
+def test_labels_are_those_of_before_trusted_sets_existed():
+    """Golden hash: a run of an earlier version can be repeated."""
+    found = labelling.corrupt(LABELS, 10, 1, noise="symmetric", rate=0.4, limit=500, imbalance="long_tailed", ratio=10)
+    assert corruptions.label_hash(found.given)[:16] == "7ac89e6488449012"
+    assert corruptions.label_hash(found.kept)[:16] == "68291353633ad6ce"

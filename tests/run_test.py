@@ -66,7 +66,7 @@ def test_a_run_directory_is_complete(tmp_path, method, capsys):
         pictures |= {"target_accuracy.png", "elr_coefficients.png"}
     assert {p.name for p in (out / "plots").iterdir()} == pictures
     noise = corruptions.load_noise(out / "labels-seed1.npz")
-    assert corruptions.label_hash(noise.labels) == json.loads(read(out / "config.json"))["labels"]["1"]
+    assert corruptions.label_hash(noise.given) == json.loads(read(out / "config.json"))["labels"]["1"]
 
 
 def test_a_finished_run_is_not_run_again(tmp_path, capsys):
@@ -86,7 +86,7 @@ def test_labels_of_one_run_serve_another(tmp_path):
     file = tmp_path / "a" / "labels-seed5.npz"
     assert start(tmp_path / "b", "cross_entropy", 1, "--seed=9", f"--noise-file={file}") == 0
     first, second = (corruptions.load_noise(tmp_path / d / f"labels-seed{s}.npz") for d, s in (("a", 5), ("b", 9)))
-    np.testing.assert_array_equal(first.labels, second.labels)
+    np.testing.assert_array_equal(first.given, second.given)
 
 
 def test_labels_of_ones_own_for_a_known_data_set(tmp_path, capsys):
@@ -97,7 +97,7 @@ def test_labels_of_ones_own_for_a_known_data_set(tmp_path, capsys):
     flags = ["--imbalance=none", "--imbalance-ratio=1"]
     out = tmp_path / "run"
     assert start(out, "cross_entropy", 1, f"--labels={tmp_path / 'human.npz'}:worse", *flags) == 0
-    np.testing.assert_array_equal(corruptions.load_noise(out / "labels-seed0.npz").labels, given)
+    np.testing.assert_array_equal(corruptions.load_noise(out / "labels-seed0.npz").given, given)
     for spec, message in (("human.npz", "FILE.npz:NAME"), ("human.npz:best", "worse, other"), ("none.npy", "no file")):
         assert start(tmp_path / "no", "cross_entropy", 1, f"--labels={tmp_path / spec}", *flags) == 2
         assert message in capsys.readouterr().err
@@ -154,10 +154,10 @@ def test_selection_by_noisy_validation_labels(tmp_path):
         assert not set(parts[0].kept) & set(parts[1].kept)
         assert len(parts[1].kept) == round(0.1 * (len(parts[0].kept) + len(parts[1].kept)))
         clean = restored.dataset.train_labels[parts[1].kept]
-        assert 0.1 < np.mean(parts[1].labels != clean) < 0.6
+        assert 0.1 < np.mean(parts[1].given != clean) < 0.6
         inputs = restored.dataset.train_inputs[parts[1].kept]
         predicted = np.argmax(restore.predict(restored, inputs, k), -1)
-        assert np.mean(predicted == parts[1].labels) == pytest.approx(best["validation_accuracy"], abs=1e-6)
+        assert np.mean(predicted == parts[1].given) == pytest.approx(best["validation_accuracy"], abs=1e-6)
     mean, std = summary["mean_std"]["test_accuracy_best_validation"]
     chosen = [result["test_accuracy_best_validation"] for result in summary["seeds"]]
     assert (mean, std) == pytest.approx((np.mean(chosen), np.std(chosen, ddof=1)))

@@ -19,6 +19,8 @@ ALL = {
     "ldam": schedules.ldam(0.1),
     "forget_rate": schedules.forget_rate(0.4, 5),
     "sigmoid_rampup": schedules.sigmoid_rampup(7),
+    "averaging_decay": schedules.averaging_decay(0.9, 6),
+    "averaging_decay to the mean": schedules.averaging_decay(0.9, 0),
 }
 
 
@@ -34,6 +36,17 @@ def test_jit_arrays_and_numbers_agree(name):
     assert schedule(3) == schedule(3.0)
     with jax.enable_x64(True):
         assert schedule(np.float64(2.5)).dtype == schedule(2).dtype == jnp.float64
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_no_dtype_is_promoted_unasked(name):
+    schedule = ALL[name]
+    for time in (2, 2.5, np.float32(3.7), np.int32(3), jnp.arange(9), np.linspace(0, 30, 7, dtype=np.float32)):
+        expected = schedule(time)
+        with jax.numpy_dtype_promotion("strict"):
+            found, compiled = schedule(time), jax.jit(schedule)(time)
+        assert found.dtype == compiled.dtype == jnp.float32
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_multistep_drops_at_the_start_of_a_milestone():

@@ -122,7 +122,7 @@ def test_other_content_of_the_same_name_is_not_served(tiny, tmp_path):
 def test_damaged_cache_is_decoded_again(tiny, tmp_path, damage):
     want = _load_tiny(tiny, tmp_path)
     expected = np.array(want.train_inputs)
-    (path,) = tmp_path.rglob("train_inputs.npy")
+    (path,) = tmp_path.rglob("train_images.npy")
     if damage == "truncated":
         os.truncate(path, 300)
     elif damage == "missing":
@@ -357,16 +357,17 @@ def test_from_arrays_names_what_is_wrong(case):
         data.from_arrays(*arrays, **options)
 
 
-def test_npz(tmp_path):
-    keys = ("train_images", "train_labels", "test_images", "test_labels")
+@pytest.mark.parametrize("word", ["inputs", "images"])
+def test_npz_with_the_names_of_from_arrays_and_the_old_ones(tmp_path, word):
+    keys = (f"train_{word}", "train_labels", f"test_{word}", "test_labels")
     arrays = dict(zip(keys, _arrays(), strict=True))
     path = tmp_path / "mine.npz"
     np.savez(path, **arrays, class_names=["a", "b", "c"], mean=[1.0, 2.0, 3.0])
     got = data.load(f"npz:{path}")
     assert got.name == "mine" and got.class_names == ("a", "b", "c") and got.mean == (1.0, 2.0, 3.0)
-    np.testing.assert_array_equal(got.test_inputs, arrays["test_images"])
-    np.savez(path, train_images=arrays["train_images"])
-    with pytest.raises(ValueError, match="lacks train_labels, test_images, test_labels; it has train_images"):
+    np.testing.assert_array_equal(got.test_inputs, arrays[f"test_{word}"])
+    np.savez(path, **{f"train_{word}": arrays[f"train_{word}"]})
+    with pytest.raises(ValueError, match="lacks train_labels, test_inputs, test_labels; it has train_inputs"):
         data.load(f"npz:{path}")
     path.write_bytes(b"nonsense")
     with pytest.raises(ValueError, match="damaged or not an npz"):

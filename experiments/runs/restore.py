@@ -63,7 +63,7 @@ def restore_run(
     labels = []
     for seed in range(settings.seed, settings.seed + settings.seeds):
         noise = corruptions.load_noise(path / f"labels-seed{seed}.npz", clean_labels=dataset.train_labels)
-        train = Labels(noise.kept, noise.labels, dataset.train_labels[noise.kept])
+        train = Labels(noise.kept, noise.given, dataset.train_labels[noise.kept])
         labels.append(build.SeedLabels(train, groups=build.make_groups(settings, dataset, train)))
     task = build.make_task(settings, dataset, len(labels[0].train.kept), build.num_groups(labels))
     method = build.make_method(settings, task)

@@ -147,7 +147,7 @@ def corrupt(config: Config, dataset: Dataset, seed: int) -> SeedLabels:
     """
     if config.noise_file is not None:
         noise = corruptions.load_noise(config.noise_file, clean_labels=dataset.train_labels)
-        result = labelling.Labels(noise.kept, noise.labels, dataset.train_labels[noise.kept])
+        result = labelling.Labels(noise.kept, noise.given, dataset.train_labels[noise.kept])
     else:
         result = labelling.corrupt(
             dataset.train_labels,

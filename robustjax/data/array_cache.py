@@ -1,5 +1,6 @@
 """Images and tokens decoded once into .npy files and memory-mapped ever after."""
 
+import functools
 import json
 import os
 import shutil
@@ -29,7 +30,7 @@ class Record(NamedTuple):
 class Reader(NamedTuple):
     """One split that can be read in pieces."""
 
-    count: int
+    length: int
     read: Callable[[int, int], Sequence[Record]]
     """`read(start, stop)` decodes the records from start to stop - 1."""
 
@@ -96,7 +97,7 @@ def decode_once(
     """
     if (found := _open(folder)) is not None:
         return found
-    total = sum(reader.count for reader in readers.values())
+    total = sum(reader.length for reader in readers.values())
     if progress is None:
         print(f"robustjax: decoding {what} once ({total:,} examples) into {folder}", file=sys.stderr)
     try:
@@ -110,8 +111,9 @@ def decode_once(
     try:
         done = 0
         for split, reader in readers.items():
-            _write(partial, split, reader, image_size, what, lambda n, d=done: progress and progress(d + n, total))
-            done += reader.count
+            report = functools.partial(_report, progress, done, total)
+            _write(partial, split, reader, image_size, what, report)
+            done += reader.length
         for name, array in more().items():
             np.save(partial / f"{name}.npy", array)
         arrays = {path.stem: np.load(path, mmap_mode="r") for path in sorted(partial.glob("*.npy"))}
@@ -145,6 +147,11 @@ def _open(folder: Path) -> tuple[dict[str, np.ndarray], tuple[float, ...], tuple
         return None
 
 
+def _report(progress: Progress | None, before: int, total: int, done: int) -> None:
+    if progress is not None:
+        progress(before + done, total)
+
+
 def _write(
     folder: Path,
     split: str,
@@ -154,14 +161,14 @@ def _write(
     report: Callable[[int], None],
 ) -> None:
     """Decodes one split into `<split>_images.npy`, `_labels.npy` and `_order.npy`, a chunk at a time."""
-    images, labels, order = None, np.empty(reader.count, np.int32), np.empty(reader.count, np.int32)
-    for start in range(0, reader.count, _CHUNK):
-        records = reader.read(start, min(start + _CHUNK, reader.count))
+    images, labels, order = None, np.empty(reader.length, np.int32), np.empty(reader.length, np.int32)
+    for start in range(0, reader.length, _CHUNK):
+        records = reader.read(start, min(start + _CHUNK, reader.length))
         for i, (image, label, position) in enumerate(records, start):
             image = image if image_size is None else resize(image, image_size)
             if images is None:
                 images = np.lib.format.open_memmap(
-                    folder / f"{split}_images.npy", "w+", dtype=image.dtype, shape=(reader.count, *image.shape)
+                    folder / f"{split}_images.npy", "w+", dtype=image.dtype, shape=(reader.length, *image.shape)
                 )
             if image.shape != images.shape[1:]:
                 raise ValueError(

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from robustjax._checks import check_choice
 from robustjax.data.autoaugment import autoaugment_cifar10, check_images, rotate, sample_nearest
-from robustjax.data.checks import check_choice
 
 View = Callable[[Array, Array], Array]
 
@@ -33,7 +33,7 @@ def random_crop(key: Array, images: Array, padding: int, mode: str = "constant")
     for a padding outside 0 … min(H, W) - 1, an unknown mode or a wrong rank, TypeError for another dtype.
     """
     check_images(images, "crop")
-    check_choice(mode, CROP_MODES, "mode")
+    check_choice("mode", mode, CROP_MODES)
     batch, height, width = images.shape[:3]
     if not 0 <= padding < min(height, width):
         raise ValueError(f"crop padding {padding} does not fit images of {height}x{width}; accepted: 0 to side - 1")
@@ -93,13 +93,13 @@ def normalize(images: Array, mean: Sequence[float], std: Sequence[float]) -> Arr
     int32 with mean 0 and std 1 is no quantity but token ids, and stays as it is. Raises ValueError where they do not
     fit the channels.
     """
-    mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
-    for name, value in (("mean", mean), ("std", std)):
+    center, spread = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    for name, value in (("mean", center), ("std", spread)):
         if value.shape not in ((), (1,), images.shape[-1:]):
             raise ValueError(f"{name} has shape {value.shape}; expected one value a channel for images {images.shape}")
-    if images.dtype == jnp.int32 and not mean.any() and (std == 1).all():
+    if images.dtype == jnp.int32 and not center.any() and (spread == 1).all():
         return images
-    return (images.astype(jnp.float32) - mean) / std
+    return (images.astype(jnp.float32) - center) / spread
 
 
 def _parse(token: str) -> tuple[str, int | None]:
@@ -129,7 +129,7 @@ def make_view(
     tokens = [_parse(token) for token in spec.split("-")]
     if len(tokens) > 1 and ("none", None) in tokens:
         raise ValueError(f"augmentation {spec!r}: none stands alone")
-    check_choice(crop_mode, CROP_MODES, "crop_mode")
+    check_choice("crop_mode", crop_mode, CROP_MODES)
     if not np.all(np.isfinite(mean)) or not np.all(np.isfinite(std)) or not np.all(np.asarray(std) > 0):
         raise ValueError(f"mean {mean} and std {std} must be finite, and std positive")
 

@@ -357,7 +357,7 @@ def _stage(images: Array, parameters: _Parameters) -> Array:
     images = _affine(images, parameters.coefficients)
     images = solarize(posterize(images, parameters.bits), parameters.threshold)
     table = jnp.select(
-        [(parameters.table == index)[:, None, None] for index in (1, 2)],
+        [jnp.equal(parameters.table, index)[:, None, None] for index in (1, 2)],
         [_autocontrast_table(images), _equalize_table(images)],
         _LEVELS,
     )

@@ -1,14 +1,13 @@
 """Checks and host-side randomness shared by the modules of this package."""
 
-from collections.abc import Sequence
-
 import jax
 import numpy as np
+import numpy.typing as npt
 
 Key = int | np.integer | np.random.Generator | jax.Array | np.ndarray
 
 
-def check_labels(labels, num_classes: int | None = None, name: str = "labels") -> np.ndarray:
+def check_labels(labels: npt.ArrayLike, num_classes: int | None = None, name: str = "labels") -> np.ndarray:
     """Labels as int32 [N], or an error that names the first bad entry.
 
     Raises ValueError unless `labels` is a non-empty one-dimensional integer array with values in 0 … num_classes - 1
@@ -45,7 +44,7 @@ def check_num_classes(num_classes: int) -> int:
     return int(num_classes)
 
 
-def check_counts(counts, name: str, num_classes: int | None = None) -> np.ndarray:
+def check_counts(counts: npt.ArrayLike, name: str, num_classes: int | None = None) -> np.ndarray:
     """Class counts as int64 [C], C at least 2 and none negative, or a ValueError."""
     array = np.asarray(counts)
     if array.ndim != 1 or array.size < 2 or not np.issubdtype(array.dtype, np.integer):
@@ -57,13 +56,6 @@ def check_counts(counts, name: str, num_classes: int | None = None) -> np.ndarra
     if (array < 0).any():
         raise ValueError(f"{name}[{int(np.argmax(array < 0))}] is negative; expected counts of at least 0")
     return array.astype(np.int64)
-
-
-def check_choice(value: str, accepted: Sequence[str], name: str) -> str:
-    """One of the accepted strings, or a ValueError that lists them."""
-    if value not in accepted:
-        raise ValueError(f"{name} is {value!r}; accepted: {', '.join(accepted)}")
-    return value
 
 
 def refuse_empty(counts: np.ndarray, name: str, hint: str) -> np.ndarray:

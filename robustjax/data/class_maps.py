@@ -1,6 +1,6 @@
 """Which classes label noise confuses: flip maps, noisy groups and the superclasses of CIFAR-100, as data."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 # Fine labels of CIFAR-100 by superclass (Krizhevsky 2009, section 3), numbered alphabetically by name.
@@ -30,7 +30,7 @@ CIFAR100_SUPERCLASSES: Mapping[str, tuple[int, ...]] = MappingProxyType(
 )
 
 
-def _cycles(groups) -> dict[int, int]:
+def _cycles(groups: Iterable[tuple[int, ...]]) -> dict[int, int]:
     """Each member of a group to the next one in it, the last to the first."""
     return {a: b for group in groups for a, b in zip(group, (*group[1:], group[0]), strict=True)}
 

@@ -9,10 +9,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
+from robustjax._checks import check_choice
 from robustjax.data.checks import (
     Key,
-    check_choice,
     check_counts,
     check_labels,
     check_num_classes,
@@ -37,7 +38,7 @@ OWN_CLASS_FORMS = ("exclusive", "inclusive")
 
 
 def _resolve_mapping(
-    dataset: str | None, mapping: Mapping[int, int] | None, num_classes: int | None, form: str = "independent"
+    dataset: str | None, mapping: Mapping[int, int] | None, num_classes: int | None, form: str | None = "independent"
 ) -> Mapping[int, int]:
     """The class map of asymmetric noise: the one given, or the data set's published one."""
     if mapping is None:
@@ -64,11 +65,14 @@ def _base_name(dataset: str | None) -> str:
     return (dataset or "").split(":")[0].split("/")[0]
 
 
-def noisy_groups(dataset: str) -> tuple[tuple[int, ...], ...]:
+def noisy_groups(dataset: str | None) -> tuple[tuple[int, ...], ...]:
     """The groups of classes that HAR's heteroskedastic noise confuses in `dataset` (ValueError where none is defined).
 
     Their members are the `rare` classes of HAR's step imbalance on noisy classes; all others, of its benign variant
     (HAR, appendix C.3).
+
+    >>> noisy_groups("cifar10")
+    ((1, 9), (3, 5))
     """
     base = _base_name(dataset)
     if base not in HETEROSKEDASTIC_GROUPS:
@@ -121,8 +125,11 @@ def transition_matrix(
 
     Sources: SR and ELR, experiments (symmetric, asymmetric); Co-teaching (pair flip); HAR, section 4 and its code;
     Dynamic Loss, experiments and code (frequency-proportional, inclusive), ROLT (exclusive).
+
+    >>> transition_matrix("pair_flip", 3, 0.25).tolist()
+    [[0.75, 0.25, 0.0], [0.0, 0.75, 0.25], [0.25, 0.0, 0.75]]
     """
-    check_choice(kind, NOISE_KINDS, "kind")
+    check_choice("kind", kind, NOISE_KINDS)
     c, r = check_num_classes(num_classes), check_rate(rate)
     accepted = {
         "symmetric": OWN_CLASS_FORMS,
@@ -154,7 +161,9 @@ def transition_matrix(
     return matrix
 
 
-def _frequency_matrix(num_classes: int, rate: float, class_counts, *, include_own: bool) -> np.ndarray:
+def _frequency_matrix(
+    num_classes: int, rate: float, class_counts: npt.ArrayLike | None, *, include_own: bool
+) -> np.ndarray:
     if class_counts is None:
         raise ValueError("class_counts is missing: frequency_proportional noise needs the clean class counts [C]")
     n = check_counts(class_counts, "class_counts", num_classes).astype(np.float64)
@@ -170,10 +179,13 @@ def _frequency_matrix(num_classes: int, rate: float, class_counts, *, include_ow
     return (1 - rate) * eye + rate * (1 - eye) * n / (total - n)[:, None]
 
 
-def apply_transition(labels, matrix, key: Key) -> np.ndarray:
+def apply_transition(labels: npt.ArrayLike, matrix: npt.ArrayLike, key: Key) -> np.ndarray:
     """Noisy labels, int32 [N]: each drawn independently from the row of `matrix` [C, C] that its label names.
 
     Raises ValueError unless the rows of `matrix` are probabilities that sum to 1 within 1e-6.
+
+    >>> apply_transition([0, 1, 1, 0], [[1.0, 0.0], [1.0, 0.0]], key=0).tolist()
+    [0, 0, 0, 0]
     """
     p = np.asarray(matrix, dtype=np.float64)
     if p.ndim != 2 or p.shape[0] != p.shape[1]:
@@ -202,7 +214,13 @@ def _relabel(labels: np.ndarray, rows: np.ndarray, matrix: np.ndarray, rng: np.r
 
 
 def symmetric(
-    labels, rate: float, num_classes: int, key: Key, *, include_own: bool = False, exact: bool = False
+    labels: npt.ArrayLike,
+    rate: float,
+    num_classes: int,
+    key: Key,
+    *,
+    include_own: bool = False,
+    exact: bool = False,
 ) -> np.ndarray:
     """Labels replaced with probability `rate` by a uniformly random class, int32 [N].
 
@@ -210,6 +228,11 @@ def symmetric(
     otherwise it is another class and the realised noise is r (SR). exact: exactly int(r n_c) examples of every class
     (own class excluded: SR's code for CIFAR) or exactly int(r N) of all (included: ELR and DivideMix), at random,
     rather than a binomial number. Raises ValueError for a rate outside [0, 1] or labels out of range.
+
+    >>> clean = np.repeat(np.arange(4), 25)
+    >>> noisy = symmetric(clean, 0.4, num_classes=4, key=0, exact=True)
+    >>> int((noisy != clean).sum())
+    40
     """
     r, c = check_rate(rate), check_num_classes(num_classes)
     clean = check_labels(labels, c)
@@ -226,7 +249,7 @@ def symmetric(
 
 
 def asymmetric(
-    labels,
+    labels: npt.ArrayLike,
     rate: float,
     key: Key,
     *,
@@ -246,9 +269,12 @@ def asymmetric(
     - `sequential_elr`: as ELR's code: the classes in index order, ceil(r n) of them.
 
     Raises ValueError for a data set without a map, a rate outside [0, 1], an unknown form or labels out of range.
+
+    >>> asymmetric([0, 1, 2], 1.0, key=0, mapping={0: 1, 2: 0}).tolist()
+    [1, 1, 0]
     """
     r = check_rate(rate)
-    check_choice(form, ASYMMETRIC_FORMS, "form")
+    check_choice("form", form, ASYMMETRIC_FORMS)
     known = mapping is None and _base_name(dataset) in ASYMMETRIC_MAPS
     c = (100 if _base_name(dataset) == "cifar100" else 10) if known else None
     clean = check_labels(labels, c)
@@ -264,13 +290,17 @@ def asymmetric(
     return noisy
 
 
-def pair_flip(labels, rate: float, num_classes: int, key: Key) -> np.ndarray:
-    """Labels moved with probability `rate` to the next class, the last to the first, int32 [N] (Co-teaching)."""
+def pair_flip(labels: npt.ArrayLike, rate: float, num_classes: int, key: Key) -> np.ndarray:
+    """Labels moved with probability `rate` to the next class, the last to the first, int32 [N] (Co-teaching).
+
+    >>> pair_flip([0, 1, 2], 1.0, num_classes=3, key=0).tolist()
+    [1, 2, 0]
+    """
     return apply_transition(labels, transition_matrix("pair_flip", num_classes, rate), key)
 
 
 def heteroskedastic(
-    labels,
+    labels: npt.ArrayLike,
     num_classes: int,
     key: Key,
     *,
@@ -283,19 +313,33 @@ def heteroskedastic(
     Every label of a group is replaced with probability `rate`, 0.4 in HAR, by another member of the group, uniformly.
     Groups: `groups`, or those of `dataset` (HAR's for cifar10 and cifar100; ours, pairs of look-alikes, for digits and
     mnist); see `transition_matrix` for imdb_reviews. Raises ValueError where there are none.
+
+    >>> heteroskedastic([0, 1, 2, 3], 4, key=0, rate=1.0, groups=[[1, 3]]).tolist()
+    [0, 3, 2, 1]
     """
     matrix = transition_matrix("heteroskedastic", num_classes, rate, dataset=dataset, groups=groups)
     return apply_transition(labels, matrix, key)
 
 
 def frequency_proportional(
-    labels, rate: float, num_classes: int, key: Key, *, include_own: bool = True, exact: bool = False
+    labels: npt.ArrayLike,
+    rate: float,
+    num_classes: int,
+    key: Key,
+    *,
+    include_own: bool = True,
+    exact: bool = False,
 ) -> np.ndarray:
     """Labels replaced with probability `rate` by one drawn as often as the classes occur in `labels`, int32 [N].
 
     include_own (Dynamic Loss): the new label may be the old one; the expected class counts stay those of `labels`.
     Otherwise a different class is drawn. exact: exactly int(r N) random examples are redrawn (ROLT, with
     include_own=False). Apply it after the imbalance. Raises ValueError for a rate outside [0, 1] or bad labels.
+
+    >>> clean = np.repeat([0, 1], [90, 10])
+    >>> noisy = frequency_proportional(clean, 0.2, num_classes=2, key=0, include_own=False, exact=True)
+    >>> int((noisy != clean).sum())
+    20
     """
     r, c = check_rate(rate), check_num_classes(num_classes)
     clean = check_labels(labels, c)
@@ -322,12 +366,15 @@ def _check_ratio(ratio: float) -> float:
     return float(ratio)
 
 
-def long_tailed_counts(counts, ratio: float) -> np.ndarray:
+def long_tailed_counts(counts: npt.ArrayLike, ratio: float) -> np.ndarray:
     """Class sizes that fall exponentially with the class index, int64 [C]: int(n f^(c/(C-1))), f = 1/ratio.
 
     counts [C]: the examples at hand. n is their mean N/C, or less where a class has too few, so that the profile keeps
     its shape. ratio: largest over smallest class, 10 to 200 in the papers. Raises ValueError for a ratio below 1 or a
     class left empty. Source: LDAM-DRW's code, used by SR and Dynamic Loss.
+
+    >>> long_tailed_counts([1000, 1000, 1000], ratio=100).tolist()
+    [1000, 100, 10]
     """
     available, f = check_counts(counts, "counts"), 1 / _check_ratio(ratio)
     shares = [
@@ -338,13 +385,16 @@ def long_tailed_counts(counts, ratio: float) -> np.ndarray:
     return refuse_empty(sizes, "counts", f"lower the ratio ({ratio}) or use more data")
 
 
-def step_counts(counts, ratio: float, *, rare: Sequence[int] | None = None) -> np.ndarray:
+def step_counts(counts: npt.ArrayLike, ratio: float, *, rare: Sequence[int] | None = None) -> np.ndarray:
     """Class sizes of two kinds, int64 [C]: int(n) for the frequent classes, int(n / ratio) for the rare ones.
 
     counts, n, ratio: as in `long_tailed_counts`. rare: the rare classes; by default the last C // 2 (LDAM-DRW's code).
     HAR makes the noisy classes rare, `rare=[c for g in noisy_groups(dataset) for c in g]`, or, in its benign variant,
     all others; its noise comes first and `counts` are the clean ones, so cut with `subsample(…, at_most=True)`.
     Raises ValueError for a ratio below 1, a class left empty, or classes in `rare` that are not all there once.
+
+    >>> step_counts([100, 100, 100, 100], ratio=10).tolist(), step_counts([100, 100, 100], 10, rare=[0]).tolist()
+    ([100, 100, 10, 10], [10, 100, 100])
     """
     available, f = check_counts(counts, "counts"), 1 / _check_ratio(ratio)
     num_classes = len(available)
@@ -357,11 +407,15 @@ def step_counts(counts, ratio: float, *, rare: Sequence[int] | None = None) -> n
     return refuse_empty(sizes, "counts", f"lower the ratio ({ratio}) or use more data")
 
 
-def subsample(labels, counts, key: Key, *, at_most: bool = False) -> np.ndarray:
+def subsample(labels: npt.ArrayLike, counts: npt.ArrayLike, key: Key, *, at_most: bool = False) -> np.ndarray:
     """Indices of a random subset with counts[c] examples of every class c, int64, in increasing order.
 
     at_most: a class with fewer than counts[c] examples keeps all of them (HAR cuts by noisy labels, whose numbers
     vary); otherwise that is a ValueError. So is a class left empty.
+
+    >>> labels = np.array([0, 1, 0, 1, 0, 1])
+    >>> np.bincount(labels[subsample(labels, [3, 1], key=0)]).tolist()
+    [3, 1]
     """
     wanted = refuse_empty(check_counts(counts, "counts"), "counts", "every class needs at least 1")
     given = check_labels(labels, len(wanted))

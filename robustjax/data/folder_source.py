@@ -1,15 +1,20 @@
 """A folder of images, one sub-folder a class: `train/CLASS/*.png`, `test/CLASS/*.png`."""
 
+import contextlib
 import functools
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from robustjax.data.array_cache import Progress, Reader, Record, decode_once
+
+if TYPE_CHECKING:  # Pillow is imported where a folder is read
+    from PIL.Image import Image
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
 Entry = tuple[Path, int]
@@ -27,22 +32,33 @@ def _scan(folder: Path, class_names: Sequence[str], *, all_classes: bool) -> lis
     return list(zip(paths, map(class_names.index, classes), strict=True))
 
 
-def _open(path: Path, mode: str | None) -> np.ndarray | str:
-    """The image as uint8 [H, W, C] in the mode, L or RGB; without a mode, the one that the file has."""
+@contextlib.contextmanager
+def _opened(path: Path) -> "Iterator[Image]":
+    """The open image file; whatever of it cannot be read becomes a ValueError that names it."""
     from PIL import Image
 
     try:
         with Image.open(path) as image:
-            if mode is None:
-                return image.mode
-            array = np.asarray(image.convert(mode))
+            yield image
     except OSError as error:
         raise ValueError(f"{os.fspath(path)!r} is not a readable image: {error}") from error
+
+
+def _mode(path: Path) -> str:
+    """Pillow's name of how the file holds its pixels."""
+    with _opened(path) as image:
+        return image.mode
+
+
+def _pixels(path: Path, mode: str) -> np.ndarray:
+    """The image as uint8 [H, W, C] in the mode, L or RGB."""
+    with _opened(path) as image:
+        array = np.asarray(image.convert(mode))
     return array[..., None] if mode == "L" else array
 
 
 def _decode(entries: Sequence[Entry], mode: str, start: int, stop: int) -> list[Record]:
-    return [Record(_open(path, mode), label, -1) for path, label in entries[start:stop]]
+    return [Record(_pixels(path, mode), label, -1) for path, label in entries[start:stop]]
 
 
 def read(
@@ -67,7 +83,7 @@ def read(
         "test": _scan(root / test, class_names, all_classes=False),
     }
     entries = [entry for split in splits.values() for entry in split]
-    mode = "L" if all(_open(path, None) in ("1", "L") for path, _ in entries) else "RGB"
+    mode = "L" if all(_mode(path) in ("1", "L") for path, _ in entries) else "RGB"
     files = [(os.fspath(path), (stat := path.stat()).st_size, stat.st_mtime_ns) for path, _ in entries]
     digest = hashlib.sha256(json.dumps([files, mode, image_size]).encode()).hexdigest()[:16]
     readers = {key: Reader(len(split), functools.partial(_decode, split, mode)) for key, split in splits.items()}

@@ -3,7 +3,9 @@
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
+from robustjax._checks import check_choice
 from robustjax.data import corruptions
 from robustjax.data.checks import check_labels, choose
 
@@ -31,6 +33,7 @@ def corrupt(
     dataset: str | None = None,
     limit: int | None = None,
     given: np.ndarray | None = None,
+    without: np.ndarray | None = None,
 ) -> Labels:
     """Make labels wrong and classes unequal, as the papers do.
 
@@ -49,15 +52,23 @@ def corrupt(
       dataset: name of the data set, for noise that is defined by data set.
       limit: start from a random subset with limit // C examples a class; None for all.
       given: labels int [M] that somebody has given, in place of `noise`: real label noise.
+      without: positions int [K] that are left out before anything else (see `draw_trusted`): class sizes, imbalance and
+        noise are then those of the rest. None leaves none out.
 
     Raises:
       ValueError: for an unknown kind, a rate or ratio out of range, noise that is not defined for the data set, given
-        labels beside noise or of another size, or a class left empty.
+        labels beside noise or of another size, positions that are not there once, or a class left empty.
+
+    Examples:
+      >>> labels = np.repeat(np.arange(3), 40)
+      >>> found = corrupt(labels, 3, 0, noise="symmetric", rate=0.5, imbalance="long_tailed", ratio=10)
+      >>> np.bincount(found.clean).tolist()
+      [40, 12, 4]
+      >>> bool((found.clean == labels[found.kept]).all()), round(float(np.mean(found.given != found.clean)), 2)
+      (True, 0.25)
     """
-    if noise not in NOISES:
-        raise ValueError(f"noise={noise!r} is none of {', '.join(NOISES)}.")
-    if imbalance not in IMBALANCES:
-        raise ValueError(f"imbalance={imbalance!r} is none of {', '.join(IMBALANCES)}.")
+    check_choice("noise", noise, NOISES)
+    check_choice("imbalance", imbalance, IMBALANCES)
     if given is not None:
         given = check_labels(given, num_classes, "given labels")
         if noise != "none" or len(given) != len(labels):
@@ -66,14 +77,15 @@ def corrupt(
                 "of the data set's training split, and noise='none' are accepted."
             )
     subset_seed, noise_seed = np.random.SeedSequence(seed).generate_state(2)
-    kept = np.arange(len(labels))
+    kept = np.arange(len(labels)) if without is None else _rest(len(labels), without)
     if limit is not None:
-        if not num_classes <= limit <= len(labels):
-            raise ValueError(f"limit={limit} must be at least the {num_classes} classes and at most {len(labels)}.")
-        kept = corruptions.subsample(labels, [limit // num_classes] * num_classes, np.random.default_rng(seed))
+        if not num_classes <= limit <= len(kept):
+            raise ValueError(f"limit={limit} must be at least the {num_classes} classes and at most {len(kept)}.")
+        sizes = [limit // num_classes] * num_classes
+        kept = kept[corruptions.subsample(labels[kept], sizes, np.random.default_rng(seed))]
     if imbalance in ("long_tailed", "step"):
-        sizes = corruptions.long_tailed_counts if imbalance == "long_tailed" else corruptions.step_counts
-        counts = sizes(np.bincount(labels[kept], minlength=num_classes), ratio)
+        profile = corruptions.long_tailed_counts if imbalance == "long_tailed" else corruptions.step_counts
+        counts = profile(np.bincount(labels[kept], minlength=num_classes), ratio)
         kept = kept[corruptions.subsample(labels[kept], counts, int(subset_seed))]
     clean = np.asarray(labels)[kept].astype(np.int32)
     given = _relabel(clean, num_classes, int(noise_seed), noise, rate, dataset) if given is None else given[kept]
@@ -109,6 +121,12 @@ def hold_out(labels: Labels, share: float, num_classes: int, seed: int) -> tuple
 
     Raises:
       ValueError: a share out of range, or one that holds out nothing.
+
+    Examples:
+      >>> whole = corrupt(np.repeat(np.arange(3), 40), 3, 0)
+      >>> train, validation = hold_out(whole, 0.1, 3, seed=0)
+      >>> np.bincount(train.given).tolist(), np.bincount(validation.given).tolist()
+      ([36, 36, 36], [4, 4, 4])
     """
     if not 0 < share < 1:
         raise ValueError(f"validation_split={share} must be in (0, 1).")
@@ -127,7 +145,59 @@ def hold_out(labels: Labels, share: float, num_classes: int, seed: int) -> tuple
     return Labels(*(each[~held] for each in labels)), Labels(*(each[held] for each in labels))
 
 
-def _relabel(clean: np.ndarray, num_classes: int, seed: int, noise: str, rate: float, dataset: str | None):
+def draw_trusted(labels: npt.ArrayLike, num_classes: int, count: int, seed: int) -> np.ndarray:
+    """Positions of trusted examples, int64 [K], increasing: `count` of them, as many of every class as of any other.
+
+    Every class gives count // C examples and the first count % C classes one more. The classes are the true ones: a
+    trusted set is small and clean by definition. Pass the positions to `corrupt(…, without=…)`, which trains on the
+    rest.
+
+    Args:
+      labels: clean labels int [M].
+      num_classes: C.
+      count: K, at least C.
+      seed: of the random choice.
+
+    Raises:
+      ValueError: naming the flag `trusted_examples`, for a count below C or one that takes all examples of a class.
+
+    Examples:
+      >>> labels = np.repeat(np.arange(3), 40)
+      >>> positions = draw_trusted(labels, 3, 7, seed=0)
+      >>> labels[positions].tolist()
+      [0, 0, 0, 1, 1, 2, 2]
+      >>> len(corrupt(labels, 3, 0, without=positions).kept)
+      113
+    """
+    clean = check_labels(labels, num_classes)
+    if count < num_classes:
+        raise ValueError(f"trusted_examples={count} must be at least the {num_classes} classes: one example of each.")
+    sizes = np.full(num_classes, count // num_classes)
+    sizes[: count % num_classes] += 1
+    available = np.bincount(clean, minlength=num_classes)
+    if (sizes >= available).any():
+        c = int(np.argmax(sizes >= available))
+        raise ValueError(
+            f"trusted_examples={count} takes {sizes[c]} examples of class {c}, which has {available[c]}: "
+            "none would be left to train on."
+        )
+    return corruptions.subsample(clean, sizes, np.random.default_rng([seed, 2]))
+
+
+def _rest(total: int, without: np.ndarray) -> np.ndarray:
+    """All positions below `total` but those in `without`, or a ValueError where these are no distinct positions."""
+    positions = np.asarray(without)
+    integers = positions.ndim == 1 and np.issubdtype(positions.dtype, np.integer)
+    if not integers or ((positions < 0) | (positions >= total)).any() or len(np.unique(positions)) != len(positions):
+        raise ValueError(f"without is {without!r}; expected distinct positions [K] from 0 to {total - 1}")
+    left = np.ones(total, bool)
+    left[positions] = False
+    return np.flatnonzero(left)
+
+
+def _relabel(
+    clean: np.ndarray, num_classes: int, seed: int, noise: str, rate: float, dataset: str | None
+) -> np.ndarray:
     match noise:
         case "none":
             return clean

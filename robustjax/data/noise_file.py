@@ -5,11 +5,12 @@ import os
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from robustjax.data.checks import check_labels, check_num_classes
 
 
-def realised_transition(clean, noisy, num_classes: int) -> np.ndarray:
+def realised_transition(clean: npt.ArrayLike, noisy: npt.ArrayLike, num_classes: int) -> np.ndarray:
     """The share of each clean class that carries each noisy label, float64 [C, C], rows clean.
 
     A class without examples has a row of zeros. Raises ValueError where the two differ in length.
@@ -22,55 +23,63 @@ def realised_transition(clean, noisy, num_classes: int) -> np.ndarray:
     return confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
 
 
-def label_hash(labels) -> str:
+def label_hash(labels: npt.ArrayLike) -> str:
     """SHA-256, in hex, of the labels as little-endian int32: equal on every machine for equal labels."""
     return hashlib.sha256(check_labels(labels).astype("<i4").tobytes()).hexdigest()
 
 
 class Noise(NamedTuple):
-    """Realised label noise: what a run trained on."""
+    """Realised label noise: what a run trained on. `labelling.Labels` begins with the same two fields."""
 
-    labels: np.ndarray
-    """int32 [M], the noisy labels of the kept examples, in the order of `kept`."""
     kept: np.ndarray
-    """int64 [M], indices of the kept examples in the data set's training split, increasing."""
+    """int64 [M], positions of the kept examples in the data set's training split, increasing."""
+    given: np.ndarray
+    """int32 [M], the labels that these examples are given, perhaps wrong."""
 
 
 _NOISE_FORMAT = "robustjax-noise-1"
 
 
-def _noise_hash(labels: np.ndarray, kept: np.ndarray) -> str:
-    return hashlib.sha256(labels.astype("<i4").tobytes() + kept.astype("<i8").tobytes()).hexdigest()
+def _noise_hash(noise: Noise) -> str:
+    return hashlib.sha256(noise.given.astype("<i4").tobytes() + noise.kept.astype("<i8").tobytes()).hexdigest()
 
 
-def _check_kept(kept, length: int) -> np.ndarray:
+def _check_kept(kept: npt.ArrayLike, length: int) -> np.ndarray:
     array = np.asarray(kept)
     if array.shape != (length,) or not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"kept has shape {array.shape}, dtype {array.dtype}; expected integers [{length}], as labels")
+        raise ValueError(
+            f"kept has shape {array.shape}, dtype {array.dtype}; expected integers [{length}], one a label"
+        )
     if (array < 0).any() or (np.diff(array) <= 0).any():
         raise ValueError("kept is not a strictly increasing list of indices from 0")
     return array.astype(np.int64)
 
 
-def save_noise(path: str | os.PathLike, labels, kept, *, clean_labels=None) -> Noise:
-    """Writes the noisy labels [M] of the kept examples and their indices [M] to an npz file, atomically.
+def save_noise(
+    path: str | os.PathLike[str],
+    given: npt.ArrayLike,
+    kept: npt.ArrayLike,
+    *,
+    clean_labels: npt.ArrayLike | None = None,
+) -> Noise:
+    """Writes the labels given to the kept examples [M] and their positions [M] to an npz file, atomically.
 
     clean_labels: the training labels of the whole data set; their hash goes in, so that `load_noise` can refuse
     another data set. The file is written under exactly `path`. Raises ValueError for labels or indices that do not fit.
     """
-    noisy = check_labels(labels)
-    noise = Noise(noisy, _check_kept(kept, len(noisy)))
+    labels = check_labels(given, name="given")
+    noise = Noise(_check_kept(kept, len(labels)), labels)
     source = "" if clean_labels is None else label_hash(clean_labels)
     partial = f"{os.fspath(path)}.{os.getpid()}.partial"
     with open(partial, "wb") as file:
         np.savez_compressed(
-            file, format=_NOISE_FORMAT, labels=noise.labels, kept=noise.kept, source=source, hash=_noise_hash(*noise)
+            file, format=_NOISE_FORMAT, labels=noise.given, kept=noise.kept, source=source, hash=_noise_hash(noise)
         )
     os.replace(partial, path)
     return noise
 
 
-def load_noise(path: str | os.PathLike, *, clean_labels=None) -> Noise:
+def load_noise(path: str | os.PathLike[str], *, clean_labels: npt.ArrayLike | None = None) -> Noise:
     """Reads what `save_noise` wrote.
 
     Raises FileNotFoundError, or ValueError for a damaged or foreign file or one made for other `clean_labels`.
@@ -85,9 +94,9 @@ def load_noise(path: str | os.PathLike, *, clean_labels=None) -> Noise:
         raise ValueError(f"{what} is damaged or not one that save_noise wrote: {error}") from error
     if str(stored["format"]) != _NOISE_FORMAT:
         raise ValueError(f"{what} has format {stored['format']}; expected {_NOISE_FORMAT}")
-    labels = check_labels(stored["labels"])
-    noise = Noise(labels, _check_kept(stored["kept"], len(labels)))
-    if _noise_hash(*noise) != str(stored["hash"]):
+    labels = check_labels(stored["labels"])  # the file keeps the name that it has always had
+    noise = Noise(_check_kept(stored["kept"], len(labels)), labels)
+    if _noise_hash(noise) != str(stored["hash"]):
         raise ValueError(f"{what} is damaged: its labels do not match their hash")
     source = str(stored["source"])
     if clean_labels is not None and source and label_hash(clean_labels) != source:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from robustjax.data import folder_source, text, tfds_source
 from robustjax.data.array_cache import (
@@ -67,8 +68,8 @@ def names() -> tuple[str, ...]:
 
 def load(
     name: str,
-    data_dir: str | os.PathLike | None = None,
-    cache_dir: str | os.PathLike | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
     *,
     download: bool = True,
     image_size: int | tuple[int, int] | None = None,
@@ -79,8 +80,8 @@ def load(
     """A data set by name, as arrays.
 
     name: `digits` (scikit-learn's 8×8 digits, 130 a class for training); a TFDS image or text classification set, also
-    as `name/config:version`; `npz:FILE` with the arrays of `from_arrays`; or `folder:PATH` with images in
-    `train/CLASS/` and `test/CLASS/` (or `validation`, `val`).
+    as `name/config:version`; `npz:FILE` with the arrays of `from_arrays` by their names; or `folder:PATH` with images
+    in `train/CLASS/` and `test/CLASS/` (or `validation`, `val`).
     data_dir: where TFDS finds or puts prepared files (its own default: `$TFDS_DATA_DIR` or `~/tensorflow_datasets`).
     cache_dir: images and texts are decoded once into it (default `$XDG_CACHE_HOME` or `~/.cache`,
     `/robustjax/datasets`).
@@ -106,8 +107,7 @@ def load(
     if kind == "npz":
         return _from_npz(Path(rest).expanduser())
     if kind == "folder":
-        folder_name, *found = folder_source.read(Path(rest).expanduser(), cache, image_size=size, progress=progress)
-        return _assemble(folder_name, *found)
+        return _assemble(*folder_source.read(Path(rest).expanduser(), cache, image_size=size, progress=progress))
     arrays, mean, std, class_names = tfds_source.read(
         name, data_dir, cache, download=download, image_size=size, max_tokens=max_tokens,
         vocabulary_size=vocabulary_size, progress=progress, other_names=("digits",),
@@ -116,7 +116,13 @@ def load(
     return _assemble(name, arrays, mean, std, class_names)
 
 
-def _assemble(name: str, arrays: dict[str, np.ndarray], mean, std, class_names: Sequence[str]) -> Dataset:
+def _assemble(
+    name: str,
+    arrays: dict[str, np.ndarray],
+    mean: Sequence[float],
+    std: Sequence[float],
+    class_names: Sequence[str],
+) -> Dataset:
     """A Dataset from decoded arrays."""
     num_classes = len(class_names)
     order = arrays["train_order"]
@@ -136,7 +142,7 @@ def _assemble(name: str, arrays: dict[str, np.ndarray], mean, std, class_names: 
     )
 
 
-def _check_inputs(images, name: str) -> np.ndarray:
+def _check_inputs(images: npt.ArrayLike, name: str) -> np.ndarray:
     """Images as uint8 [N, H, W, C], or anything else as finite float32 or int32 [N, …]."""
     array = np.asarray(images)
     if array.ndim < 2 or array.size == 0:
@@ -159,7 +165,7 @@ def _check_inputs(images, name: str) -> np.ndarray:
     raise ValueError(f"{name} has dtype {array.dtype}; expected uint8 images, floats or integers")
 
 
-def _check_statistics(values, name: str, channels: int, least: float) -> tuple[float, ...]:
+def _check_statistics(values: npt.ArrayLike, name: str, channels: int, least: float) -> tuple[float, ...]:
     result = tuple(float(v) for v in np.atleast_1d(values))
     if len(result) not in (1, channels) or not all(np.isfinite(v) and v > least for v in result):
         above = "finite" if least < 0 else "positive"
@@ -168,10 +174,10 @@ def _check_statistics(values, name: str, channels: int, least: float) -> tuple[f
 
 
 def from_arrays(
-    train_inputs,
-    train_labels,
-    test_inputs,
-    test_labels,
+    train_inputs: npt.ArrayLike,
+    train_labels: npt.ArrayLike,
+    test_inputs: npt.ArrayLike,
+    test_labels: npt.ArrayLike,
     *,
     name: str = "arrays",
     class_names: Sequence[str] | None = None,
@@ -184,6 +190,11 @@ def from_arrays(
     and int32. Labels: integers [N] from 0; every class needs a training example. class_names: by default the class
     numbers. mean, std: per channel, in the images' units; by default those of the training images, or 0 and 1 for
     arrays that are not [N, H, W, C]. Raises ValueError, naming the array and the first bad place, for anything else.
+
+    >>> images = np.arange(4 * 2 * 2, dtype=np.uint8).reshape(4, 2, 2)
+    >>> mine = from_arrays(images, [0, 1, 1, 0], images[:1], [0], class_names=["cat", "dog"])
+    >>> mine.train_inputs.shape, mine.num_classes, mine.mean
+    ((4, 2, 2, 1), 2, (7.5,))
     """
     train, test = _check_inputs(train_inputs, "train_inputs"), _check_inputs(test_inputs, "test_inputs")
     if train.shape[1:] != test.shape[1:] or train.dtype != test.dtype:
@@ -207,7 +218,7 @@ def from_arrays(
             "expected labels from 0 without gaps, at least 2 classes"
         )
     channels = train.shape[-1]
-    computed = channel_statistics(train) if mean is None or std is None else (None, None)
+    own_mean, own_std = channel_statistics(train) if mean is None or std is None else ((), ())
     return Dataset(
         name,
         train,
@@ -216,8 +227,8 @@ def from_arrays(
         labels["test_labels"],
         num_classes,
         tuple(map(str, range(num_classes) if class_names is None else class_names)),
-        computed[0] if mean is None else _check_statistics(mean, "mean", channels, -np.inf),
-        computed[1] if std is None else _check_statistics(std, "std", channels, 0.0),
+        own_mean if mean is None else _check_statistics(mean, "mean", channels, -np.inf),
+        own_std if std is None else _check_statistics(std, "std", channels, 0.0),
     )
 
 
@@ -233,7 +244,7 @@ def _digits() -> Dataset:
 
 
 def _from_npz(path: Path) -> Dataset:
-    required = ("train_images", "train_labels", "test_images", "test_labels")
+    required = ("train_inputs", "train_labels", "test_inputs", "test_labels")
     if not path.is_file():
         raise FileNotFoundError(f"{os.fspath(path)!r} is not a file; 'npz:FILE' expects one with {', '.join(required)}")
     try:
@@ -241,6 +252,9 @@ def _from_npz(path: Path) -> Dataset:
             arrays = {key: file[key] for key in file.files}
     except Exception as error:  # zipfile, zlib and NumPy raise half a dozen kinds for a damaged file
         raise ValueError(f"{os.fspath(path)!r} is damaged or not an npz file of plain arrays: {error}") from error
+    for split in ("train", "test"):  # what files written for older versions call them
+        if f"{split}_inputs" not in arrays and f"{split}_images" in arrays:
+            arrays[f"{split}_inputs"] = arrays.pop(f"{split}_images")
     optional = ("class_names", "mean", "std")
     if missing := [key for key in required if key not in arrays]:
         raise ValueError(f"{os.fspath(path)!r} lacks {', '.join(missing)}; it has {', '.join(arrays) or 'nothing'}")

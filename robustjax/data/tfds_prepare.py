@@ -12,6 +12,9 @@ import os
 import shutil
 import sys
 import types
+from typing import Any
+
+import numpy as np
 
 
 def _stand_in() -> types.ModuleType:
@@ -30,7 +33,7 @@ def _stand_in() -> types.ModuleType:
         glob=glob.glob,
     )
     errors = ("UnimplementedError", "ResourceExhaustedError", "NotFoundError", "PermissionDeniedError")
-    module = types.ModuleType("tensorflow_stand_in")
+    module: Any = types.ModuleType("tensorflow_stand_in")
     module.io = types.SimpleNamespace(gfile=gfile)
     module.compat = types.SimpleNamespace(as_text=lambda text: text.decode() if isinstance(text, bytes) else str(text))
     module.errors = types.SimpleNamespace(**{name: type(name, (OSError,), {}) for name in errors})
@@ -41,7 +44,7 @@ def _encode_with_pillow() -> None:
     from PIL import Image
     from tensorflow_datasets.core.features import image_feature
 
-    def encode(self, array):
+    def encode(self: Any, array: np.ndarray) -> bytes:
         buffer = io.BytesIO()
         Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).save(buffer, self.encoding_format)
         return buffer.getvalue()

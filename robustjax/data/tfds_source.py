@@ -117,7 +117,7 @@ def _keys(name: str, info: Any) -> tuple[str, str]:
 
     features = dict(info.features.items()) if hasattr(info.features, "items") else {}
     named = info.supervised_keys or ()
-    pairs = [named] if len(named) == 2 and all(isinstance(key, str) for key in named) else []
+    pairs = [tuple(named)] if len(named) == 2 and all(isinstance(key, str) for key in named) else []
     texts, labels = (
         [key for key, feature in features.items() if isinstance(feature, kind)]
         for kind in (tfds.features.Text, tfds.features.ClassLabel)
@@ -134,7 +134,7 @@ def _keys(name: str, info: Any) -> tuple[str, str]:
     )
 
 
-def _original_index(record: dict) -> int:
+def _original_index(record: dict[str, Any]) -> int:
     """16399 from CIFAR's id b'train_16399'; -1 where there is no such id."""
     value = record.get("id")
     match = re.fullmatch(rb"[a-z]+_(\d+)", value) if isinstance(value, bytes) else None
@@ -173,7 +173,7 @@ def refuse(name: str, kind: str, options: dict[str, Any]) -> None:
 
 def read(
     name: str,
-    data_dir: str | os.PathLike | None,
+    data_dir: str | os.PathLike[str] | None,
     cache_dir: Path,
     *,
     download: bool,
@@ -219,19 +219,19 @@ def read(
             "image_size": image_size,
             "splits": {k: (s, info.splits[s].num_examples, int(info.splits[s].num_bytes)) for k, s in splits.items()},
         }
+        length = text.MAX_TOKENS if max_tokens is None else max_tokens
+        words = text.VOCABULARY_SIZE if vocabulary_size is None else vocabulary_size
         if is_text:
-            max_tokens = text.MAX_TOKENS if max_tokens is None else max_tokens
-            vocabulary_size = text.VOCABULARY_SIZE if vocabulary_size is None else vocabulary_size
-            content["tokens"] = (text.SCHEME, max_tokens, vocabulary_size)
+            content["tokens"] = (text.SCHEME, length, words)
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
         sources = {key: builder.as_data_source(split) for key, split in splits.items()}
 
         @functools.cache  # built from the training texts when the first record is read, which a cache hit never does
         def vocabulary() -> tuple[str, ...]:
-            return text.build_vocabulary(_texts(sources["train"], keys[0]), vocabulary_size)
+            return text.build_vocabulary(_texts(sources["train"], keys[0]), words)
 
         def tokens(features: list[Any]) -> np.ndarray:
-            return text.encode(list(map(_decode, features)), vocabulary(), max_tokens)
+            return text.encode(list(map(_decode, features)), vocabulary(), length)
 
         readers = {
             key: Reader(len(source), functools.partial(_read, source, keys, tokens if is_text else _images))

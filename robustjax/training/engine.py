@@ -372,7 +372,8 @@ def init_states(method: Method, layout: parallel.Layout, owns: Sequence[Own]) ->
       owns: one `Own` a seed.
     """
     states = [method.init(jax.random.fold_in(own.key, _INIT), np.asarray(own.labels)) for own in owns]
-    return parallel.place_seeds(layout, states)
+    # A method may have put one array into two places; each place needs a buffer of its own, since they are given up.
+    return parallel.place_seeds(layout, jax.tree.map(jnp.copy, states))
 
 
 def train(

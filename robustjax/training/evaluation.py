@@ -21,6 +21,11 @@ def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     Args:
       logits: [N, C].
       labels: integers [N].
+
+    Examples:
+      >>> logits = jnp.array([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0], [0.0, 1.0]])
+      >>> float(accuracy(logits, jnp.array([0, 1, 1, 1])))
+      0.75
     """
     _require_examples(logits, labels)
     return jnp.mean(_predictions(logits) == labels, dtype=jnp.float32)
@@ -35,6 +40,11 @@ def group_accuracy(logits: jax.Array, labels: jax.Array, groups: jax.Array, num_
       groups: the group of each example, integers [N] in 0..num_groups-1; for the groups of classes of
         ``head_medium_tail`` pass ``class_groups[labels]``.
       num_groups: static.
+
+    Examples:
+      >>> logits = jnp.array([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0], [0.0, 1.0]])
+      >>> group_accuracy(logits, jnp.array([0, 1, 1, 1]), jnp.array([0, 0, 2, 2]), 3).tolist()
+      [1.0, nan, 0.5]
     """
     _require_examples(logits, labels)
     _require_examples(logits, groups, "groups")
@@ -44,12 +54,24 @@ def group_accuracy(logits: jax.Array, labels: jax.Array, groups: jax.Array, num_
 
 
 def per_class_accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Return the accuracy (recall) of each class, [C]; nan for a class that no label names."""
+    """Return the accuracy (recall) of each class, [C]; nan for a class that no label names.
+
+    Examples:
+      >>> logits = jnp.array([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0], [0.0, 1.0]])
+      >>> [round(share, 4) for share in per_class_accuracy(logits, jnp.array([0, 1, 1, 1])).tolist()]
+      [1.0, 0.6667]
+    """
     return group_accuracy(logits, labels, labels, logits.shape[-1])
 
 
 def balanced_accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Return the mean of the per-class accuracies over the classes present."""
+    """Return the mean of the per-class accuracies over the classes present.
+
+    Examples:
+      >>> logits = jnp.array([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0], [0.0, 1.0]])
+      >>> round(float(balanced_accuracy(logits, jnp.array([0, 1, 1, 1]))), 4)
+      0.8333
+    """
     return jnp.nanmean(per_class_accuracy(logits, labels))
 
 
@@ -62,6 +84,10 @@ def head_medium_tail(class_counts: Sequence[int] | np.ndarray) -> np.ndarray:
 
     Args:
       class_counts: training examples of each class, [C].
+
+    Examples:
+      >>> head_medium_tail([500, 300, 200, 50, 20, 5]).tolist()
+      [0, 0, 1, 1, 2, 2]
     """
     counts = np.asarray(class_counts)
     if counts.ndim != 1 or len(counts) < 3:
@@ -83,12 +109,17 @@ def expected_calibration_error(logits: jax.Array, labels: jax.Array, num_bins: i
       logits: [N, C].
       labels: integers [N].
       num_bins: static.
+
+    Examples:
+      >>> logits = jnp.log(jnp.array([[0.75, 0.25]] * 4))  # three quarters sure each time
+      >>> [round(float(expected_calibration_error(logits, jnp.array(y))), 4) for y in ([0, 0, 0, 1], [0, 0, 0, 0])]
+      [0.0, 0.25]
     """
     _require_examples(logits, labels)
     if num_bins < 1:
         raise ValueError(f"num_bins must be at least 1, got {num_bins}")
     confidence = jnp.max(jax.nn.softmax(logits.astype(jnp.float32)), axis=-1)
-    correct = _predictions(logits) == labels
+    correct = (_predictions(logits) == labels).astype(jnp.float32)
     bins = jnp.clip(jnp.ceil(confidence * num_bins).astype(jnp.int32) - 1, 0, num_bins - 1)
     gaps = jax.ops.segment_sum(correct - confidence, bins, num_bins)
     return jnp.sum(jnp.abs(gaps)) / len(labels)
@@ -106,6 +137,12 @@ def memorization(logits: jax.Array, given: jax.Array, clean: jax.Array) -> dict[
       shares in [0, 1] (nan where there is no such example): of the rightly labelled ``clean_true`` and ``clean_other``;
       of the wrongly labelled ``wrong_true`` (the true class is predicted in spite of the label), ``wrong_memorized``
       (the given class is) and ``wrong_other``. Each of the two families sums to 1.
+
+    Examples:
+      >>> logits = jnp.array([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0], [2.0, 0.0]])
+      >>> found = memorization(logits, given=jnp.array([0, 1, 1, 1]), clean=jnp.array([0, 0, 0, 0]))
+      >>> {name: round(float(share), 4) for name, share in found.items() if name.startswith("wrong")}
+      {'wrong_true': 0.6667, 'wrong_memorized': 0.3333, 'wrong_other': 0.0}
     """
     _require_examples(logits, given, "given")
     _require_examples(logits, clean, "clean")
@@ -143,12 +180,18 @@ def gradient_coefficients(
 
     Raises:
       ValueError: labels or gradients of another shape, or a gradient named ce or total.
+
+    Examples:
+      >>> logits = jnp.log(jnp.array([[0.75, 0.25], [0.75, 0.25]]))
+      >>> found = gradient_coefficients(logits, given=jnp.array([0, 1]), clean=jnp.array([0, 0]))
+      >>> round(float(found["ce_coefficient_clean"]), 4), round(float(found["ce_coefficient_wrong"]), 4)
+      (-0.25, 0.75)
     """
     _require_examples(logits, given, "given")
     _require_examples(logits, clean, "clean")
     wrong = given != clean
     at_true = (jnp.arange(len(clean)), clean)
-    parts = {"ce": jax.nn.softmax(logits.astype(jnp.float32))[at_true] - (~wrong)}
+    parts = {"ce": jax.nn.softmax(logits.astype(jnp.float32))[at_true] - (~wrong).astype(jnp.float32)}
     for name, gradient in (added or {}).items():
         if gradient.shape != logits.shape or name in ("ce", "total"):
             raise ValueError(
@@ -178,6 +221,11 @@ def sparse_rate(logits: jax.Array, temperature: float = 1.0) -> jax.Array:
     Args:
       logits: [N, C].
       temperature: above 0; SR's τ.
+
+    Examples:
+      >>> logits = jnp.log(jnp.array([[0.75, 0.25]]))
+      >>> round(float(sparse_rate(logits)), 4), round(float(sparse_rate(logits, temperature=0.1)), 4)
+      (0.625, 1.0)
     """
     if logits.ndim != 2:
         raise ValueError(f"logits must be [N, C], got shape {logits.shape}")
@@ -192,6 +240,10 @@ def correction_accuracy(corrected: jax.Array, clean: jax.Array) -> jax.Array:
     Args:
       corrected: corrected label distributions [N, C].
       clean: the true labels, integers [N].
+
+    Examples:
+      >>> float(correction_accuracy(jnp.array([[0.9, 0.1], [0.6, 0.4]]), jnp.array([0, 1])))
+      0.5
     """
     return accuracy(corrected, clean)
 
@@ -203,6 +255,11 @@ def label_trust(weights: jax.Array, given: jax.Array, clean: jax.Array) -> dict[
       weights: weight of each given label in its corrected label, [N].
       given: the labels trained on, integers [N].
       clean: the true labels, integers [N].
+
+    Examples:
+      >>> found = label_trust(jnp.array([1.0, 0.5, 0.25]), jnp.array([0, 1, 1]), jnp.array([0, 1, 0]))
+      >>> float(found["right"]), float(found["wrong"])
+      (0.75, 0.25)
     """
     _require_examples(weights, given, "given")
     _require_examples(weights, clean, "clean")
@@ -219,6 +276,10 @@ def noise_detection_auroc(scores: jax.Array, is_wrong: jax.Array) -> jax.Array:
     Args:
       scores: suspicion of each example (its loss, say), [N]; higher means more likely wrong.
       is_wrong: bool [N].
+
+    Examples:
+      >>> float(noise_detection_auroc(jnp.array([0.1, 0.7, 0.4, 0.9]), jnp.array([False, False, True, True])))
+      0.75
     """
     _require_examples(scores, is_wrong, "is_wrong")
     is_wrong = is_wrong.astype(bool)
@@ -228,7 +289,7 @@ def noise_detection_auroc(scores: jax.Array, is_wrong: jax.Array) -> jax.Array:
     right_below = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(~is_wrong[order], dtype=jnp.int32)])
     lower = right_below[jnp.searchsorted(ranked, scores, side="left")]
     lower_or_equal = right_below[jnp.searchsorted(ranked, scores, side="right")]
-    share_beaten = (lower + lower_or_equal) / (2.0 * right_below[-1])
+    share_beaten = (lower + lower_or_equal).astype(jnp.float32) / (2.0 * right_below[-1].astype(jnp.float32))
     return jnp.where(jnp.any(jnp.isnan(scores)), jnp.nan, _mean_where(share_beaten, is_wrong))
 
 
