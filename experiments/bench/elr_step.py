@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from experiments.bench.steps import PLAIN, Bench, Form, main, make_batch, start
+from experiments.bench.steps import PLAIN, Bench, Form, main, make_batch, start, step_of
 from robustjax import methods
 from robustjax.methods import erm
 
@@ -25,14 +25,14 @@ OPTIONS = {ELR: ("elr", {}), NARROW: ("elr", {"target_store": "bfloat16"}), PLUS
 def forms(task: methods.Task, image: Sequence[int]) -> dict[str, Form]:
     """The steps of cross entropy, of ELR with both stores, and of one network of ELR+."""
     batches = {"train": make_batch(task, image, np.random.default_rng(0))}
-    example, labels = np.asarray(batches["train"].inputs[:1]), np.asarray(batches["train"].labels)
+    labels = np.asarray(batches["train"].labels)
     found = {}
     for name, (method, options) in OPTIONS.items():
         made = methods.get(method)(task, **options)
-        state = made.init(jax.random.key(0), labels, example)
-        found[name] = Form(made.step, (state, batches, *start()))
+        state = made.init(jax.random.key(0), labels)
+        found[name] = Form(step_of(made), (state, batches, *start(task)))
     learner = found[ELR].args[0].students[0].learner
-    plain = Form(methods.get("cross_entropy")(task).step, (erm.ErmState(learner, {}), batches, *start()))
+    plain = Form(step_of(methods.get("cross_entropy")(task)), (erm.ErmState(learner, {}), batches, *start(task)))
     return {PLAIN: plain} | found
 
 

@@ -84,9 +84,15 @@ def make_batch(task: methods.Task, image: Sequence[int], rng: np.random.Generato
     return jax.device_put(base.Batch(images, labels, np.arange(size, dtype=np.int32), np.ones(size, np.float32)))
 
 
-def start() -> tuple[base.Clock, jax.Array]:
+def step_of(method: methods.Method) -> base.StepFunction:
+    """The step of a method's last stage, the first where it takes several in turn."""
+    return method.stages[-1].passes[0][0].apply
+
+
+def start(task: methods.Task) -> tuple[base.Clock, jax.Array]:
     """Clock and key of a first step."""
-    return base.Clock(jnp.int32(0), jnp.float32(0)), jax.random.key(1)
+    epoch, progress = jnp.int32(0), jnp.float32(0)
+    return base.Clock(epoch, progress, epoch, progress, jnp.asarray(task.schedule(progress))), jax.random.key(1)
 
 
 def compile_form(form: Form, options: Mapping[str, Any] | None = None) -> tuple[Callable[..., Any], Cost]:
