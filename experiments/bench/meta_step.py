@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.bench.steps import PLAIN, Bench, Form, main, make_batch, start, step_of
-from robustjax import losses, meta, meta_nets, methods, targets
+from robustjax import losses, meta, methods
 from robustjax.methods import base, erm
 from robustjax.methods import dynamic_loss as dl
 
@@ -50,26 +50,25 @@ def meta_gradients(task: methods.Task) -> tuple[Callable[..., Any], Callable[...
     momentum and weight decay.
     """
 
-    def losses_of(state: dl.DynamicLossState, batches: dict[str, base.Batch], key: jax.Array):
+    def losses_of(state: dl.DynamicLossState, batches: base.Batches, key: jax.Array) -> tuple[Any, Any, Any]:
         train, held, learner = batches["train"], batches["meta"], state.learner
 
         def forward(params: Any, batch: base.Batch) -> jax.Array:
             return base.train_apply(task, learner, params, task.strong(key, batch.inputs), key)[0]
 
         def at_logits(logits: jax.Array, theta: dict[str, Any]) -> jax.Array:
-            trust = meta_nets.weight_table(theta["corrector"], task.num_classes)
-            trust = trust[train.labels, base.recall(state.ranks, train.index)]
-            labels = targets.corrected_labels(trust, train.labels, targets.pseudo_labels(key, logits, "sample"))
-            values = losses.cross_entropy(logits + meta_nets.margin_vector(theta["margin"]), labels)
+            table, ranks = dl.weight_table(theta["corrector"], task.num_classes), base.recall(state.ranks, train.index)
+            trust = table[train.labels, ranks]
+            labels = dl.corrected_labels(trust, train.labels, dl.pseudo_labels(key, logits, "sample"))
+            values = losses.cross_entropy(logits + dl.margin_vector(theta["margin"]), labels)
             return base.mean(base.Term(values, train.mask))
 
         def meta_loss(params: Any) -> tuple[jax.Array, tuple]:
-            values = losses.cross_entropy(forward(params, held), held.labels)
-            return base.mean(base.Term(values, held.mask)), ()
+            return base.mean(base.Term(losses.cross_entropy(forward(params, held), held.labels), held.mask)), ()
 
         return lambda params: forward(params, train), at_logits, meta_loss
 
-    def nested(state: dl.DynamicLossState, batches: dict[str, base.Batch], clock: base.Clock, key: jax.Array):
+    def nested(state: dl.DynamicLossState, batches: base.Batches, clock: base.Clock, key: jax.Array) -> Any:
         forward, at_logits, meta_loss = losses_of(state, batches, key)
         learner, optimizer = state.learner, task.optimizer(clock.rate)
         return meta.meta_gradient(
@@ -81,7 +80,7 @@ def meta_gradients(task: methods.Task) -> tuple[Callable[..., Any], Callable[...
             optimizer,
         ).gradient
 
-    def by_hand(state: dl.DynamicLossState, batches: dict[str, base.Batch], clock: base.Clock, key: jax.Array):
+    def by_hand(state: dl.DynamicLossState, batches: base.Batches, clock: base.Clock, key: jax.Array) -> Any:
         forward, at_logits, meta_loss = losses_of(state, batches, key)
         learner, rate = state.learner, clock.rate
         virtual = meta.optimizer_step(
