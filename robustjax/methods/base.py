@@ -16,7 +16,7 @@ From the inside out:
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Concatenate, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +52,7 @@ class Batch(NamedTuple):
 
     inputs: jax.Array
     labels: jax.Array
-    index: jax.Array
+    index: jax.Array  # type: ignore[assignment]  # a tuple's method of this name is not missed
     mask: jax.Array
 
 
@@ -238,11 +238,8 @@ class Method(NamedTuple):
         raise ValueError(f"epoch={epoch} must be below {start}, the method's number of epochs.")
 
 
-class Factory(Protocol):
-    """What makes a method of a task; options are keyword-only, with defaults."""
-
-    def __call__(self, task: Task, /, **options: Any) -> Method:
-        """The method; ValueError for an option out of its range, by name."""
+# What makes a method of a task. Options are keyword-only, with defaults; ValueError for one out of its range, by name.
+Factory = Callable[Concatenate[Task, ...], Method]
 
 
 class Entry(NamedTuple):
