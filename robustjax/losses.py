@@ -35,6 +35,7 @@ from robustjax._probabilities import (
     clip_log,
     clipped_log_softmax,
     expect,
+    hyper,
     is_integer,
     promote,
 )
@@ -102,7 +103,8 @@ def ldam(logits: ArrayLike, labels: ArrayLike, *, margins: ArrayLike, scale: flo
     check_class_vector("margins", margins, logits.shape[-1])
     check("scale", scale, lambda s: s > 0, "positive")
     labels = as_distribution(labels, logits)
-    return cross_entropy(scale * (logits - labels * jnp.asarray(margins, logits.dtype)), labels)
+    scaled = hyper(scale, logits.dtype) * (logits - labels * jnp.asarray(margins, logits.dtype))
+    return cross_entropy(scaled, labels)
 
 
 def balanced_softmax(logits: ArrayLike, labels: ArrayLike, *, class_counts: ArrayLike) -> Array:
@@ -461,7 +463,7 @@ def soft_bootstrap(
     return -jnp.sum((beta * as_distribution(labels, log_p) + (1 - beta) * p) * log_p, axis=-1)
 
 
-def hard_bootstrap(logits: ArrayLike, labels: ArrayLike, *, beta: float = 0.8, clip: Clip | None = None) -> Array:
+def hard_bootstrap(logits: ArrayLike, labels: ArrayLike, *, beta: ArrayLike = 0.8, clip: Clip | None = None) -> Array:
     """Cross entropy to beta y + (1 - beta) e_k, k = argmax p, the lowest at ties (Reed et al., 2015).
 
     Args:
@@ -472,6 +474,7 @@ def hard_bootstrap(logits: ArrayLike, labels: ArrayLike, *, beta: float = 0.8, c
     values = -clipped_log_softmax(logits, clip)
     # From the logits: clipping would make ties of all probabilities beyond a limit.
     predicted = jnp.argmax(jnp.asarray(logits), axis=-1)
+    beta = hyper(beta, values.dtype)
     return beta * expect(values, labels) + (1 - beta) * expect(values, predicted)
 
 
@@ -556,7 +559,7 @@ def generalized_jensen_shannon(
     logits: ArrayLike | Sequence[ArrayLike],
     labels: ArrayLike,
     *,
-    weights: Sequence[float],
+    weights: Sequence[float] | Array,
     scaled: bool = True,
     consistency: bool = True,
     renormalize: bool = True,
@@ -584,14 +587,14 @@ def generalized_jensen_shannon(
         f"{len(views) + 1} positive numbers that sum to 1, for the labels and each of the {len(views)} views",
     )
     log_views = jnp.stack([clipped_log_softmax(view, None) for view in views])
-    weights = jnp.asarray(weights, log_views.dtype)
-    label_weight = weights[0]
+    mixture = jnp.asarray(weights, log_views.dtype)
+    label_weight = mixture[0]
     labels = as_distribution(labels, log_views[0])
     if not consistency:
-        mean = jax.nn.logsumexp(log_views, axis=0, b=weights[1:].reshape(-1, *[1] * labels.ndim))
+        mean = jax.nn.logsumexp(log_views, axis=0, b=mixture[1:].reshape(-1, *[1] * labels.ndim))
         log_views = (mean - jnp.log1p(-label_weight) if renormalize else mean)[None]
-        weights = jnp.stack([label_weight, 1 - label_weight])
-    divergence = _weighted_divergence(labels, log_views, weights, clip)
+        mixture = jnp.stack([label_weight, 1 - label_weight])
+    divergence = _weighted_divergence(labels, log_views, mixture, clip)
     return divergence / (-(1 - label_weight) * jnp.log1p(-label_weight)) if scaled else divergence
 
 
@@ -721,7 +724,7 @@ def _focal_values(log_p: Array, gamma: ArrayLike, detach: bool) -> Array:
     rest = -jnp.expm1(log_p)
     # (1 - p)^gamma has infinite slope at p = 1 for gamma < 1, yet its product with log p has slope 0.
     positive = rest > 0
-    factor = jnp.where(positive, jnp.where(positive, rest, 1.0) ** gamma, 0.0)
+    factor = jnp.where(positive, jnp.where(positive, rest, 1.0) ** hyper(gamma, log_p.dtype), 0.0)
     return -(jax.lax.stop_gradient(factor) if detach else factor) * log_p
 
 
@@ -731,11 +734,13 @@ def _mae_values(log_p: Array) -> Array:
 
 def _generalized_values(log_p: Array, q: ArrayLike) -> Array:
     check("q", q, lambda q: (q > 0) & (q <= 1), "in (0, 1]")
+    q = hyper(q, log_p.dtype)
     return -jnp.expm1(q * log_p) / q
 
 
 def _reverse_values(log_p: Array, log_zero: ArrayLike, clip: Clip | None) -> Array:
     check("log_zero", log_zero, lambda a: a < 0, "negative")
+    log_zero = hyper(log_zero, log_p.dtype)
     if clip is None:
         return -log_zero * _mae_values(log_p)
     # Clipped probabilities need not sum to 1: add up those of the other classes.

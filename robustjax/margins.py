@@ -11,6 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from robustjax._checks import check, check_positive_counts
+from robustjax._probabilities import at_least_float32, common_dtype, hyper
 
 
 def ldam_margins(class_counts: ArrayLike, max_margin: float = 0.5) -> Array:
@@ -27,7 +28,7 @@ def ldam_margins(class_counts: ArrayLike, max_margin: float = 0.5) -> Array:
     """
     counts = _positive_counts(class_counts)
     check("max_margin", max_margin, lambda m: m > 0, "positive")
-    return max_margin * (jnp.min(counts) / counts) ** 0.25
+    return hyper(max_margin, counts.dtype) * (jnp.min(counts) / counts) ** 0.25
 
 
 def class_balanced_weights(class_counts: ArrayLike, beta: float) -> Array:
@@ -64,7 +65,8 @@ def deferred_weights(epoch: ArrayLike, class_counts: ArrayLike, *, start_epoch: 
       Weights `[C]` that sum to C.
     """
     weights = class_balanced_weights(class_counts, beta)
-    return jnp.where(jnp.asarray(epoch) >= start_epoch, weights, jnp.ones_like(weights))
+    epoch, start_epoch = common_dtype(epoch, start_epoch)
+    return jnp.where(epoch >= start_epoch, weights, jnp.ones_like(weights))
 
 
 def inverse_frequency_weights(class_counts: ArrayLike) -> Array:
@@ -190,6 +192,7 @@ def example_weights(labels: ArrayLike, class_weights: ArrayLike) -> Array:
     labels, weights = jnp.asarray(labels), jnp.asarray(class_weights)
     if jnp.issubdtype(labels.dtype, jnp.integer):
         return weights[labels]
+    labels, weights = common_dtype(labels, weights)
     return jnp.sum(labels * weights, axis=-1)
 
 
@@ -203,7 +206,7 @@ def weighted_mean(values: ArrayLike, weights: ArrayLike) -> Array:
     Returns:
       A scalar; 0 if every weight is 0.
     """
-    values, weights = jnp.asarray(values), jnp.asarray(weights)
+    values, weights = common_dtype(values, weights)
     total = jnp.sum(weights)
     return jnp.sum(weights * values) / jnp.where(total > 0, total, 1)
 
@@ -211,15 +214,12 @@ def weighted_mean(values: ArrayLike, weights: ArrayLike) -> Array:
 def _scaled(strengths: Array, largest: ArrayLike) -> Array:
     """Strengths scaled so that the largest is `largest`; all 0 stay so."""
     found = jnp.max(strengths)
-    return largest * strengths / jnp.where(found > 0, found, 1.0)
+    return hyper(largest, strengths.dtype) * strengths / jnp.where(found > 0, found, 1.0)
 
 
 def _positive_counts(class_counts: ArrayLike) -> Array:
     check_positive_counts("class_counts", class_counts)
     counts = jnp.asarray(class_counts)
     # An integer count becomes JAX's default float: float64 under x64, else float32.
-    return counts.astype(jnp.promote_types(counts.dtype, jnp.float32) if _floating(counts) else float)
-
-
-def _floating(array: Array) -> bool:
-    return jnp.issubdtype(array.dtype, jnp.floating)
+    floating = jnp.issubdtype(counts.dtype, jnp.floating)
+    return counts.astype(at_least_float32(counts.dtype) if floating else float)

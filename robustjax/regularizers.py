@@ -12,7 +12,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from robustjax._checks import check
-from robustjax._probabilities import Clip, clipped_log_softmax, expect, promote
+from robustjax._probabilities import Clip, clipped_log_softmax, common_dtype, expect, hyper, promote
 
 
 def sharpen(logits: ArrayLike, temperature: float, normalize: bool = True) -> Array:
@@ -34,7 +34,7 @@ def sharpen(logits: ArrayLike, temperature: float, normalize: bool = True) -> Ar
     logits = promote(logits)
     if normalize:
         logits = logits / jnp.maximum(safe_norm(logits, axis=-1, keepdims=True), 1e-12)
-    return logits / temperature
+    return logits / hyper(temperature, logits.dtype)
 
 
 def lp_sparsity(logits: ArrayLike, p: float, *, clip: Clip | None = (1e-7, 1.0)) -> Array:
@@ -70,7 +70,8 @@ def sparsity_strength(epoch: ArrayLike, *, initial: float, growth: float, every:
     """
     check("growth", growth, lambda g: g >= 1, "at least 1")
     check("every", every, lambda r: r >= 1, "at least 1")
-    return initial * jnp.asarray(growth, float) ** (jnp.asarray(epoch) // every)
+    # lax.pow takes an integer exponent; the operator ** would promote it, which strict promotion refuses.
+    return initial * jax.lax.pow(jnp.asarray(growth, float), jnp.asarray(epoch) // every)
 
 
 def clipped_probabilities(logits: ArrayLike, clip: Clip | None = (1e-4, 1 - 1e-4)) -> Array:
@@ -141,8 +142,11 @@ def update_targets(targets: ArrayLike, probs: ArrayLike, beta: ArrayLike) -> Arr
     """
     check("beta", beta, lambda b: (b >= 0) & (b <= 1), "in [0, 1]")
     targets, probs = jnp.asarray(targets), jax.lax.stop_gradient(promote(probs))
+    stored = targets.dtype
+    targets, probs = common_dtype(targets, probs)
+    beta = hyper(beta, probs.dtype)
     new = beta * targets + (1 - beta) * probs / jnp.sum(probs, axis=-1, keepdims=True)
-    return new.astype(targets.dtype)
+    return new.astype(stored)
 
 
 def refine_labels(labels: ArrayLike, targets: ArrayLike) -> Array:
@@ -214,7 +218,7 @@ def layer_norms(grads: object) -> Array:
     leaves = jax.tree.leaves(grads)
     if not leaves:
         raise ValueError("grads must contain at least one array [B, ...], got an empty pytree")
-    return jnp.stack([safe_norm(leaf, axis=tuple(range(1, jnp.ndim(leaf)))) for leaf in leaves], axis=-1)
+    return jnp.stack(common_dtype(*(safe_norm(leaf, axis=tuple(range(1, jnp.ndim(leaf)))) for leaf in leaves)), axis=-1)
 
 
 def hidden_jacobian_norms(grads: object, form: Literal["paper", "code"] = "paper") -> Array:
