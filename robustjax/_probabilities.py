@@ -37,9 +37,10 @@ def hyper(value: ArrayLike, dtype: DTypeLike) -> Array | float:
 
 def common_dtype(*arrays: ArrayLike) -> tuple[Array, ...]:
     """The arrays cast to the dtype that JAX's standard promotion gives them, also where strict promotion is on."""
+    found = [jnp.asarray(array) for array in arrays]
     with jax.numpy_dtype_promotion("standard"):
-        dtype = jnp.result_type(*arrays)
-    return tuple(jnp.asarray(array, dtype) for array in arrays)
+        dtype = jnp.result_type(*found)
+    return tuple(array.astype(dtype) for array in found)
 
 
 def clipped_log_softmax(logits: ArrayLike, clip: Clip | None) -> Array:

@@ -10,11 +10,23 @@ from flax import linen as nn
 from robustjax.models import layers
 from robustjax.models.base import Model, Taps, Variables, from_linen
 from robustjax.models.cnn import ConvNet, Mlp, sr_cnn
+from robustjax.models.custom import check_model, custom_model, from_module
 from robustjax.models.lstm import BiLstm
 from robustjax.models.preact_resnet import PreActResNet
 from robustjax.models.resnet import ResNet, cifar, wide
 
-__all__ = ["Model", "Taps", "Variables", "from_linen", "get_model", "names", "reads_tokens"]
+__all__ = [
+    "Model",
+    "Taps",
+    "Variables",
+    "check_model",
+    "custom_model",
+    "from_linen",
+    "from_module",
+    "get_model",
+    "names",
+    "reads_tokens",
+]
 
 _REGISTRY: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "resnet20": (ResNet, cifar(20)),
@@ -90,7 +102,8 @@ def get_model(name: str, num_classes: int, *, dtype: Any = jnp.float32, **overri
         if option in _CHOICES and value not in _CHOICES[option]:
             raise ValueError(f"{option} must be one of {', '.join(_CHOICES[option])}, got {value!r}")
     settings = _COMMON | defaults | overrides
-    kit = layers.kit(num_classes, dtype=dtype, **{option: settings[option] for option in _COMMON})
+    common: dict[str, Any] = {option: settings[option] for option in _COMMON}
+    kit = layers.kit(num_classes, dtype=dtype, **common)
     own = {option: _as_tuple(value) for option, value in settings.items() if option in fields}
     return from_linen(name, module(kit, **own))
 
