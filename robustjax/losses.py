@@ -637,7 +637,14 @@ def negative_learning(logits: ArrayLike, labels: ArrayLike, *, clip: Clip = (1e-
 # Losses of a whole batch.
 
 
-def dmi(logits: ArrayLike, labels: ArrayLike, *, epsilon: float = 1e-3, normalize: bool = False) -> Array:
+def dmi(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    epsilon: float = 1e-3,
+    normalize: bool = False,
+    mask: ArrayLike | None = None,
+) -> Array:
     """-log(|det(Yᵀ P)| + epsilon): determinant-based mutual information, a loss of the batch.
 
     Xu et al., L_DMI: A Novel Information-theoretic Loss Function for Training Deep Nets Robust to Label Noise, 2019.
@@ -646,21 +653,24 @@ def dmi(logits: ArrayLike, labels: ArrayLike, *, epsilon: float = 1e-3, normaliz
 
     Args:
       logits: `[N, C]`.
-      labels: int `[N]` or distributions `[N, C]` (rows of zeros leave examples out).
+      labels: int `[N]` or distributions `[N, C]`.
       epsilon: positive; 1e-3 in the authors' code, absent from the paper.
       normalize: divide Yᵀ P by N, as the paper writes; the authors' code does not, and their `epsilon` presumes so.
+      mask: `[N]`, 0 for padding, which takes no part (N counts the others); None for no padding. A batch of padding
+        alone has a finite value and gradient 0.
 
     Returns:
       A scalar.
     """
     check("epsilon", epsilon, lambda e: e > 0, "positive")
+    logits, shares = _without_padding(logits, mask)
     log_p = clipped_log_softmax(logits, None)
-    if log_p.ndim != 2:
-        raise ValueError(f"logits must have shape [N, C] in a batch loss, got {log_p.shape}")
     labels = as_distribution(labels, log_p)
+    if shares is not None:
+        labels = labels * shares[:, None]
     joint = jnp.einsum("ni,nj->ij", labels, jnp.exp(log_p), precision="highest")
     if normalize:
-        joint = joint / log_p.shape[0]
+        joint = joint / (log_p.shape[0] if shares is None else jnp.sum(shares))
     log_epsilon = jnp.log(jnp.asarray(epsilon, log_p.dtype))
     # The gradient divides by the determinant. Below e^-30 epsilon it cannot be seen, so a safe matrix stands in.
     # (Negated, so that NaN passes through.)
@@ -669,25 +679,29 @@ def dmi(logits: ArrayLike, labels: ArrayLike, *, epsilon: float = 1e-3, normaliz
     return -jnp.where(matters, jnp.logaddexp(log_det, log_epsilon), log_epsilon)
 
 
-def prior_matching(logits: ArrayLike, prior: ArrayLike | None = None) -> Array:
+def prior_matching(logits: ArrayLike, prior: ArrayLike | None = None, *, mask: ArrayLike | None = None) -> Array:
     """-Σ_c prior_c log(mean_i p_ic): KL from a class prior to the mean prediction, up to a constant.
 
     Args:
       logits: `[N, C]`.
       prior: `[C]`, summing to 1; uniform by default.
+      mask: `[N]`, as in `dmi`.
 
     Returns:
       A scalar.
     """
+    logits, shares = _without_padding(logits, mask)
     log_p = clipped_log_softmax(logits, None)
-    if log_p.ndim != 2:
-        raise ValueError(f"logits must have shape [N, C] in a batch loss, got {log_p.shape}")
     count, num_classes = log_p.shape
     if prior is None:
         prior = jnp.full(num_classes, 1 / num_classes, log_p.dtype)
     check_class_vector("prior", prior, num_classes)
     check("prior", prior, lambda q: (q >= 0) & (abs(q.sum() - 1) < 1e-4), "non-negative and to sum to 1")
-    return -jnp.sum(jnp.asarray(prior, log_p.dtype) * (jax.nn.logsumexp(log_p, axis=0) - math.log(count)))
+    if shares is None:
+        log_mean = jax.nn.logsumexp(log_p, axis=0) - math.log(count)
+    else:
+        log_mean = jax.nn.logsumexp(log_p, axis=0, b=shares[:, None]) - jnp.log(jnp.sum(shares))
+    return -jnp.sum(jnp.asarray(prior, log_p.dtype) * log_mean)
 
 
 def joint_optimization(
@@ -698,6 +712,7 @@ def joint_optimization(
     beta: float = 0.8,
     prior: ArrayLike | None = None,
     clip: Clip | None = None,
+    mask: ArrayLike | None = None,
 ) -> Array:
     """Mean cross entropy + alpha · `prior_matching` + beta · mean entropy of p, a loss of the batch.
 
@@ -708,12 +723,31 @@ def joint_optimization(
       beta: at least 0.
       prior: as in `prior_matching`.
       clip: limits on p in the logarithms of cross entropy and entropy; SCE's authors have (1e-7, 1 - 1e-7).
+      mask: `[N]`, as in `dmi`.
 
     Returns:
       A scalar.
     """
+    logits, shares = _without_padding(logits, mask)
     entropy = soft_bootstrap(logits, labels, beta=0.0, clip=clip, clip_target=False)
-    return jnp.mean(cross_entropy(logits, labels, clip=clip) + beta * entropy) + alpha * prior_matching(logits, prior)
+    values = cross_entropy(logits, labels, clip=clip) + beta * entropy
+    mean = jnp.mean(values) if shares is None else jnp.sum(shares * values) / jnp.sum(shares)
+    return mean + alpha * prior_matching(logits, prior, mask=shares)
+
+
+def _without_padding(logits: ArrayLike, mask: ArrayLike | None) -> tuple[Array, Array | None]:
+    """Logits `[N, C]` with zeros in place of padding's, whatever these are, and the shares of the examples."""
+    logits = promote(logits)
+    if logits.ndim != 2:
+        raise ValueError(f"logits must have shape [N, C] in a batch loss, got {logits.shape}")
+    if mask is None:
+        return logits, None
+    if jnp.shape(mask) != logits.shape[:1]:
+        raise ValueError(f"mask must have shape {logits.shape[:1]} for these logits, got {jnp.shape(mask)}")
+    check("mask", mask, lambda m: m >= 0, "0 for padding and positive for examples")
+    shares = jnp.asarray(mask, logits.dtype)
+    # Where all is padding, the zeros take its place: a constant rather than 0/0.
+    return jnp.where(shares[:, None] > 0, logits, 0), jnp.where(jnp.any(shares > 0), shares, 1)
 
 
 # Values for every class, [..., C], from (possibly clipped) log-probabilities.

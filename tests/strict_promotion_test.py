@@ -85,6 +85,8 @@ LOSSES = {
     "negative_learning": losses.negative_learning,
     "dmi": losses.dmi,
     "dmi:normalize": case(losses.dmi, normalize=True),
+    "dmi:mask": case(losses.dmi, normalize=True, mask=LABELS > 1),
+    "joint_optimization:mask": case(losses.joint_optimization, mask=LABELS),
     "prior_matching": lambda z, y: losses.prior_matching(z),
     "prior_matching:prior": lambda z, y: losses.prior_matching(z, WEIGHTS / 4),
     "joint_optimization": losses.joint_optimization,

@@ -95,7 +95,10 @@ class _BiLayer(nn.Module):
                 self.units, kernel_init=init, recurrent_kernel_init=init, bias_init=init, dtype=self.dtype,
                 param_dtype=layers.at_least_float32(self.dtype), name=name, parent=self,
             )  # fmt: skip
-            return cast(jax.Array, nn.RNN(cell, reverse=reverse, keep_order=True)(x, seq_lengths=lengths))  # no carry
+            # Flax's cell lets gates of a low precision meet a state of float32, which strict promotion would refuse.
+            with jax.numpy_dtype_promotion("standard"):
+                outputs = nn.RNN(cell, reverse=reverse, keep_order=True)(x, seq_lengths=lengths)
+            return cast(jax.Array, outputs)  # without a carry beside it
 
         both = [direction("forward", False), direction("backward", True)]
         return _tap_words(self, jnp.concatenate(both, axis=-1), mask)
