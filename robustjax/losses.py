@@ -52,6 +52,12 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike, *, clip: Clip | None = N
 
     Args:
       clip: limits on p.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(cross_entropy(logits, labels)).round(2))
+      [0.09 3.09]
     """
     return expect(-clipped_log_softmax(logits, clip), labels)
 
@@ -75,6 +81,12 @@ def label_smoothing(
         "off_label" puts epsilon / C on the other classes only and 1 - epsilon on the label (the SCE authors' code:
         the target sums to 1 - epsilon / C).
       clip: limits on p.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(label_smoothing(logits, labels, epsilon=0.3)).round(2))
+      [0.69 2.79]
     """
     check("epsilon", epsilon, lambda e: (e >= 0) & (e <= 1), "in [0, 1]")
     log_p = clipped_log_softmax(logits, clip)
@@ -98,6 +110,12 @@ def ldam(logits: ArrayLike, labels: ArrayLike, *, margins: ArrayLike, scale: flo
     Args:
       margins: `[C]`, from `robustjax.margins.ldam_margins`.
       scale: positive.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(ldam(logits, labels, margins=[0.1, 0.2, 0.5], scale=1.0)).round(2))
+      [0.1  3.29]
     """
     logits = promote(logits)
     check_class_vector("margins", margins, logits.shape[-1])
@@ -114,6 +132,12 @@ def balanced_softmax(logits: ArrayLike, labels: ArrayLike, *, class_counts: Arra
 
     Args:
       class_counts: `[C]`, all positive.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(balanced_softmax(logits, labels, class_counts=[1000, 100, 10])).round(2))
+      [0.01 5.31]
     """
     logits = promote(logits)
     check_positive_counts("class_counts", class_counts)
@@ -129,6 +153,12 @@ def focal(logits: ArrayLike, labels: ArrayLike, *, gamma: float = 0.5, detach: b
     Args:
       gamma: at least 0, which is cross entropy.
       detach: no gradient through the factor (1 - p_y)^gamma, as in the SR and APL authors' code.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(focal(logits, labels, gamma=2.0)).round(2))
+      [0.   2.82]
     """
     return expect(_focal_values(clipped_log_softmax(logits, None), gamma, detach), labels)
 
@@ -143,6 +173,12 @@ def class_balanced_focal(
     Args:
       class_weights: `[C]`, positive, e.g. `robustjax.margins.class_balanced_weights`.
       gamma: at least 0.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(class_balanced_focal(logits, labels, class_weights=[0.5, 2.0, 0.5])).round(2))
+      [0.   6.18]
     """
     log_p = clipped_log_softmax(logits, None)
     check_class_vector("class_weights", class_weights, log_p.shape[-1])
@@ -164,6 +200,12 @@ def mae(logits: ArrayLike, labels: ArrayLike, *, scale: float = 2.0) -> Array:
 
     Returns:
       `[...]`, in [0, scale].
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(mae(logits, labels)).round(2))
+      [0.18 1.91]
     """
     check("scale", scale, lambda s: s > 0, "positive")
     return scale * expect(_mae_values(clipped_log_softmax(logits, None)), labels)
@@ -180,6 +222,12 @@ def reverse_cross_entropy(
       log_zero: negative. The default log(1e-4) is that of the authors' and all later code, for which published
         (alpha, beta) hold; the paper's text names -4.
       clip: limits on p; the SR authors' code has (1e-7, 1).
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(reverse_cross_entropy(logits, labels)).round(2))
+      [0.83 8.79]
     """
     return expect(_reverse_values(clipped_log_softmax(logits, clip), log_zero, clip), labels)
 
@@ -202,6 +250,12 @@ def symmetric_cross_entropy(
       log_zero: as in `reverse_cross_entropy`.
       clip: limits on p in cross entropy.
       reverse_clip: limits on p in reverse cross entropy.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(symmetric_cross_entropy(logits, labels, alpha=0.1, beta=1.0)).round(2))
+      [0.84 9.1 ]
     """
     active = functools.partial(cross_entropy, clip=clip)
     passive = functools.partial(reverse_cross_entropy, log_zero=log_zero, clip=reverse_clip)
@@ -219,6 +273,12 @@ def generalized_cross_entropy(
       q: in (0, 1].
       clip: limits on p; the SR authors' code has (1e-7, 1).
       epsilon: added to p, at least 0; the PHuber authors' code has 1e-9.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(generalized_cross_entropy(logits, labels, q=0.7)).round(2))
+      [0.09 1.26]
     """
     check("epsilon", epsilon, lambda e: e >= 0, "at least 0")
     log_p = clipped_log_softmax(logits, clip)
@@ -240,6 +300,12 @@ def truncation_weights(logits: ArrayLike, labels: ArrayLike, *, q: float = 0.7, 
 
     Returns:
       Weights `[...]`; no gradient.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(truncation_weights(logits, labels, k=0.5))
+      [1. 0.]
     """
     return jnp.where(_truncated_excess(logits, labels, q, k) < 0, 1.0, 0.0)
 
@@ -255,6 +321,13 @@ def truncated_generalized_cross_entropy(
       weights: `[...]` in [0, 1], usually earlier `truncation_weights`.
       q: in (0, 1].
       k: the threshold on p_y, in (0, 1).
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> weights = truncation_weights(logits, labels)
+      >>> print(np.asarray(truncated_generalized_cross_entropy(logits, labels, weights=weights)).round(2))
+      [-0.46  0.  ]
     """
     excess = _truncated_excess(logits, labels, q, k)
     return jnp.asarray(weights, excess.dtype) * excess
@@ -267,6 +340,12 @@ def partially_huberised_cross_entropy(logits: ArrayLike, labels: ArrayLike, *, t
 
     Args:
       tau: at least 1; 2 on CIFAR-10 and 10 on MNIST and CIFAR-100 in the paper.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(partially_huberised_cross_entropy(logits, labels, tau=2.0)).round(2))
+      [0.09 1.6 ]
     """
     check("tau", tau, lambda t: t >= 1, "at least 1")
     log_p = clipped_log_softmax(logits, None)
@@ -284,6 +363,12 @@ def partially_huberised_generalized_cross_entropy(
     Args:
       tau: at least 1.
       q: in (0, 1).
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(partially_huberised_generalized_cross_entropy(logits, labels, tau=2.0)).round(2))
+      [0.09 1.25]
     """
     check("tau", tau, lambda t: t >= 1, "at least 1")
     check("q", q, lambda q: (q > 0) & (q < 1), "in (0, 1)")
@@ -303,6 +388,12 @@ def normalized_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
 
     Returns:
       `[...]`, in [0, 1].
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(normalized_cross_entropy(logits, labels)).round(2))
+      [0.02 0.49]
     """
     return expect(_normalized(-clipped_log_softmax(logits, None)), labels)
 
@@ -316,6 +407,12 @@ def normalized_focal(logits: ArrayLike, labels: ArrayLike, *, gamma: float = 0.5
 
     Returns:
       `[...]`, in [0, 1].
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(normalized_focal(logits, labels)).round(2))
+      [0.  0.5]
     """
     return expect(_normalized(_focal_values(clipped_log_softmax(logits, None), gamma, detach)), labels)
 
@@ -328,6 +425,12 @@ def normalized_mae(logits: ArrayLike, labels: ArrayLike, *, scale: float = 1.0) 
 
     Returns:
       `[...]`, in [0, scale].
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(normalized_mae(logits, labels)).round(2))
+      [0.05 0.48]
     """
     check("scale", scale, lambda s: s > 0, "positive")
     return scale * expect(_normalized(_mae_values(clipped_log_softmax(logits, None))), labels)
@@ -344,6 +447,12 @@ def normalized_generalized_cross_entropy(
 
     Returns:
       `[...]`, in [0, 1].
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(normalized_generalized_cross_entropy(logits, labels)).round(2))
+      [0.04 0.48]
     """
     return expect(_normalized(_generalized_values(clipped_log_softmax(logits, clip), q)), labels)
 
@@ -362,6 +471,12 @@ def normalized_reverse_cross_entropy(
       form: "paper", or "code" for (C - 1) / 4 · reverse cross entropy, what the SR authors' code computes.
       log_zero: as in `reverse_cross_entropy`; without effect on the "paper" form.
       clip: limits on p; the SR authors' code has (1e-7, 1).
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(normalized_reverse_cross_entropy(logits, labels)).round(2))
+      [0.05 0.48]
     """
     values = _reverse_values(clipped_log_softmax(logits, clip), log_zero, clip)
     if form == "paper":
@@ -383,6 +498,12 @@ def active_passive(
       passive: a loss of this module, e.g. `mae`.
       alpha: at least 0.
       beta: at least 0.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(active_passive(logits, labels, active=focal, passive=mae, beta=0.5)).round(2))
+      [0.12 3.98]
     """
     check("alpha", alpha, lambda a: a >= 0, "at least 0")
     check("beta", beta, lambda b: b >= 0, "at least 0")
@@ -390,7 +511,14 @@ def active_passive(
 
 
 def nce_mae(logits: ArrayLike, labels: ArrayLike, *, alpha: float = 1.0, beta: float = 1.0) -> Array:
-    """alpha · normalized cross entropy + beta (1 - p_y); arguments as in `active_passive`."""
+    """alpha · normalized cross entropy + beta (1 - p_y); arguments as in `active_passive`.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(nce_mae(logits, labels)).round(2))
+      [0.11 1.45]
+    """
     return active_passive(
         logits,
         labels,
@@ -404,7 +532,14 @@ def nce_mae(logits: ArrayLike, labels: ArrayLike, *, alpha: float = 1.0, beta: f
 def nce_rce(
     logits: ArrayLike, labels: ArrayLike, *, alpha: float = 1.0, beta: float = 1.0, clip: Clip | None = None
 ) -> Array:
-    """alpha · normalized + beta · reverse cross entropy; arguments as in `active_passive`, `clip` on the latter."""
+    """alpha · normalized + beta · reverse cross entropy; arguments as in `active_passive`, `clip` on the latter.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(nce_rce(logits, labels)).round(2))
+      [0.85 9.29]
+    """
     passive = functools.partial(reverse_cross_entropy, clip=clip)
     return active_passive(logits, labels, active=normalized_cross_entropy, passive=passive, alpha=alpha, beta=beta)
 
@@ -418,7 +553,14 @@ def nfl_mae(
     gamma: float = 0.5,
     detach: bool = False,
 ) -> Array:
-    """alpha · normalized focal + beta (1 - p_y); arguments as in `active_passive` and `normalized_focal`."""
+    """alpha · normalized focal + beta (1 - p_y); arguments as in `active_passive` and `normalized_focal`.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(nfl_mae(logits, labels)).round(2))
+      [0.1  1.45]
+    """
     active = functools.partial(normalized_focal, gamma=gamma, detach=detach)
     return active_passive(
         logits, labels, active=active, passive=functools.partial(mae, scale=1.0), alpha=alpha, beta=beta
@@ -435,7 +577,14 @@ def nfl_rce(
     detach: bool = False,
     clip: Clip | None = None,
 ) -> Array:
-    """alpha · normalized focal + beta · reverse cross entropy; arguments as in `nfl_mae` and `nce_rce`."""
+    """alpha · normalized focal + beta · reverse cross entropy; arguments as in `nfl_mae` and `nce_rce`.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(nfl_rce(logits, labels)).round(2))
+      [0.84 9.29]
+    """
     active = functools.partial(normalized_focal, gamma=gamma, detach=detach)
     passive = functools.partial(reverse_cross_entropy, clip=clip)
     return active_passive(logits, labels, active=active, passive=passive, alpha=alpha, beta=beta)
@@ -456,6 +605,12 @@ def soft_bootstrap(
       beta: in [0, 1].
       clip: limits on p; the SCE authors' code has (1e-7, 1 - 1e-7).
       clip_target: whether the limits also hold for p in the target (the GJS authors' code: no).
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(soft_bootstrap(logits, labels, beta=0.5)).round(2))
+      [0.23 1.73]
     """
     check("beta", beta, lambda b: (b >= 0) & (b <= 1), "in [0, 1]")
     log_p = clipped_log_softmax(logits, clip)
@@ -469,6 +624,12 @@ def hard_bootstrap(logits: ArrayLike, labels: ArrayLike, *, beta: ArrayLike = 0.
     Args:
       beta: in [0, 1].
       clip: limits on p; the SCE authors' code has (1e-7, 1 - 1e-7).
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(hard_bootstrap(logits, labels, beta=0.5)).round(2))
+      [0.09 1.59]
     """
     check("beta", beta, lambda b: (b >= 0) & (b <= 1), "in [0, 1]")
     values = -clipped_log_softmax(logits, clip)
@@ -487,6 +648,12 @@ def lid_paced(logits: ArrayLike, labels: ArrayLike, *, alpha: ArrayLike, clip: C
     Args:
       alpha: scalar in [0, 1], falling once the local intrinsic dimensionality turns; may be traced.
       clip: limits on p in cross entropies.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(lid_paced(logits, labels, alpha=0.5)).round(2))
+      [0.09 1.59]
     """
     early = symmetric_cross_entropy(logits, labels, alpha=0.1, beta=1.0, clip=clip)
     return jnp.where(jnp.asarray(alpha) == 1, early, hard_bootstrap(logits, labels, beta=alpha, clip=clip))
@@ -504,6 +671,13 @@ def forward_correction(
       transition: `[C, C]`, T_ij = P(given label j | true label i), rows summing to 1; a label that T never gives has
         infinite loss.
       clip: limits on p; the SCE authors' code has (1e-7, 1 - 1e-7).
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> transition = [[0.6, 0.2, 0.2], [0.2, 0.6, 0.2], [0.2, 0.2, 0.6]]
+      >>> print(np.asarray(forward_correction(logits, labels, transition=transition)).round(2))
+      [0.57 1.52]
     """
     log_p = clipped_log_softmax(logits, clip)
     check_transition(transition, log_p.shape[-1])
@@ -525,6 +699,13 @@ def backward_correction(
     Args:
       transition: `[C, C]`, as in `forward_correction`, invertible.
       clip: limits on p; the SCE authors' code has (1e-7, 1 - 1e-7).
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> transition = [[0.6, 0.2, 0.2], [0.2, 0.6, 0.2], [0.2, 0.2, 0.6]]
+      >>> print(np.asarray(backward_correction(logits, labels, transition=transition)).round(2))
+      [-2.91  4.59]
     """
     log_p = clipped_log_softmax(logits, clip)
     check_transition(transition, log_p.shape[-1])
@@ -545,6 +726,12 @@ def estimate_transition(probs: ArrayLike, *, percentile: float = 100.0) -> Array
 
     Returns:
       T `[C, C]` for `forward_correction` and `backward_correction`; rows sum to 1.
+
+    Examples:
+      >>> probs = jnp.array([[0.9, 0.1], [0.6, 0.4], [0.25, 0.75]])
+      >>> estimate_transition(probs)  # the first example is surest of class 0, the last of class 1
+      Array([[0.9 , 0.1 ],
+             [0.25, 0.75]], dtype=float32)
     """
     check("percentile", percentile, lambda q: (q >= 0) & (q <= 100), "in [0, 100]")
     probs = promote(probs)
@@ -578,6 +765,13 @@ def generalized_jensen_shannon(
       consistency: if False, the JS loss of the weighted mean prediction, which does not ask views to agree.
       renormalize: without consistency, divide that mean by 1 - w_1; the authors' code does not.
       clip: limits inside logarithms; the authors' code has (1e-7, 1).
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> views = [logits, 0.5 * logits]  # of two augmentations
+      >>> print(np.asarray(generalized_jensen_shannon(views, labels, weights=[0.4, 0.3, 0.3])).round(2))
+      [0.29 1.69]
     """
     views = tuple(logits) if isinstance(logits, list | tuple) else (logits,)
     check(
@@ -608,6 +802,11 @@ def complementary_labels(labels: ArrayLike, offsets: ArrayLike, *, num_classes: 
 
     Returns:
       Complementary labels, int `[..., J]`.
+
+    Examples:
+      >>> complementary_labels(jnp.array([0, 2]), jnp.array([[1, 2], [1, 2]]), num_classes=3)
+      Array([[1, 2],
+             [0, 1]], dtype=int32)
     """
     check("offsets", offsets, lambda o: (o >= 1) & (o < num_classes), f"in [1, {num_classes})")
     return (jnp.asarray(labels)[..., None] + jnp.asarray(offsets)) % num_classes
@@ -622,6 +821,12 @@ def negative_learning(logits: ArrayLike, labels: ArrayLike, *, clip: Clip = (1e-
       logits: `[..., C]`.
       labels: complementary labels: int `[...]`, int `[..., J]` (summed over J), or floating weights `[..., C]`.
       clip: limits on 1 - p, the lower one positive: the loss is unbounded without. The authors' is the default.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # classes that the examples are said not to be of
+      >>> print(np.asarray(negative_learning(logits, labels)).round(2))
+      [2.4  0.05]
     """
     check("clip", clip, lambda c: 0 < c[0] < c[1] <= 1, "(lower, upper), 0 < lower < upper <= 1")
     log_p = clipped_log_softmax(logits, None)
@@ -661,6 +866,12 @@ def dmi(
 
     Returns:
       A scalar.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0], [0.0, 3.0], [0.0, 0.0]])
+      >>> labels, mask = jnp.array([0, 1, 1]), jnp.array([1, 1, 0])  # the last is padding
+      >>> print(np.asarray(dmi(logits, labels, mask=mask)).round(3))
+      0.099
     """
     check("epsilon", epsilon, lambda e: e > 0, "positive")
     logits, shares = _without_padding(logits, mask)
@@ -689,6 +900,13 @@ def prior_matching(logits: ArrayLike, prior: ArrayLike | None = None, *, mask: A
 
     Returns:
       A scalar.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0], [3.0, 0.0]])  # all predicted to be of class 0
+      >>> print(np.asarray(prior_matching(logits)).round(2))
+      1.55
+      >>> print(np.asarray(prior_matching(logits, jnp.array([0.95, 0.05]))).round(2))  # as they should be
+      0.2
     """
     logits, shares = _without_padding(logits, mask)
     log_p = clipped_log_softmax(logits, None)
@@ -727,6 +945,12 @@ def joint_optimization(
 
     Returns:
       A scalar.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(joint_optimization(logits, labels)).round(2))
+      4.4
     """
     logits, shares = _without_padding(logits, mask)
     entropy = soft_bootstrap(logits, labels, beta=0.0, clip=clip, clip_target=False)

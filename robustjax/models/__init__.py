@@ -55,12 +55,22 @@ _CHOICES = {
 
 
 def names() -> tuple[str, ...]:
-    """The names that `get_model` knows, sorted."""
+    """The names that `get_model` knows, sorted.
+
+    Examples:
+      >>> "resnet32" in names()
+      True
+    """
     return tuple(sorted(_REGISTRY))
 
 
 def reads_tokens(name: str) -> bool:
-    """Whether the network of this name takes int token ids [B, L], and so has the option `vocabulary_size`."""
+    """Whether the network of this name takes int token ids [B, L], and so has the option `vocabulary_size`.
+
+    Examples:
+      >>> reads_tokens("bilstm"), reads_tokens("resnet32")
+      (True, False)
+    """
     return name in _REGISTRY and "vocabulary_size" in {field.name for field in dataclasses.fields(_REGISTRY[name][0])}
 
 
@@ -86,6 +96,14 @@ def get_model(name: str, num_classes: int, *, dtype: Any = jnp.float32, **overri
 
     Raises:
       ValueError: unknown name, option or choice, `num_classes` below 1, or a `dtype` that is not floating.
+
+    Examples:
+      >>> import jax
+      >>> model = get_model("mlp", num_classes=3)
+      >>> params, stats = model.init(jax.random.key(0), jnp.zeros((1, 4)))
+      >>> logits, stats = model.apply(params, stats, jnp.ones((2, 4)), train=False)
+      >>> logits.shape
+      (2, 3)
     """
     if name not in _REGISTRY:
         near = difflib.get_close_matches(name, names()) or names()

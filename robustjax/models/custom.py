@@ -78,6 +78,12 @@ def from_module(name: str, module: nn.Module | nnx.Module | Callable[[nnx.Rngs],
 
     Raises:
       ValueError: the network needs arguments beyond the above.
+
+    Examples:
+      >>> model = from_module("line", lambda rngs: nnx.Linear(4, 3, rngs=rngs))
+      >>> params, stats = model.init(jax.random.key(0), jnp.zeros((1, 4)))
+      >>> model.apply(params, stats, jnp.ones((2, 4)), train=False)[0].shape
+      (2, 3)
     """
     if isinstance(module, nn.Module):
         flags = _flags(name, type(module).__call__, skip=1)
@@ -100,6 +106,13 @@ def check_model(model: Model, inputs: Any, num_classes: int) -> None:
     Raises:
       ValueError: in one sentence, what is not as `Model` says: initialisation or a forward pass fails, parameters are
         none or not floating, logits or features have another shape or dtype, or statistics change their structure.
+
+    Examples:
+      >>> check_model(custom_model(nn.Dense, 3), jnp.zeros((1, 4)), num_classes=3)
+      >>> check_model(custom_model(nn.Dense, 3), jnp.zeros((1, 4)), num_classes=10)
+      Traceback (most recent call last):
+          ...
+      ValueError: model Dense: logits must have shape [B, C] = (2, 10) in train mode, got (2, 3)
     """
     batch = 3 if num_classes == 2 else 2  # not C, which would hide transposed logits
     like = jax.ShapeDtypeStruct((batch, *inputs.shape[1:]), inputs.dtype)
