@@ -10,7 +10,8 @@ from flax import linen as nn
 from flax import nnx
 
 from robustjax import models
-from robustjax.models import check_model, custom_model, from_module, layers
+from robustjax.models import layers
+from robustjax.models.custom import check_model, custom_model, from_module
 
 INPUTS = jax.random.normal(jax.random.key(1), (6, 4))
 # Compiling costs more than running here: spend little on it.

@@ -1,4 +1,8 @@
-"""Networks by name: `get_model("resnet32", num_classes=10)` is a `Model`, a value made of pure functions."""
+"""Networks by name: `get_model("resnet32", num_classes=10)` is a `Model`, a value made of pure functions.
+
+Networks of the user's own become `Model`s in `robustjax.models.custom`, which is imported by itself: Flax NNX takes its
+time to load.
+"""
 
 import dataclasses
 import difflib
@@ -10,23 +14,11 @@ from flax import linen as nn
 from robustjax.models import layers
 from robustjax.models.base import Model, Taps, Variables, from_linen
 from robustjax.models.cnn import ConvNet, Mlp, sr_cnn
-from robustjax.models.custom import check_model, custom_model, from_module
 from robustjax.models.lstm import BiLstm
 from robustjax.models.preact_resnet import PreActResNet
 from robustjax.models.resnet import ResNet, cifar, wide
 
-__all__ = [
-    "Model",
-    "Taps",
-    "Variables",
-    "check_model",
-    "custom_model",
-    "from_linen",
-    "from_module",
-    "get_model",
-    "names",
-    "reads_tokens",
-]
+__all__ = ["Model", "Taps", "Variables", "from_linen", "get_model", "names", "reads_tokens"]
 
 _REGISTRY: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "resnet20": (ResNet, cifar(20)),

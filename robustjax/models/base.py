@@ -125,7 +125,7 @@ def from_forward(name: str, init: Callable[[jax.Array, jax.Array], Variables], f
 def from_linen(name: str, module: nn.Module, method: Callable[..., tuple[jax.Array, jax.Array]] | None = None) -> Model:
     """The `Model` of a Linen module `(x, *, train) -> (logits, features)`, tapped where it calls `layers.tap`.
 
-    For modules with another signature or one output, see `robustjax.models.from_module`.
+    For modules with another signature or one output, see `robustjax.models.custom.from_module`.
 
     Args:
       name: of the model.
