@@ -85,7 +85,9 @@ def optimizer_step(
       (1.0, 4.0, 4.0, 'aux')
     """
     (value, aux), gradient = jax.value_and_grad(loss, has_aux=True)(params)
-    updates, opt_state = optimizer.update(gradient, opt_state, params)
+    # Optax's own arithmetic may rely on promotion: Adam's bias correction raises a float to an integer count.
+    with jax.numpy_dtype_promotion("standard"):
+        updates, opt_state = optimizer.update(gradient, opt_state, params)
     return StepResult(optax.apply_updates(params, updates), opt_state, value, gradient, aux)
 
 

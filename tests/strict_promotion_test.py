@@ -9,9 +9,10 @@ import inspect
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from robustjax import losses, margins, mixup, regularizers
+from robustjax import losses, margins, meta, mixup, regularizers, taps
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(0, 3, (6, 4))
@@ -183,3 +184,28 @@ def test_mixup(dtype):
     with jax.enable_x64(dtype == "float64"), jax.numpy_dtype_promotion("strict"):
         mix = jax.eval_shape(lambda key: mixup.draw_mix(key, 6, 0.4, keep_larger=True), KEY)
         assert jax.eval_shape(mixup.apply_mix, jnp.asarray(LOGITS, dtype), mix).dtype == dtype
+
+
+@pytest.mark.parametrize(
+    "optimizer", [optax.sgd(0.1, momentum=0.9), optax.adam(0.1, eps_root=1e-8)], ids=["sgd", "adam"]
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+def test_taps_and_meta_gradients(dtype, optimizer):
+    def found(params, theta):
+        def train_loss(params, theta):
+            loss = losses.cross_entropy(params["w"], LABELS)
+            return jnp.sum(loss * theta.astype(loss.dtype)), None
+
+        def tapped_loss(tap):
+            return jnp.sum(losses.mae(params["w"] + tap["w"], LABELS)), None
+
+        gradients = taps.value_and_gradients(tapped_loss, {"w": params["w"]}).gradients
+        state = optimizer.init(params)
+        result = meta.meta_gradient(
+            train_loss, lambda p: (jnp.sum(losses.mae(p["w"], LABELS)), None), theta, params, state, optimizer
+        )
+        return gradients["w"], result.gradient, result.virtual_params["w"]
+
+    with jax.enable_x64(dtype == "float64"), jax.numpy_dtype_promotion("strict"):
+        params, theta = {"w": jnp.asarray(LOGITS, dtype)}, jnp.ones(6, dtype)
+        assert {str(leaf.dtype) for leaf in jax.eval_shape(found, params, theta)} == {dtype}

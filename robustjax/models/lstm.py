@@ -51,10 +51,8 @@ class BiLstm(nn.Module):
         x = _Embedding(self.vocabulary_size, self.embedding, kit.dtype, name="embedding")(x, mask)
         for i in range(1, self.depth + 1):
             x = _BiLayer(self.units, kit.dtype, name=f"lstm{i}")(x, mask, lengths)
-        x = (
-            jnp.sum(x.astype(layers.at_least_float32(kit.dtype)), 1)
-            / jnp.maximum(lengths, 1).astype(layers.at_least_float32(kit.dtype))[:, None]
-        )
+        wide = layers.at_least_float32(kit.dtype)
+        x = jnp.sum(x.astype(wide), 1) / jnp.maximum(lengths, 1)[:, None].astype(wide)
         return kit.classify(nn.Dropout(self.dropout, deterministic=not train)(x))
 
 
