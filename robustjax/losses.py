@@ -959,13 +959,13 @@ def joint_optimization(
     return mean + alpha * prior_matching(logits, prior, mask=shares)
 
 
-def _without_padding(logits: ArrayLike, mask: ArrayLike | None) -> tuple[Array, Array | None]:
+def _without_padding(logits: ArrayLike, mask: ArrayLike | None) -> tuple[ArrayLike, Array | None]:
     """Logits `[N, C]` with zeros in place of padding's, whatever these are, and the shares of the examples."""
-    logits = promote(logits)
-    if logits.ndim != 2:
-        raise ValueError(f"logits must have shape [N, C] in a batch loss, got {logits.shape}")
+    if jnp.ndim(logits) != 2:
+        raise ValueError(f"logits must have shape [N, C] in a batch loss, got {jnp.shape(logits)}")
     if mask is None:
         return logits, None
+    logits = promote(logits)
     if jnp.shape(mask) != logits.shape[:1]:
         raise ValueError(f"mask must have shape {logits.shape[:1]} for these logits, got {jnp.shape(mask)}")
     check("mask", mask, lambda m: m >= 0, "0 for padding and positive for examples")
