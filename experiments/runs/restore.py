@@ -96,7 +96,7 @@ def features(run: Restored, inputs: np.ndarray, k: int = 0) -> np.ndarray:
     if learner is None:
         raise ValueError(f"method={run.settings.method!r} keeps no Learner, so its features are not known.")
     return _in_batches(
-        lambda batch: run.task.model.features(learner.params, learner.stats, run.task.plain(batch)), inputs
+        lambda batch: run.task.model.features(learner.params, learner.stats, run.task.plain(batch))[0], inputs
     )
 
 
