@@ -28,10 +28,10 @@ from robustjax.findings import Findings
 from robustjax.margins import weighted_mean
 from robustjax.meta import optimizer_step
 from robustjax.models import Model
+from robustjax.schedules import Schedule
 
 State = Any
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
-Schedule = Callable[[Any], jax.Array]
 
 POOLS = ("train", "trusted")
 WHEN = ("never", "entry", "epoch")
@@ -77,6 +77,20 @@ class Clock(NamedTuple):
     rate: jax.Array
 
 
+class Optimizer(Protocol):
+    """learning rate -> optax transformation; the rate may be traced."""
+
+    def __call__(self, rate: Any, /) -> optax.GradientTransformation:
+        """The optimizer at this rate; its state has the same form at all rates."""
+
+
+class View(Protocol):
+    """A random view of a batch: augmentation, then normalisation."""
+
+    def __call__(self, key: jax.Array, inputs: jax.Array, /) -> jax.Array:
+        """float [B, …] of stored inputs [B, …]."""
+
+
 class Task(NamedTuple):
     """What a method may know before it starts; the same for every seed.
 
@@ -101,10 +115,10 @@ class Task(NamedTuple):
     epochs: int
     batch_size: int
     model: Model
-    optimizer: Callable[[Any], optax.GradientTransformation]
+    optimizer: Optimizer
     schedule: Schedule
-    weak: Callable[[jax.Array, jax.Array], jax.Array]
-    strong: Callable[[jax.Array, jax.Array], jax.Array]
+    weak: View
+    strong: View
     plain: Callable[[jax.Array], jax.Array]
     example: jax.ShapeDtypeStruct
     num_groups: int | None = None
@@ -155,6 +169,27 @@ class Draw(NamedTuple):
     stream: str = "train"
     pool: str = "train"
     batch_size: int | None = None
+
+
+class Init(Protocol):
+    """A fresh state, made on the host, once a seed."""
+
+    def __call__(self, key: jax.Array, labels: np.ndarray, /) -> State:
+        """One pytree, all of it checkpointed, from the given labels int [N]."""
+
+
+class Predict(Protocol):
+    """What is evaluated."""
+
+    def __call__(self, state: State, inputs: jax.Array, /) -> jax.Array:
+        """Logits [B, C] of stored inputs [B, …]."""
+
+
+class Inspect(Protocol):
+    """What has been learned."""
+
+    def __call__(self, state: State, survey: Survey, /) -> Findings:
+        """Findings by name, from a survey with logits [N, C]."""
 
 
 class StepFunction(Protocol):
@@ -218,10 +253,10 @@ class Method(NamedTuple):
         and after the last one; None for none.
     """
 
-    init: Callable[[jax.Array, np.ndarray], State]
+    init: Init
     stages: tuple[Stage, ...]
-    predict: Callable[[State, jax.Array], jax.Array]
-    inspect: Callable[[State, Survey], Findings] | None = None
+    predict: Predict
+    inspect: Inspect | None = None
 
     @property
     def epochs(self) -> int:
@@ -276,10 +311,10 @@ class Entry(NamedTuple):
 
 
 def method(
-    init: Callable[[jax.Array, np.ndarray], State],
+    init: Init,
     stages: tuple[Stage, ...] | list[Stage],
-    predict: Callable[[State, jax.Array], jax.Array],
-    inspect: Callable[[State, Survey], Findings] | None = None,
+    predict: Predict,
+    inspect: Inspect | None = None,
 ) -> Method:
     """A checked `Method`; stages without epochs are left out.
 
