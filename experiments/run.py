@@ -196,7 +196,7 @@ def _train(
         so_far[line["seed"]].append(line)
     if may_end(so_far, start):  # it was cut after its last epoch
         return before
-    (path / "diagnostics").mkdir(exist_ok=True)
+    preliminary = sum(stage.preliminary for stage in method.stages)
 
     began = time.monotonic()
     with (
@@ -214,12 +214,10 @@ def _train(
             done = epoch.epoch + 1
             improved = []
             for k, (seed, own) in enumerate(zip(seeds, labels, strict=True)):
-                record = measure.record(epoch, k, seed, dataset.test_labels, own.train, own.validation)
+                record = measure.record(epoch, k, seed, dataset.test_labels, own.train, own.validation, preliminary)
                 so_far[seed].append(record)
                 records.append_record(metrics, record)
-                if seen := measure.diagnostics(epoch, k, own.train, dataset.num_classes):
-                    file = path / "diagnostics" / f"seed{seed}-epoch{done:04d}.npz"
-                    np.savez_compressed(file, **seen)  # type: ignore[arg-type, unused-ignore]
+                measure.save_findings(path, epoch, k, seed, own.train)
                 best = history.best_validation(so_far[seed])
                 if best is not None and best["epoch"] == done:
                     improved.append((k, seed))

@@ -6,11 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from robustjax._checks import check
 
 Clip = tuple[float, float]
+
+
+def at_least_float32(dtype: DTypeLike) -> jnp.dtype:
+    """Float32 for a floating `dtype` of fewer bits, else `dtype`; strict dtype promotion has no rule for that."""
+    return jnp.dtype(dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32)
 
 
 def promote(x: ArrayLike) -> Array:
@@ -18,7 +23,24 @@ def promote(x: ArrayLike) -> Array:
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"expected a floating-point array (logits or probabilities), got dtype {x.dtype}")
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(at_least_float32(x.dtype))
+
+
+def hyper(value: ArrayLike, dtype: DTypeLike) -> Array | float:
+    """A hyperparameter that will meet arrays of `dtype`: Python's numbers as they are, arrays and tracers cast.
+
+    Python's numbers take on any dtype by themselves, and arithmetic among them is in float64: a cast before it would
+    change the last bits.
+    """
+    return value if isinstance(value, int | float) else jnp.asarray(value, dtype)
+
+
+def common_dtype(*arrays: ArrayLike) -> tuple[Array, ...]:
+    """The arrays cast to the dtype that JAX's standard promotion gives them, also where strict promotion is on."""
+    found = [jnp.asarray(array) for array in arrays]
+    with jax.numpy_dtype_promotion("standard"):
+        dtype = jnp.result_type(*found)
+    return tuple(array.astype(dtype) for array in found)
 
 
 def clipped_log_softmax(logits: ArrayLike, clip: Clip | None) -> Array:

@@ -35,6 +35,7 @@ from robustjax._probabilities import (
     clip_log,
     clipped_log_softmax,
     expect,
+    hyper,
     is_integer,
     promote,
 )
@@ -51,6 +52,12 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike, *, clip: Clip | None = N
 
     Args:
       clip: limits on p.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(cross_entropy(logits, labels)).round(2))
+      [0.09 3.09]
     """
     return expect(-clipped_log_softmax(logits, clip), labels)
 
@@ -74,6 +81,12 @@ def label_smoothing(
         "off_label" puts epsilon / C on the other classes only and 1 - epsilon on the label (the SCE authors' code:
         the target sums to 1 - epsilon / C).
       clip: limits on p.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(label_smoothing(logits, labels, epsilon=0.3)).round(2))
+      [0.69 2.79]
     """
     check("epsilon", epsilon, lambda e: (e >= 0) & (e <= 1), "in [0, 1]")
     log_p = clipped_log_softmax(logits, clip)
@@ -97,12 +110,19 @@ def ldam(logits: ArrayLike, labels: ArrayLike, *, margins: ArrayLike, scale: flo
     Args:
       margins: `[C]`, from `robustjax.margins.ldam_margins`.
       scale: positive.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(ldam(logits, labels, margins=[0.1, 0.2, 0.5], scale=1.0)).round(2))
+      [0.1  3.29]
     """
     logits = promote(logits)
     check_class_vector("margins", margins, logits.shape[-1])
     check("scale", scale, lambda s: s > 0, "positive")
     labels = as_distribution(labels, logits)
-    return cross_entropy(scale * (logits - labels * jnp.asarray(margins, logits.dtype)), labels)
+    scaled = hyper(scale, logits.dtype) * (logits - labels * jnp.asarray(margins, logits.dtype))
+    return cross_entropy(scaled, labels)
 
 
 def balanced_softmax(logits: ArrayLike, labels: ArrayLike, *, class_counts: ArrayLike) -> Array:
@@ -112,6 +132,12 @@ def balanced_softmax(logits: ArrayLike, labels: ArrayLike, *, class_counts: Arra
 
     Args:
       class_counts: `[C]`, all positive.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(balanced_softmax(logits, labels, class_counts=[1000, 100, 10])).round(2))
+      [0.01 5.31]
     """
     logits = promote(logits)
     check_positive_counts("class_counts", class_counts)
@@ -127,6 +153,12 @@ def focal(logits: ArrayLike, labels: ArrayLike, *, gamma: float = 0.5, detach: b
     Args:
       gamma: at least 0, which is cross entropy.
       detach: no gradient through the factor (1 - p_y)^gamma, as in the SR and APL authors' code.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(focal(logits, labels, gamma=2.0)).round(2))
+      [0.   2.82]
     """
     return expect(_focal_values(clipped_log_softmax(logits, None), gamma, detach), labels)
 
@@ -141,6 +173,12 @@ def class_balanced_focal(
     Args:
       class_weights: `[C]`, positive, e.g. `robustjax.margins.class_balanced_weights`.
       gamma: at least 0.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(class_balanced_focal(logits, labels, class_weights=[0.5, 2.0, 0.5])).round(2))
+      [0.   6.18]
     """
     log_p = clipped_log_softmax(logits, None)
     check_class_vector("class_weights", class_weights, log_p.shape[-1])
@@ -162,6 +200,12 @@ def mae(logits: ArrayLike, labels: ArrayLike, *, scale: float = 2.0) -> Array:
 
     Returns:
       `[...]`, in [0, scale].
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(mae(logits, labels)).round(2))
+      [0.18 1.91]
     """
     check("scale", scale, lambda s: s > 0, "positive")
     return scale * expect(_mae_values(clipped_log_softmax(logits, None)), labels)
@@ -178,6 +222,12 @@ def reverse_cross_entropy(
       log_zero: negative. The default log(1e-4) is that of the authors' and all later code, for which published
         (alpha, beta) hold; the paper's text names -4.
       clip: limits on p; the SR authors' code has (1e-7, 1).
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(reverse_cross_entropy(logits, labels)).round(2))
+      [0.83 8.79]
     """
     return expect(_reverse_values(clipped_log_softmax(logits, clip), log_zero, clip), labels)
 
@@ -200,6 +250,12 @@ def symmetric_cross_entropy(
       log_zero: as in `reverse_cross_entropy`.
       clip: limits on p in cross entropy.
       reverse_clip: limits on p in reverse cross entropy.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(symmetric_cross_entropy(logits, labels, alpha=0.1, beta=1.0)).round(2))
+      [0.84 9.1 ]
     """
     active = functools.partial(cross_entropy, clip=clip)
     passive = functools.partial(reverse_cross_entropy, log_zero=log_zero, clip=reverse_clip)
@@ -217,6 +273,12 @@ def generalized_cross_entropy(
       q: in (0, 1].
       clip: limits on p; the SR authors' code has (1e-7, 1).
       epsilon: added to p, at least 0; the PHuber authors' code has 1e-9.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(generalized_cross_entropy(logits, labels, q=0.7)).round(2))
+      [0.09 1.26]
     """
     check("epsilon", epsilon, lambda e: e >= 0, "at least 0")
     log_p = clipped_log_softmax(logits, clip)
@@ -238,6 +300,12 @@ def truncation_weights(logits: ArrayLike, labels: ArrayLike, *, q: float = 0.7, 
 
     Returns:
       Weights `[...]`; no gradient.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(truncation_weights(logits, labels, k=0.5))
+      [1. 0.]
     """
     return jnp.where(_truncated_excess(logits, labels, q, k) < 0, 1.0, 0.0)
 
@@ -253,6 +321,13 @@ def truncated_generalized_cross_entropy(
       weights: `[...]` in [0, 1], usually earlier `truncation_weights`.
       q: in (0, 1].
       k: the threshold on p_y, in (0, 1).
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> weights = truncation_weights(logits, labels)
+      >>> print(np.asarray(truncated_generalized_cross_entropy(logits, labels, weights=weights)).round(2))
+      [-0.46  0.  ]
     """
     excess = _truncated_excess(logits, labels, q, k)
     return jnp.asarray(weights, excess.dtype) * excess
@@ -265,6 +340,12 @@ def partially_huberised_cross_entropy(logits: ArrayLike, labels: ArrayLike, *, t
 
     Args:
       tau: at least 1; 2 on CIFAR-10 and 10 on MNIST and CIFAR-100 in the paper.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(partially_huberised_cross_entropy(logits, labels, tau=2.0)).round(2))
+      [0.09 1.6 ]
     """
     check("tau", tau, lambda t: t >= 1, "at least 1")
     log_p = clipped_log_softmax(logits, None)
@@ -282,6 +363,12 @@ def partially_huberised_generalized_cross_entropy(
     Args:
       tau: at least 1.
       q: in (0, 1).
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(partially_huberised_generalized_cross_entropy(logits, labels, tau=2.0)).round(2))
+      [0.09 1.25]
     """
     check("tau", tau, lambda t: t >= 1, "at least 1")
     check("q", q, lambda q: (q > 0) & (q < 1), "in (0, 1)")
@@ -301,6 +388,12 @@ def normalized_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
 
     Returns:
       `[...]`, in [0, 1].
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(normalized_cross_entropy(logits, labels)).round(2))
+      [0.02 0.49]
     """
     return expect(_normalized(-clipped_log_softmax(logits, None)), labels)
 
@@ -314,6 +407,12 @@ def normalized_focal(logits: ArrayLike, labels: ArrayLike, *, gamma: float = 0.5
 
     Returns:
       `[...]`, in [0, 1].
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(normalized_focal(logits, labels)).round(2))
+      [0.  0.5]
     """
     return expect(_normalized(_focal_values(clipped_log_softmax(logits, None), gamma, detach)), labels)
 
@@ -326,6 +425,12 @@ def normalized_mae(logits: ArrayLike, labels: ArrayLike, *, scale: float = 1.0) 
 
     Returns:
       `[...]`, in [0, scale].
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(normalized_mae(logits, labels)).round(2))
+      [0.05 0.48]
     """
     check("scale", scale, lambda s: s > 0, "positive")
     return scale * expect(_normalized(_mae_values(clipped_log_softmax(logits, None))), labels)
@@ -342,6 +447,12 @@ def normalized_generalized_cross_entropy(
 
     Returns:
       `[...]`, in [0, 1].
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(normalized_generalized_cross_entropy(logits, labels)).round(2))
+      [0.04 0.48]
     """
     return expect(_normalized(_generalized_values(clipped_log_softmax(logits, clip), q)), labels)
 
@@ -360,6 +471,12 @@ def normalized_reverse_cross_entropy(
       form: "paper", or "code" for (C - 1) / 4 · reverse cross entropy, what the SR authors' code computes.
       log_zero: as in `reverse_cross_entropy`; without effect on the "paper" form.
       clip: limits on p; the SR authors' code has (1e-7, 1).
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(normalized_reverse_cross_entropy(logits, labels)).round(2))
+      [0.05 0.48]
     """
     values = _reverse_values(clipped_log_softmax(logits, clip), log_zero, clip)
     if form == "paper":
@@ -381,6 +498,12 @@ def active_passive(
       passive: a loss of this module, e.g. `mae`.
       alpha: at least 0.
       beta: at least 0.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(active_passive(logits, labels, active=focal, passive=mae, beta=0.5)).round(2))
+      [0.12 3.98]
     """
     check("alpha", alpha, lambda a: a >= 0, "at least 0")
     check("beta", beta, lambda b: b >= 0, "at least 0")
@@ -388,7 +511,14 @@ def active_passive(
 
 
 def nce_mae(logits: ArrayLike, labels: ArrayLike, *, alpha: float = 1.0, beta: float = 1.0) -> Array:
-    """alpha · normalized cross entropy + beta (1 - p_y); arguments as in `active_passive`."""
+    """alpha · normalized cross entropy + beta (1 - p_y); arguments as in `active_passive`.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(nce_mae(logits, labels)).round(2))
+      [0.11 1.45]
+    """
     return active_passive(
         logits,
         labels,
@@ -402,7 +532,14 @@ def nce_mae(logits: ArrayLike, labels: ArrayLike, *, alpha: float = 1.0, beta: f
 def nce_rce(
     logits: ArrayLike, labels: ArrayLike, *, alpha: float = 1.0, beta: float = 1.0, clip: Clip | None = None
 ) -> Array:
-    """alpha · normalized + beta · reverse cross entropy; arguments as in `active_passive`, `clip` on the latter."""
+    """alpha · normalized + beta · reverse cross entropy; arguments as in `active_passive`, `clip` on the latter.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(nce_rce(logits, labels)).round(2))
+      [0.85 9.29]
+    """
     passive = functools.partial(reverse_cross_entropy, clip=clip)
     return active_passive(logits, labels, active=normalized_cross_entropy, passive=passive, alpha=alpha, beta=beta)
 
@@ -416,7 +553,14 @@ def nfl_mae(
     gamma: float = 0.5,
     detach: bool = False,
 ) -> Array:
-    """alpha · normalized focal + beta (1 - p_y); arguments as in `active_passive` and `normalized_focal`."""
+    """alpha · normalized focal + beta (1 - p_y); arguments as in `active_passive` and `normalized_focal`.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(nfl_mae(logits, labels)).round(2))
+      [0.1  1.45]
+    """
     active = functools.partial(normalized_focal, gamma=gamma, detach=detach)
     return active_passive(
         logits, labels, active=active, passive=functools.partial(mae, scale=1.0), alpha=alpha, beta=beta
@@ -433,7 +577,14 @@ def nfl_rce(
     detach: bool = False,
     clip: Clip | None = None,
 ) -> Array:
-    """alpha · normalized focal + beta · reverse cross entropy; arguments as in `nfl_mae` and `nce_rce`."""
+    """alpha · normalized focal + beta · reverse cross entropy; arguments as in `nfl_mae` and `nce_rce`.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(nfl_rce(logits, labels)).round(2))
+      [0.84 9.29]
+    """
     active = functools.partial(normalized_focal, gamma=gamma, detach=detach)
     passive = functools.partial(reverse_cross_entropy, clip=clip)
     return active_passive(logits, labels, active=active, passive=passive, alpha=alpha, beta=beta)
@@ -454,6 +605,12 @@ def soft_bootstrap(
       beta: in [0, 1].
       clip: limits on p; the SCE authors' code has (1e-7, 1 - 1e-7).
       clip_target: whether the limits also hold for p in the target (the GJS authors' code: no).
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(soft_bootstrap(logits, labels, beta=0.5)).round(2))
+      [0.23 1.73]
     """
     check("beta", beta, lambda b: (b >= 0) & (b <= 1), "in [0, 1]")
     log_p = clipped_log_softmax(logits, clip)
@@ -461,17 +618,24 @@ def soft_bootstrap(
     return -jnp.sum((beta * as_distribution(labels, log_p) + (1 - beta) * p) * log_p, axis=-1)
 
 
-def hard_bootstrap(logits: ArrayLike, labels: ArrayLike, *, beta: float = 0.8, clip: Clip | None = None) -> Array:
+def hard_bootstrap(logits: ArrayLike, labels: ArrayLike, *, beta: ArrayLike = 0.8, clip: Clip | None = None) -> Array:
     """Cross entropy to beta y + (1 - beta) e_k, k = argmax p, the lowest at ties (Reed et al., 2015).
 
     Args:
       beta: in [0, 1].
       clip: limits on p; the SCE authors' code has (1e-7, 1 - 1e-7).
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(hard_bootstrap(logits, labels, beta=0.5)).round(2))
+      [0.09 1.59]
     """
     check("beta", beta, lambda b: (b >= 0) & (b <= 1), "in [0, 1]")
     values = -clipped_log_softmax(logits, clip)
     # From the logits: clipping would make ties of all probabilities beyond a limit.
     predicted = jnp.argmax(jnp.asarray(logits), axis=-1)
+    beta = hyper(beta, values.dtype)
     return beta * expect(values, labels) + (1 - beta) * expect(values, predicted)
 
 
@@ -484,6 +648,12 @@ def lid_paced(logits: ArrayLike, labels: ArrayLike, *, alpha: ArrayLike, clip: C
     Args:
       alpha: scalar in [0, 1], falling once the local intrinsic dimensionality turns; may be traced.
       clip: limits on p in cross entropies.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(lid_paced(logits, labels, alpha=0.5)).round(2))
+      [0.09 1.59]
     """
     early = symmetric_cross_entropy(logits, labels, alpha=0.1, beta=1.0, clip=clip)
     return jnp.where(jnp.asarray(alpha) == 1, early, hard_bootstrap(logits, labels, beta=alpha, clip=clip))
@@ -501,6 +671,13 @@ def forward_correction(
       transition: `[C, C]`, T_ij = P(given label j | true label i), rows summing to 1; a label that T never gives has
         infinite loss.
       clip: limits on p; the SCE authors' code has (1e-7, 1 - 1e-7).
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> transition = [[0.6, 0.2, 0.2], [0.2, 0.6, 0.2], [0.2, 0.2, 0.6]]
+      >>> print(np.asarray(forward_correction(logits, labels, transition=transition)).round(2))
+      [0.57 1.52]
     """
     log_p = clipped_log_softmax(logits, clip)
     check_transition(transition, log_p.shape[-1])
@@ -522,6 +699,13 @@ def backward_correction(
     Args:
       transition: `[C, C]`, as in `forward_correction`, invertible.
       clip: limits on p; the SCE authors' code has (1e-7, 1 - 1e-7).
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> transition = [[0.6, 0.2, 0.2], [0.2, 0.6, 0.2], [0.2, 0.2, 0.6]]
+      >>> print(np.asarray(backward_correction(logits, labels, transition=transition)).round(2))
+      [-2.91  4.59]
     """
     log_p = clipped_log_softmax(logits, clip)
     check_transition(transition, log_p.shape[-1])
@@ -542,6 +726,12 @@ def estimate_transition(probs: ArrayLike, *, percentile: float = 100.0) -> Array
 
     Returns:
       T `[C, C]` for `forward_correction` and `backward_correction`; rows sum to 1.
+
+    Examples:
+      >>> probs = jnp.array([[0.9, 0.1], [0.6, 0.4], [0.25, 0.75]])
+      >>> estimate_transition(probs)  # the first example is surest of class 0, the last of class 1
+      Array([[0.9 , 0.1 ],
+             [0.25, 0.75]], dtype=float32)
     """
     check("percentile", percentile, lambda q: (q >= 0) & (q <= 100), "in [0, 100]")
     probs = promote(probs)
@@ -556,7 +746,7 @@ def generalized_jensen_shannon(
     logits: ArrayLike | Sequence[ArrayLike],
     labels: ArrayLike,
     *,
-    weights: Sequence[float],
+    weights: Sequence[float] | Array,
     scaled: bool = True,
     consistency: bool = True,
     renormalize: bool = True,
@@ -575,6 +765,13 @@ def generalized_jensen_shannon(
       consistency: if False, the JS loss of the weighted mean prediction, which does not ask views to agree.
       renormalize: without consistency, divide that mean by 1 - w_1; the authors' code does not.
       clip: limits inside logarithms; the authors' code has (1e-7, 1).
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> views = [logits, 0.5 * logits]  # of two augmentations
+      >>> print(np.asarray(generalized_jensen_shannon(views, labels, weights=[0.4, 0.3, 0.3])).round(2))
+      [0.29 1.69]
     """
     views = tuple(logits) if isinstance(logits, list | tuple) else (logits,)
     check(
@@ -584,14 +781,14 @@ def generalized_jensen_shannon(
         f"{len(views) + 1} positive numbers that sum to 1, for the labels and each of the {len(views)} views",
     )
     log_views = jnp.stack([clipped_log_softmax(view, None) for view in views])
-    weights = jnp.asarray(weights, log_views.dtype)
-    label_weight = weights[0]
+    mixture = jnp.asarray(weights, log_views.dtype)
+    label_weight = mixture[0]
     labels = as_distribution(labels, log_views[0])
     if not consistency:
-        mean = jax.nn.logsumexp(log_views, axis=0, b=weights[1:].reshape(-1, *[1] * labels.ndim))
+        mean = jax.nn.logsumexp(log_views, axis=0, b=mixture[1:].reshape(-1, *[1] * labels.ndim))
         log_views = (mean - jnp.log1p(-label_weight) if renormalize else mean)[None]
-        weights = jnp.stack([label_weight, 1 - label_weight])
-    divergence = _weighted_divergence(labels, log_views, weights, clip)
+        mixture = jnp.stack([label_weight, 1 - label_weight])
+    divergence = _weighted_divergence(labels, log_views, mixture, clip)
     return divergence / (-(1 - label_weight) * jnp.log1p(-label_weight)) if scaled else divergence
 
 
@@ -605,6 +802,11 @@ def complementary_labels(labels: ArrayLike, offsets: ArrayLike, *, num_classes: 
 
     Returns:
       Complementary labels, int `[..., J]`.
+
+    Examples:
+      >>> complementary_labels(jnp.array([0, 2]), jnp.array([[1, 2], [1, 2]]), num_classes=3)
+      Array([[1, 2],
+             [0, 1]], dtype=int32)
     """
     check("offsets", offsets, lambda o: (o >= 1) & (o < num_classes), f"in [1, {num_classes})")
     return (jnp.asarray(labels)[..., None] + jnp.asarray(offsets)) % num_classes
@@ -619,6 +821,12 @@ def negative_learning(logits: ArrayLike, labels: ArrayLike, *, clip: Clip = (1e-
       logits: `[..., C]`.
       labels: complementary labels: int `[...]`, int `[..., J]` (summed over J), or floating weights `[..., C]`.
       clip: limits on 1 - p, the lower one positive: the loss is unbounded without. The authors' is the default.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # classes that the examples are said not to be of
+      >>> print(np.asarray(negative_learning(logits, labels)).round(2))
+      [2.4  0.05]
     """
     check("clip", clip, lambda c: 0 < c[0] < c[1] <= 1, "(lower, upper), 0 < lower < upper <= 1")
     log_p = clipped_log_softmax(logits, None)
@@ -634,7 +842,14 @@ def negative_learning(logits: ArrayLike, labels: ArrayLike, *, clip: Clip = (1e-
 # Losses of a whole batch.
 
 
-def dmi(logits: ArrayLike, labels: ArrayLike, *, epsilon: float = 1e-3, normalize: bool = False) -> Array:
+def dmi(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    epsilon: float = 1e-3,
+    normalize: bool = False,
+    mask: ArrayLike | None = None,
+) -> Array:
     """-log(|det(Yᵀ P)| + epsilon): determinant-based mutual information, a loss of the batch.
 
     Xu et al., L_DMI: A Novel Information-theoretic Loss Function for Training Deep Nets Robust to Label Noise, 2019.
@@ -643,21 +858,30 @@ def dmi(logits: ArrayLike, labels: ArrayLike, *, epsilon: float = 1e-3, normaliz
 
     Args:
       logits: `[N, C]`.
-      labels: int `[N]` or distributions `[N, C]` (rows of zeros leave examples out).
+      labels: int `[N]` or distributions `[N, C]`.
       epsilon: positive; 1e-3 in the authors' code, absent from the paper.
       normalize: divide Yᵀ P by N, as the paper writes; the authors' code does not, and their `epsilon` presumes so.
+      mask: `[N]`, 0 for padding, which takes no part (N counts the others); None for no padding. A batch of padding
+        alone has a finite value and gradient 0.
 
     Returns:
       A scalar.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0], [0.0, 3.0], [0.0, 0.0]])
+      >>> labels, mask = jnp.array([0, 1, 1]), jnp.array([1, 1, 0])  # the last is padding
+      >>> print(np.asarray(dmi(logits, labels, mask=mask)).round(3))
+      0.099
     """
     check("epsilon", epsilon, lambda e: e > 0, "positive")
+    logits, shares = _without_padding(logits, mask)
     log_p = clipped_log_softmax(logits, None)
-    if log_p.ndim != 2:
-        raise ValueError(f"logits must have shape [N, C] in a batch loss, got {log_p.shape}")
     labels = as_distribution(labels, log_p)
+    if shares is not None:
+        labels = labels * shares[:, None]
     joint = jnp.einsum("ni,nj->ij", labels, jnp.exp(log_p), precision="highest")
     if normalize:
-        joint = joint / log_p.shape[0]
+        joint = joint / (log_p.shape[0] if shares is None else jnp.sum(shares))
     log_epsilon = jnp.log(jnp.asarray(epsilon, log_p.dtype))
     # The gradient divides by the determinant. Below e^-30 epsilon it cannot be seen, so a safe matrix stands in.
     # (Negated, so that NaN passes through.)
@@ -666,25 +890,36 @@ def dmi(logits: ArrayLike, labels: ArrayLike, *, epsilon: float = 1e-3, normaliz
     return -jnp.where(matters, jnp.logaddexp(log_det, log_epsilon), log_epsilon)
 
 
-def prior_matching(logits: ArrayLike, prior: ArrayLike | None = None) -> Array:
+def prior_matching(logits: ArrayLike, prior: ArrayLike | None = None, *, mask: ArrayLike | None = None) -> Array:
     """-Σ_c prior_c log(mean_i p_ic): KL from a class prior to the mean prediction, up to a constant.
 
     Args:
       logits: `[N, C]`.
       prior: `[C]`, summing to 1; uniform by default.
+      mask: `[N]`, as in `dmi`.
 
     Returns:
       A scalar.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0], [3.0, 0.0]])  # all predicted to be of class 0
+      >>> print(np.asarray(prior_matching(logits)).round(2))
+      1.55
+      >>> print(np.asarray(prior_matching(logits, jnp.array([0.95, 0.05]))).round(2))  # as they should be
+      0.2
     """
+    logits, shares = _without_padding(logits, mask)
     log_p = clipped_log_softmax(logits, None)
-    if log_p.ndim != 2:
-        raise ValueError(f"logits must have shape [N, C] in a batch loss, got {log_p.shape}")
     count, num_classes = log_p.shape
     if prior is None:
         prior = jnp.full(num_classes, 1 / num_classes, log_p.dtype)
     check_class_vector("prior", prior, num_classes)
     check("prior", prior, lambda q: (q >= 0) & (abs(q.sum() - 1) < 1e-4), "non-negative and to sum to 1")
-    return -jnp.sum(jnp.asarray(prior, log_p.dtype) * (jax.nn.logsumexp(log_p, axis=0) - math.log(count)))
+    if shares is None:
+        log_mean = jax.nn.logsumexp(log_p, axis=0) - math.log(count)
+    else:
+        log_mean = jax.nn.logsumexp(log_p, axis=0, b=shares[:, None]) - jnp.log(jnp.sum(shares))
+    return -jnp.sum(jnp.asarray(prior, log_p.dtype) * log_mean)
 
 
 def joint_optimization(
@@ -695,6 +930,7 @@ def joint_optimization(
     beta: float = 0.8,
     prior: ArrayLike | None = None,
     clip: Clip | None = None,
+    mask: ArrayLike | None = None,
 ) -> Array:
     """Mean cross entropy + alpha · `prior_matching` + beta · mean entropy of p, a loss of the batch.
 
@@ -705,12 +941,37 @@ def joint_optimization(
       beta: at least 0.
       prior: as in `prior_matching`.
       clip: limits on p in the logarithms of cross entropy and entropy; SCE's authors have (1e-7, 1 - 1e-7).
+      mask: `[N]`, as in `dmi`.
 
     Returns:
       A scalar.
+
+    Examples:
+      >>> logits = jnp.array([[3.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+      >>> labels = jnp.array([0, 1])  # right and wrong
+      >>> print(np.asarray(joint_optimization(logits, labels)).round(2))
+      4.4
     """
+    logits, shares = _without_padding(logits, mask)
     entropy = soft_bootstrap(logits, labels, beta=0.0, clip=clip, clip_target=False)
-    return jnp.mean(cross_entropy(logits, labels, clip=clip) + beta * entropy) + alpha * prior_matching(logits, prior)
+    values = cross_entropy(logits, labels, clip=clip) + beta * entropy
+    mean = jnp.mean(values) if shares is None else jnp.sum(shares * values) / jnp.sum(shares)
+    return mean + alpha * prior_matching(logits, prior, mask=shares)
+
+
+def _without_padding(logits: ArrayLike, mask: ArrayLike | None) -> tuple[ArrayLike, Array | None]:
+    """Logits `[N, C]` with zeros in place of padding's, whatever these are, and the shares of the examples."""
+    if jnp.ndim(logits) != 2:
+        raise ValueError(f"logits must have shape [N, C] in a batch loss, got {jnp.shape(logits)}")
+    if mask is None:
+        return logits, None
+    logits = promote(logits)
+    if jnp.shape(mask) != logits.shape[:1]:
+        raise ValueError(f"mask must have shape {logits.shape[:1]} for these logits, got {jnp.shape(mask)}")
+    check("mask", mask, lambda m: m >= 0, "0 for padding and positive for examples")
+    shares = jnp.asarray(mask, logits.dtype)
+    # Where all is padding, the zeros take its place: a constant rather than 0/0.
+    return jnp.where(shares[:, None] > 0, logits, 0), jnp.where(jnp.any(shares > 0), shares, 1)
 
 
 # Values for every class, [..., C], from (possibly clipped) log-probabilities.
@@ -721,7 +982,7 @@ def _focal_values(log_p: Array, gamma: ArrayLike, detach: bool) -> Array:
     rest = -jnp.expm1(log_p)
     # (1 - p)^gamma has infinite slope at p = 1 for gamma < 1, yet its product with log p has slope 0.
     positive = rest > 0
-    factor = jnp.where(positive, jnp.where(positive, rest, 1.0) ** gamma, 0.0)
+    factor = jnp.where(positive, jnp.where(positive, rest, 1.0) ** hyper(gamma, log_p.dtype), 0.0)
     return -(jax.lax.stop_gradient(factor) if detach else factor) * log_p
 
 
@@ -731,11 +992,13 @@ def _mae_values(log_p: Array) -> Array:
 
 def _generalized_values(log_p: Array, q: ArrayLike) -> Array:
     check("q", q, lambda q: (q > 0) & (q <= 1), "in (0, 1]")
+    q = hyper(q, log_p.dtype)
     return -jnp.expm1(q * log_p) / q
 
 
 def _reverse_values(log_p: Array, log_zero: ArrayLike, clip: Clip | None) -> Array:
     check("log_zero", log_zero, lambda a: a < 0, "negative")
+    log_zero = hyper(log_zero, log_p.dtype)
     if clip is None:
         return -log_zero * _mae_values(log_p)
     # Clipped probabilities need not sum to 1: add up those of the other classes.

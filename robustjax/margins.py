@@ -11,6 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from robustjax._checks import check, check_positive_counts
+from robustjax._probabilities import at_least_float32, common_dtype, hyper
 
 
 def ldam_margins(class_counts: ArrayLike, max_margin: float = 0.5) -> Array:
@@ -24,10 +25,14 @@ def ldam_margins(class_counts: ArrayLike, max_margin: float = 0.5) -> Array:
 
     Returns:
       Margins `[C]` for `robustjax.losses.ldam`.
+
+    Examples:
+      >>> print(np.asarray(ldam_margins([1600, 100, 1], max_margin=0.5)).round(3))
+      [0.079 0.158 0.5  ]
     """
     counts = _positive_counts(class_counts)
     check("max_margin", max_margin, lambda m: m > 0, "positive")
-    return max_margin * (jnp.min(counts) / counts) ** 0.25
+    return hyper(max_margin, counts.dtype) * (jnp.min(counts) / counts) ** 0.25
 
 
 def class_balanced_weights(class_counts: ArrayLike, beta: float) -> Array:
@@ -41,6 +46,10 @@ def class_balanced_weights(class_counts: ArrayLike, beta: float) -> Array:
 
     Returns:
       Weights `[C]` that sum to C.
+
+    Examples:
+      >>> print(np.asarray(class_balanced_weights([900, 90, 10], beta=0.99)).round(2))
+      [0.23 0.38 2.39]
     """
     counts = _positive_counts(class_counts)
     check("beta", beta, lambda b: (b >= 0) & (b < 1), "in [0, 1)")
@@ -62,9 +71,16 @@ def deferred_weights(epoch: ArrayLike, class_counts: ArrayLike, *, start_epoch: 
 
     Returns:
       Weights `[C]` that sum to C.
+
+    Examples:
+      >>> print(np.asarray(deferred_weights(79, [90, 10], start_epoch=80, beta=0.99)).round(2))
+      [1. 1.]
+      >>> print(np.asarray(deferred_weights(80, [90, 10], start_epoch=80, beta=0.99)).round(2))
+      [0.28 1.72]
     """
     weights = class_balanced_weights(class_counts, beta)
-    return jnp.where(jnp.asarray(epoch) >= start_epoch, weights, jnp.ones_like(weights))
+    epoch, start_epoch = common_dtype(epoch, start_epoch)
+    return jnp.where(epoch >= start_epoch, weights, jnp.ones_like(weights))
 
 
 def inverse_frequency_weights(class_counts: ArrayLike) -> Array:
@@ -77,6 +93,10 @@ def inverse_frequency_weights(class_counts: ArrayLike) -> Array:
 
     Returns:
       Weights `[C]`.
+
+    Examples:
+      >>> inverse_frequency_weights([100, 50, 10])
+      Array([ 1.,  2., 10.], dtype=float32)
     """
     counts = _positive_counts(class_counts)
     return jnp.max(counts) / counts
@@ -106,6 +126,10 @@ def har_strengths(
 
     Returns:
       Strengths `[C]` in [0, max_strength]; a class without errors gets 0, and all are 0 if no class has errors.
+
+    Examples:
+      >>> print(np.asarray(har_strengths([0.1, 0.1, 0.4], [1000, 100, 100])).round(2))  # rare or often wrong: strongly
+      [0.17 0.44 1.  ]
     """
     counts = _positive_counts(class_counts)
     check("class_errors", class_errors, lambda e: (e >= 0) & (e <= 1), "in [0, 1] for every class")
@@ -134,6 +158,10 @@ def regression_strengths(
 
     Returns:
       Strengths `[G]` in [0, max_strength].
+
+    Examples:
+      >>> print(np.asarray(regression_strengths([1000, 100, 10])).round(2))
+      [0.16 0.4  1.  ]
     """
     counts = _positive_counts(class_counts)
     check("max_strength", max_strength, lambda s: s > 0, "positive")
@@ -153,6 +181,10 @@ def inverse_strengths(strengths: ArrayLike) -> Array:
 
     Returns:
       Strengths `[G]` with the mean of the given ones; zeros if all are 0.
+
+    Examples:
+      >>> print(np.asarray(inverse_strengths([1.0, 0.5, 0.25])).round(3))
+      [0.25 0.5  1.  ]
     """
     strengths = jnp.asarray(strengths, float)
     smallest = jnp.min(jnp.where(strengths > 0, strengths, jnp.inf))
@@ -171,6 +203,11 @@ def random_strengths(key: Array, strengths: ArrayLike) -> Array:
 
     Returns:
       Strengths `[G]`.
+
+    Examples:
+      >>> strengths = random_strengths(jax.random.key(0), [1.0, 0.5, 0.25, 0.25])
+      >>> print(np.asarray(strengths.mean()).round(3))  # as of the given ones
+      0.5
     """
     strengths = jnp.asarray(strengths, float)
     draws = jax.random.uniform(key, strengths.shape, strengths.dtype, minval=jnp.finfo(strengths.dtype).tiny)
@@ -186,10 +223,15 @@ def example_weights(labels: ArrayLike, class_weights: ArrayLike) -> Array:
 
     Returns:
       Weights `[...]`.
+
+    Examples:
+      >>> example_weights(jnp.array([0, 1, 1]), jnp.array([0.5, 1.5]))
+      Array([0.5, 1.5, 1.5], dtype=float32)
     """
     labels, weights = jnp.asarray(labels), jnp.asarray(class_weights)
     if jnp.issubdtype(labels.dtype, jnp.integer):
         return weights[labels]
+    labels, weights = common_dtype(labels, weights)
     return jnp.sum(labels * weights, axis=-1)
 
 
@@ -202,8 +244,12 @@ def weighted_mean(values: ArrayLike, weights: ArrayLike) -> Array:
 
     Returns:
       A scalar; 0 if every weight is 0.
+
+    Examples:
+      >>> print(weighted_mean([1.0, 3.0, 100.0], weights=[1.0, 1.0, 0.0]))
+      2.0
     """
-    values, weights = jnp.asarray(values), jnp.asarray(weights)
+    values, weights = common_dtype(values, weights)
     total = jnp.sum(weights)
     return jnp.sum(weights * values) / jnp.where(total > 0, total, 1)
 
@@ -211,15 +257,12 @@ def weighted_mean(values: ArrayLike, weights: ArrayLike) -> Array:
 def _scaled(strengths: Array, largest: ArrayLike) -> Array:
     """Strengths scaled so that the largest is `largest`; all 0 stay so."""
     found = jnp.max(strengths)
-    return largest * strengths / jnp.where(found > 0, found, 1.0)
+    return hyper(largest, strengths.dtype) * strengths / jnp.where(found > 0, found, 1.0)
 
 
 def _positive_counts(class_counts: ArrayLike) -> Array:
     check_positive_counts("class_counts", class_counts)
     counts = jnp.asarray(class_counts)
     # An integer count becomes JAX's default float: float64 under x64, else float32.
-    return counts.astype(jnp.promote_types(counts.dtype, jnp.float32) if _floating(counts) else float)
-
-
-def _floating(array: Array) -> bool:
-    return jnp.issubdtype(array.dtype, jnp.floating)
+    floating = jnp.issubdtype(counts.dtype, jnp.floating)
+    return counts.astype(at_least_float32(counts.dtype) if floating else float)

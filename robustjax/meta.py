@@ -77,9 +77,17 @@ def optimizer_step(
 
     Returns:
       The step's `StepResult`.
+
+    Examples:
+      >>> optimizer = optax.sgd(0.25)
+      >>> step = optimizer_step(lambda w: (w**2, "aux"), 2.0, optimizer.init(2.0), optimizer)
+      >>> float(step.params), float(step.loss), float(step.gradient), step.aux
+      (1.0, 4.0, 4.0, 'aux')
     """
     (value, aux), gradient = jax.value_and_grad(loss, has_aux=True)(params)
-    updates, opt_state = optimizer.update(gradient, opt_state, params)
+    # Optax's own arithmetic may rely on promotion: Adam's bias correction raises a float to an integer count.
+    with jax.numpy_dtype_promotion("standard"):
+        updates, opt_state = optimizer.update(gradient, opt_state, params)
     return StepResult(optax.apply_updates(params, updates), opt_state, value, gradient, aux)
 
 
@@ -104,6 +112,11 @@ def virtual_step(
 
     Returns:
       A `StepResult` whose parameters are ω̂; its optimizer state is to be dropped.
+
+    Examples:
+      >>> optimizer = optax.sgd(0.25)
+      >>> virtual_step(lambda w, theta: (theta * w**2, None), 0.5, 2.0, optimizer.init(2.0), optimizer).params
+      Array(1.5, dtype=float32)
     """
     return optimizer_step(lambda p: train_loss(p, meta_params), params, opt_state, optimizer)
 
@@ -132,6 +145,13 @@ def meta_gradient(
 
     Returns:
       The `MetaGradient`.
+
+    Examples:
+      >>> optimizer = optax.sgd(0.25)
+      >>> train_loss, meta_loss = lambda w, theta: (theta * w**2, None), lambda w: (w**2, None)
+      >>> found = meta_gradient(train_loss, meta_loss, 0.5, 2.0, optimizer.init(2.0), optimizer)
+      >>> float(found.virtual_params), float(found.gradient)  # 2 - 0.25 * 0.5 * 4, and 2 * 1.5 * -0.25 * 4
+      (1.5, -3.0)
     """
 
     def after_virtual_step(theta: Any) -> tuple[Scalar, tuple]:

@@ -32,6 +32,11 @@ def draw_mix(key: Array, batch_size: int, alpha: float, *, keep_larger: bool = F
 
     Raises:
       ValueError: alpha is not positive.
+
+    Examples:
+      >>> mix = draw_mix(jax.random.key(0), batch_size=4, alpha=1.0, keep_larger=True)
+      >>> bool(mix.share >= 0.5), sorted(mix.partner.tolist())
+      (True, [0, 1, 2, 3])
     """
     check("alpha", alpha, lambda a: a > 0, "positive")
     share_key, partner_key = jax.random.split(key)
@@ -42,7 +47,14 @@ def draw_mix(key: Array, batch_size: int, alpha: float, *, keep_larger: bool = F
 
 
 def apply_mix(values: ArrayLike, mix: Mix) -> Array:
-    """share · values + (1 − share) · values[partner], for floating values [B, …]."""
+    """share · values + (1 − share) · values[partner], for floating values [B, …].
+
+    Examples:
+      >>> mix = Mix(share=jnp.array(0.75), partner=jnp.array([1, 0]))
+      >>> apply_mix(jnp.array([[1.0, 0.0], [0.0, 1.0]]), mix)  # labels of two examples
+      Array([[0.75, 0.25],
+             [0.25, 0.75]], dtype=float32)
+    """
     values = jnp.asarray(values)
     if not jnp.issubdtype(values.dtype, jnp.floating):
         raise TypeError(f"values must be floating-point to be mixed, got {values.dtype}; labels go in as distributions")

@@ -12,7 +12,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from robustjax._checks import check
-from robustjax._probabilities import Clip, clipped_log_softmax, expect, promote
+from robustjax._probabilities import Clip, clipped_log_softmax, common_dtype, expect, hyper, promote
 
 
 def sharpen(logits: ArrayLike, temperature: float, normalize: bool = True) -> Array:
@@ -29,12 +29,19 @@ def sharpen(logits: ArrayLike, temperature: float, normalize: bool = True) -> Ar
 
     Returns:
       Sharpened logits `[..., C]`.
+
+    Examples:
+      >>> import numpy as np
+      >>> logits = jnp.array([[6.0, 0.0, 0.0], [0.6, 0.0, 0.0]])  # their size does not matter
+      >>> print(np.asarray(jax.nn.softmax(sharpen(logits, 0.5))).round(2))
+      [[0.79 0.11 0.11]
+       [0.79 0.11 0.11]]
     """
     check("temperature", temperature, lambda t: t > 0, "positive")
     logits = promote(logits)
     if normalize:
         logits = logits / jnp.maximum(safe_norm(logits, axis=-1, keepdims=True), 1e-12)
-    return logits / temperature
+    return logits / hyper(temperature, logits.dtype)
 
 
 def lp_sparsity(logits: ArrayLike, p: float, *, clip: Clip | None = (1e-7, 1.0)) -> Array:
@@ -51,6 +58,12 @@ def lp_sparsity(logits: ArrayLike, p: float, *, clip: Clip | None = (1e-7, 1.0))
 
     Returns:
       The regulariser `[...]`.
+
+    Examples:
+      >>> import numpy as np
+      >>> logits = jnp.array([[0.0, 0.0], [2.0, 0.0], [20.0, 0.0]])  # from uniform to one-hot
+      >>> print(np.asarray(lp_sparsity(logits, 0.5, clip=None)).round(3))
+      [1.414 1.284 1.   ]
     """
     check("p", p, lambda p: (p > 0) & (p <= 1), "in (0, 1]")
     return jnp.sum(jnp.exp(p * clipped_log_softmax(logits, clip)), axis=-1)
@@ -67,10 +80,15 @@ def sparsity_strength(epoch: ArrayLike, *, initial: float, growth: float, every:
 
     Returns:
       The weight `[...]`.
+
+    Examples:
+      >>> sparsity_strength(jnp.arange(5), initial=2.0, growth=3.0, every=2)
+      Array([ 2.,  2.,  6.,  6., 18.], dtype=float32)
     """
     check("growth", growth, lambda g: g >= 1, "at least 1")
     check("every", every, lambda r: r >= 1, "at least 1")
-    return initial * jnp.asarray(growth, float) ** (jnp.asarray(epoch) // every)
+    # lax.pow takes an integer exponent; the operator ** would promote it, which strict promotion refuses.
+    return initial * jax.lax.pow(jnp.asarray(growth, float), jnp.asarray(epoch) // every)
 
 
 def clipped_probabilities(logits: ArrayLike, clip: Clip | None = (1e-4, 1 - 1e-4)) -> Array:
@@ -82,6 +100,11 @@ def clipped_probabilities(logits: ArrayLike, clip: Clip | None = (1e-4, 1 - 1e-4
 
     Returns:
       Probabilities `[..., C]`; after clipping they need not sum to 1.
+
+    Examples:
+      >>> import numpy as np
+      >>> print(np.asarray(clipped_probabilities(jnp.array([20.0, 0.0]), clip=(0.01, 0.99))).round(2))
+      [0.99 0.01]
     """
     return jnp.exp(clipped_log_softmax(logits, clip))
 
@@ -100,6 +123,13 @@ def early_learning(logits: ArrayLike, targets: ArrayLike, *, clip: Clip | None =
 
     Returns:
       The regulariser `[...]`, never positive.
+
+    Examples:
+      >>> import numpy as np
+      >>> logits = jnp.array([[3.0, 0.0], [0.0, 3.0]])
+      >>> targets = jnp.array([[0.9, 0.1], [0.9, 0.1]])  # the first agrees
+      >>> print(np.asarray(early_learning(logits, targets)).round(2))
+      [-1.98 -0.15]
     """
     log_p = clipped_log_softmax(logits, clip)
     targets = _constant_targets(targets, log_p)
@@ -120,6 +150,13 @@ def early_learning_kl(logits: ArrayLike, targets: ArrayLike) -> Array:
 
     Returns:
       The regulariser `[...]`.
+
+    Examples:
+      >>> import numpy as np
+      >>> logits = jnp.array([[3.0, 0.0], [0.0, 3.0]])
+      >>> targets = jnp.array([[0.9, 0.1], [0.9, 0.1]])  # the first agrees
+      >>> print(np.asarray(early_learning_kl(logits, targets)).round(2))
+      [0.35 2.75]
     """
     log_p = clipped_log_softmax(logits, None)
     return expect(-log_p, _constant_targets(targets, log_p))
@@ -138,11 +175,20 @@ def update_targets(targets: ArrayLike, probs: ArrayLike, beta: ArrayLike) -> Arr
 
     Returns:
       New targets `[..., C]` in the dtype of `targets`.
+
+    Examples:
+      >>> import numpy as np
+      >>> targets = jnp.zeros((1, 2))  # nothing is known yet
+      >>> print(np.asarray(update_targets(targets, jnp.array([[0.75, 0.25]]), beta=0.7)).round(3))
+      [[0.225 0.075]]
     """
     check("beta", beta, lambda b: (b >= 0) & (b <= 1), "in [0, 1]")
     targets, probs = jnp.asarray(targets), jax.lax.stop_gradient(promote(probs))
+    stored = targets.dtype
+    targets, probs = common_dtype(targets, probs)
+    beta = hyper(beta, probs.dtype)
     new = beta * targets + (1 - beta) * probs / jnp.sum(probs, axis=-1, keepdims=True)
-    return new.astype(targets.dtype)
+    return new.astype(stored)
 
 
 def refine_labels(labels: ArrayLike, targets: ArrayLike) -> Array:
@@ -157,6 +203,12 @@ def refine_labels(labels: ArrayLike, targets: ArrayLike) -> Array:
 
     Returns:
       Distributions `[..., C]`; the labels themselves where no class has both label and target.
+
+    Examples:
+      >>> import numpy as np
+      >>> labels = jnp.array([[0.5, 0.5, 0.0]])  # mixed of two classes
+      >>> print(np.asarray(refine_labels(labels, targets=jnp.array([[0.6, 0.2, 0.2]]))).round(2))
+      [[0.75 0.25 0.  ]]
     """
     labels = promote(labels)
     products = labels * jax.lax.stop_gradient(jnp.asarray(targets, labels.dtype))
@@ -176,6 +228,12 @@ def early_learning_gradient(logits: ArrayLike, targets: ArrayLike) -> Array:
 
     Returns:
       g `[..., C]`.
+
+    Examples:
+      >>> import numpy as np
+      >>> logits, targets = jnp.array([0.0, 0.0]), jnp.array([0.8, 0.2])
+      >>> print(np.asarray(early_learning_gradient(logits, targets)).round(2))  # descent raises the first logit
+      [-0.3  0.3]
     """
     log_p = clipped_log_softmax(logits, None)
     targets = _constant_targets(targets, log_p)
@@ -196,6 +254,12 @@ def safe_norm(x: ArrayLike, axis: int | tuple[int, ...] | None = None, keepdims:
 
     Returns:
       The norm, at least float32.
+
+    Examples:
+      >>> safe_norm(jnp.array([[3.0, 4.0], [0.0, 0.0]]), axis=-1)
+      Array([5., 0.], dtype=float32)
+      >>> jax.grad(safe_norm)(jnp.zeros(2))
+      Array([0., 0.], dtype=float32)
     """
     squares = jnp.sum(jnp.square(promote(x)), axis=axis, keepdims=keepdims)
     positive = squares > 0
@@ -210,11 +274,16 @@ def layer_norms(grads: object) -> Array:
 
     Returns:
       Norms `[B, L]`, layers in the pytree's order.
+
+    Examples:
+      >>> layer_norms({"norm1": jnp.ones((2, 4)), "norm2": jnp.ones((2, 3, 3))})
+      Array([[2., 3.],
+             [2., 3.]], dtype=float32)
     """
     leaves = jax.tree.leaves(grads)
     if not leaves:
         raise ValueError("grads must contain at least one array [B, ...], got an empty pytree")
-    return jnp.stack([safe_norm(leaf, axis=tuple(range(1, jnp.ndim(leaf)))) for leaf in leaves], axis=-1)
+    return jnp.stack(common_dtype(*(safe_norm(leaf, axis=tuple(range(1, jnp.ndim(leaf)))) for leaf in leaves)), axis=-1)
 
 
 def hidden_jacobian_norms(grads: object, form: Literal["paper", "code"] = "paper") -> Array:
@@ -231,6 +300,11 @@ def hidden_jacobian_norms(grads: object, form: Literal["paper", "code"] = "paper
 
     Returns:
       R `[B]`.
+
+    Examples:
+      >>> grads = {"norm1": 3 * jnp.ones((2, 1)), "norm2": 4 * jnp.ones((2, 1))}
+      >>> hidden_jacobian_norms(grads), hidden_jacobian_norms(grads, "code")
+      (Array([5., 5.], dtype=float32), Array([7., 7.], dtype=float32))
     """
     norms = layer_norms(grads)
     if form == "paper":

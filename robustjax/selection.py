@@ -5,7 +5,7 @@ that change during training (a forget rate, disagreements of a batch) are traced
 array. Co-teaching's forget rate over time is `robustjax.schedules.forget_rate`.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -72,7 +72,7 @@ class Exchange(NamedTuple):
 
 
 def exchange_small_losses(
-    values: ArrayLike, forget: ArrayLike, mask: ArrayLike | None = None, *, form: Literal["paper", "code"] = "paper"
+    values: ArrayLike, forget: ArrayLike, mask: ArrayLike | None = None, *, form: str = "paper"
 ) -> Exchange:
     """Co-teaching: each of two networks learns from the small-loss examples of the other.
 

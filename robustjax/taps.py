@@ -33,6 +33,10 @@ def choose(layers: Iterable[str], pattern: str = "*") -> tuple[str, ...]:
 
     Raises:
       ValueError: if there is no layer, or a glob names none.
+
+    Examples:
+      >>> choose(["stage1/norm1", "stage1/norm2", "stage2/norm1"], "stage1/*")
+      ('stage1/norm1', 'stage1/norm2')
     """
     layers = sorted(layers)
     if not layers:
@@ -55,6 +59,13 @@ def value_and_gradients(
 
     Returns:
       The `Tapped`; the gradients have the shapes and dtypes of `shapes`.
+
+    Examples:
+      >>> shapes = {"norm": jax.ShapeDtypeStruct((3,), jnp.float32)}
+      >>> hidden = jnp.array([1.0, 2.0, 3.0])
+      >>> tapped = value_and_gradients(lambda taps: (jnp.sum((hidden + taps["norm"]) ** 2), None), shapes)
+      >>> tapped.gradients["norm"]
+      Array([2., 4., 6.], dtype=float32)
     """
     zeros = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
     (value, aux), gradients = jax.value_and_grad(loss, has_aux=True)(zeros)

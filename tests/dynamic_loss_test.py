@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robustjax import backend, methods, models
+from robustjax import backend, meta_nets, methods, models, selection, targets
 from robustjax.methods import Task
-from robustjax.methods import dynamic_loss as dl
 from robustjax.training import engine, parallel
 from tests import toys
 
@@ -20,25 +19,25 @@ from tests import toys
 
 
 def test_starts_by_trusting_the_given_labels():
-    corrector = dl.init_corrector(jax.random.key(0), 10, 100)
-    margin = dl.init_margin(jax.random.key(1), 10)
-    np.testing.assert_allclose(dl.weight_table(corrector, 10), jax.nn.sigmoid(3.98), atol=0.02)
-    np.testing.assert_allclose(dl.margin_vector(margin), 1, atol=0.5)
+    corrector = meta_nets.init_corrector(jax.random.key(0), 10, 100)
+    margin = meta_nets.init_margin(jax.random.key(1), 10)
+    np.testing.assert_allclose(meta_nets.weight_table(corrector, 10), jax.nn.sigmoid(3.98), atol=0.02)
+    np.testing.assert_allclose(meta_nets.margin_vector(margin), 1, atol=0.5)
 
 
 @pytest.mark.parametrize("form", ["mlp", "agnostic", "vector"])
 def test_forms_of_the_corrector(form):
-    table = dl.weight_table(dl.init_corrector(jax.random.key(0), 4, 7, form=form), 4)
+    table = meta_nets.weight_table(meta_nets.init_corrector(jax.random.key(0), 4, 7, form=form), 4)
     assert table.shape == (4, 7) and ((table > 0) & (table < 1)).all()
     if form == "agnostic":
         np.testing.assert_array_equal(table, jnp.broadcast_to(table[:1], (4, 7)))
 
 
 def test_rank_bins():
-    np.testing.assert_array_equal(dl.rank_bins(np.array([6, 3]), 3), [0, 0, 1, 1, 2, 2, 0, 1, 2])
+    np.testing.assert_array_equal(selection.rank_bins(np.array([6, 3]), 3), [0, 0, 1, 1, 2, 2, 0, 1, 2])
     # The code's bins: one more in the denominator, in float64 from left to right; 29/50·100 falls short of 58.
-    assert dl.rank_bins(np.array([49]), 100, "code")[29] == 57
-    assert dl.rank_bins(np.array([4, 0]), 4, "code").tolist() == [0, 0, 1, 2]
+    assert selection.rank_bins(np.array([49]), 100, "code")[29] == 57
+    assert selection.rank_bins(np.array([4, 0]), 4, "code").tolist() == [0, 0, 1, 2]
 
 
 labelled = st.integers(2, 5).flatmap(
@@ -53,7 +52,9 @@ def test_ranks_follow_the_loss_within_each_class(drawn, num_bins, seed):
     labels, rng = np.array(labels), np.random.default_rng(seed)
     values = rng.permutation(len(labels)).astype(np.float32)
     counts = np.bincount(labels, minlength=num_classes)
-    ranks = np.asarray(dl.loss_ranks(jnp.asarray(values), jnp.asarray(labels), dl.rank_bins(counts, num_bins)))
+    ranks = np.asarray(
+        selection.loss_ranks(jnp.asarray(values), jnp.asarray(labels), selection.rank_bins(counts, num_bins))
+    )
     assert ranks.min() >= 0 and ranks.max() < num_bins
     for c in range(num_classes):
         mine = ranks[labels == c][np.argsort(values[labels == c])]
@@ -69,9 +70,9 @@ def test_hierarchical_sampling(drawn, seed):
     labels = jnp.asarray(labels)
     values = jax.random.uniform(jax.random.key(seed), labels.shape)
     smallest = int(jnp.bincount(labels).min())
-    primary_size, meta_size = dl.sampling_sizes(smallest, 0.5, 0.25)
-    primary = np.asarray(dl.sample_primary(jax.random.key(seed + 1), labels, primary_size, num_classes))
-    chosen = np.asarray(dl.select_meta(values, labels, jnp.asarray(primary), meta_size, num_classes))
+    primary_size, meta_size = selection.sampling_sizes(smallest, 0.5, 0.25)
+    primary = np.asarray(selection.sample_primary(jax.random.key(seed + 1), labels, primary_size, num_classes))
+    chosen = np.asarray(selection.select_meta(values, labels, jnp.asarray(primary), meta_size, num_classes))
     assert (np.bincount(labels[primary], minlength=num_classes) == primary_size).all()
     assert (np.bincount(labels[chosen], minlength=num_classes) == meta_size).all()
     assert not (chosen & ~primary).any()
@@ -82,17 +83,17 @@ def test_hierarchical_sampling(drawn, seed):
 
 
 def test_tiny_classes_still_give_a_meta_set():
-    assert dl.sampling_sizes(1, 0.5, 0.25) == dl.sampling_sizes(3, 0.5, 0.25) == (1, 1)
+    assert selection.sampling_sizes(1, 0.5, 0.25) == selection.sampling_sizes(3, 0.5, 0.25) == (1, 1)
 
 
 def test_pseudo_labels():
     logits = jnp.log(jnp.array([[0.7, 0.2, 0.1]] * 4000))
     np.testing.assert_allclose(
-        dl.pseudo_labels(jax.random.key(0), logits, "sample").mean(0), [0.7, 0.2, 0.1], atol=0.03
+        targets.pseudo_labels(jax.random.key(0), logits, "sample").mean(0), [0.7, 0.2, 0.1], atol=0.03
     )
-    np.testing.assert_array_equal(dl.pseudo_labels(jax.random.key(0), logits, "hard")[0], [1, 0, 0])
-    np.testing.assert_allclose(dl.pseudo_labels(jax.random.key(0), logits, "soft")[0], [0.7, 0.2, 0.1], rtol=1e-5)
-    gradient = jax.grad(lambda z: dl.pseudo_labels(jax.random.key(0), z, "soft")[:, 0].sum())(logits)
+    np.testing.assert_array_equal(targets.pseudo_labels(jax.random.key(0), logits, "hard")[0], [1, 0, 0])
+    np.testing.assert_allclose(targets.pseudo_labels(jax.random.key(0), logits, "soft")[0], [0.7, 0.2, 0.1], rtol=1e-5)
+    gradient = jax.grad(lambda z: targets.pseudo_labels(jax.random.key(0), z, "soft")[:, 0].sum())(logits)
     assert (gradient == 0).all()
 
 
@@ -146,6 +147,7 @@ def fit(name, inputs, labels, separation, epochs=60, **options):
         optimizer=lambda r: optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(r, momentum=0.9)),
         schedule=lambda t: 0.05 * (1 + jnp.cos(jnp.pi * jnp.floor(t) / epochs)),
         weak=lambda key, x: x, strong=lambda key, x: x, plain=lambda x: x,
+        example=jax.ShapeDtypeStruct((1, 20), np.float32),
     )  # fmt: skip
     method = methods.get(name)(task, **options)
     mine = engine.Own(jax.random.key(0), jnp.arange(len(labels), dtype=jnp.int32), jnp.asarray(labels, jnp.int32))
@@ -174,7 +176,7 @@ def test_margins_learn_the_class_sizes(compiled_loops):
     inputs = gaussians(labels, 2.0, 1)
     run = functools.partial(fit, inputs=inputs, labels=labels, separation=2.0)
     last, learned = run("dynamic_loss", **TABLES | {"corrector": "none"})
-    q = last.inspected[0]["margin"]
+    q = last.findings[0]["margin"].values
     assert (np.diff(q) < 0).all() and np.corrcoef(q, np.log(counts))[0, 1] > 0.97
     plain, balanced = run("cross_entropy")[1], run("balanced_softmax")[1]
     assert learned > plain + 0.02 and learned > balanced - 0.03
@@ -187,14 +189,14 @@ def test_label_weights_step_down_at_the_share_of_right_labels(compiled_loops):
     labels = np.where(moved, np.array([1, 1, 3, 2, 4, 5])[clean], clean)
     inputs = gaussians(clean, 4.0, 3)
     last, learned = fit("dynamic_loss", inputs, labels, 4.0, **TABLES)
-    weights = last.inspected[0]["weight_table"]
+    weights = last.findings[0]["weight_table"].values
     # Class 1 took labels and gave none, so the classifier leans towards it: the step comes up to two bins late.
     for c, tolerance in ((1, 0.1), (2, 0.05), (3, 0.05)):
         right = np.mean(clean[labels == c] == c)
         step = np.argmax(weights[c] < 0.5) / 20
         assert abs(step - right) <= tolerance, f"class {c}: step at {step}, {right:.3f} of its labels are right"
     assert (weights[0] > 0.5).all() and (weights[4:, :19] > 0.5).all()
-    corrected = last.inspected[0]["corrected_labels"].argmax(-1)
+    corrected = last.findings[0]["correction"].values.argmax(-1)
     assert np.mean(labels == clean) < 0.82 and np.mean(corrected == clean) > 0.95
     assert learned > fit("cross_entropy", inputs, labels, 4.0)[1] + 0.02
 
@@ -208,6 +210,6 @@ def test_both_parts_beat_neither(compiled_loops):
     inputs = gaussians(clean, 3.0, 5)
     last, learned = fit("dynamic_loss", inputs, labels, 3.0, **TABLES)
     plain = fit("cross_entropy", inputs, labels, 3.0)[1]
-    corrected = last.inspected[0]["corrected_labels"].argmax(-1)
+    corrected = last.findings[0]["correction"].values.argmax(-1)
     assert learned > plain + 0.08
     assert np.mean(corrected == clean) > np.mean(labels == clean) + 0.15

@@ -15,7 +15,7 @@ from robustjax import losses, methods, mixup, regularizers, schedules
 from robustjax.methods import base
 from robustjax.training import parallel
 from tests import toys
-from tests.erm_test import C, digits, jit, logits_of, make_task, train, train_accuracy
+from tests.erm_test import C, clock_at, digits, jit, logits_of, make_task, train, train_accuracy
 
 N, RATE = 640, 0.05
 SGD = {"optimizer": optax.sgd, "rate": RATE}
@@ -26,11 +26,11 @@ def steps(method, task, count=1, which=0, mask=None, rows=8):
     labels = jnp.asarray(digits().train_labels[:rows], jnp.int32)
     images = jnp.asarray(digits().train_inputs[:rows])
     batch = base.Batch(images, labels, 3 * jnp.arange(rows), jnp.ones(rows) if mask is None else jnp.asarray(mask))
-    work = method.passes(0)[which] if method.passes else base.Pass(("train",), (method.step,))
-    step, states = jit(work.steps[0]), [method.init(jax.random.key(1), digits().train_labels, np.asarray(images[:1]))]
+    (work,) = method.stages[0].passes[which]
+    step, states = jit(work.apply), [method.init(jax.random.key(1), digits().train_labels)]
     for t in range(count):
-        clock = base.Clock(jnp.int32(0), jnp.float32(0))
-        state, metrics = step(states[-1], {work.streams[0]: batch}, clock, jax.random.key(t))
+        batches = {work.draws[0].stream: batch}
+        state, metrics = step(states[-1], batches, clock_at(method, task, 0), jax.random.key(t))
         states.append(state)
     return states, batch, metrics
 
@@ -106,8 +106,10 @@ def test_two_networks_teach_each_other():
     np.testing.assert_allclose(method.predict(state, batch.inputs), (logits[0] + logits[1]) / 2, rtol=1e-5, atol=1e-6)
     first, second = (jax.tree.leaves(s.learner.params)[-1] for s in before.students)
     assert not np.array_equal(first, second)
-    streams = [work.streams for work in method.passes(0)]
-    _, plan = method.begin_epoch(state, base.Survey(None, jnp.zeros(5, jnp.int32)), None, jax.random.key(0))
+    (stage,) = method.stages
+    streams = [tuple(draw.stream for draw in step.draws) for (step,) in stage.passes]
+    labels = jnp.zeros(5, jnp.int32)
+    _, plan = stage.plan(state, base.Survey(None, labels, labels), clock_at(method, task, 0), jax.random.key(0))
     assert streams == [("first",), ("second",)] and not np.array_equal(plan["first"].order, plan["second"].order)
 
 
@@ -156,15 +158,15 @@ def test_the_ablation_is_eight_methods():
     assert len(names) == 8
     task, found = make_task(examples=64), set()
     images, labels = jnp.asarray(digits().train_inputs[:8]), jnp.zeros(8, jnp.int32)
-    batch, clock = base.Batch(images, labels, jnp.arange(8), jnp.ones(8)), base.Clock(jnp.int32(0), jnp.float32(0))
+    batch = base.Batch(images, labels, jnp.arange(8), jnp.ones(8))
     for name in names:
         method = methods.get(name)(task)
-        state = method.init(jax.random.key(0), digits().train_labels, digits().train_inputs[:1])
+        state, clock = method.init(jax.random.key(0), digits().train_labels), clock_at(method, task, 0)
         averaged = bool(jax.tree.leaves(state.students[0].average))
         found.add((len(state.students), averaged, "no_mixup" not in name))
-        for work in method.passes(0) if method.passes else [base.Pass(("train",), (method.step,))]:
-            batches = dict.fromkeys(work.streams, batch)
-            after, _ = jax.eval_shape(work.steps[0], state, batches, clock, jax.random.key(0))
+        for (step,) in method.stages[0].passes:
+            batches = {draw.stream: batch for draw in step.draws}
+            after, _ = jax.eval_shape(step.apply, state, batches, clock, jax.random.key(0))
             chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
     assert len(found) == 8
 
@@ -214,19 +216,18 @@ def test_the_memory_lies_by_rows_on_the_devices():
     layout = parallel.make_layout("data", batch_size=16, devices=jax.devices()[:4])
     method = toys.method("elr", task)
     own = toys.own(0)
-    (placed,) = parallel.place_seeds(
-        layout, [method.init(jax.random.key(0), np.asarray(own.labels), toys.resident().train_inputs[:1])]
-    ).students
+    (placed,) = parallel.place_seeds(layout, [method.init(jax.random.key(0), np.asarray(own.labels))]).students
     assert placed.targets.rows.sharding.spec == PartitionSpec("data")
     assert {shard.data.shape for shard in placed.targets.rows.addressable_shards} == {(32, toys.C)}
     assert placed.steps.sharding.is_fully_replicated
 
     def program(state, own, batch):
-        state, _ = method.step(state, {"train": batch}, base.Clock(jnp.int32(0), jnp.float32(0)), jax.random.key(0))
+        ((step,),) = method.stages[0].passes
+        state, _ = step.apply(state, {"train": batch}, clock_at(method, task, 0), jax.random.key(0))
         return parallel.keep_state(layout, state)
 
     batch = base.Batch(toys.resident().train_inputs[:16], own.labels[:16], jnp.arange(16), jnp.ones(16))
-    state = type(method.init(jax.random.key(0), np.asarray(own.labels), batch.inputs[:1]))((placed,))
+    state = type(method.init(jax.random.key(0), np.asarray(own.labels)))((placed,))
     compiled = jax.jit(program).lower(state, own, batch).compile()
     after = compiled(state, own, batch)
     assert after.students[0].targets.rows.sharding.spec == PartitionSpec("data")

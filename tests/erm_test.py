@@ -13,7 +13,7 @@ import pytest
 from robustjax import backend, data, losses, margins, methods, models
 from robustjax.data import augment
 from robustjax.methods import base, erm
-from robustjax.training import engine
+from robustjax.training import streams
 
 C = 10
 jit = functools.partial(jax.jit, compiler_options=backend.compiler_options(once=True))
@@ -57,8 +57,19 @@ def make_task(epochs: int = 3, rate: float = 0.1, examples: int = 640, **changes
         weak=view,
         strong=view,
         plain=lambda inputs: augment.normalize(inputs, found.mean, found.std),
+        example=jax.ShapeDtypeStruct((1, *found.train_inputs.shape[1:]), found.train_inputs.dtype),
     )
     return task._replace(**changes)
+
+
+def clock_at(method: base.Method, task: base.Task, epoch: Any, part: Any = 0.0, stage: int | None = None) -> base.Clock:
+    """The time at `part` of an epoch, by the schedule of its stage; `stage` is needed of a traced epoch."""
+    number = method.stage_at(epoch)[0] if stage is None else stage
+    start = sum(each.epochs for each in method.stages[:number])
+    progress, own = (jnp.asarray(at + part, jnp.float32) for at in (epoch, epoch - start))
+    schedule = method.stages[number].schedule
+    rate = task.schedule(progress) if schedule is None else schedule(own)
+    return base.Clock(jnp.asarray(epoch, jnp.int32), progress, jnp.asarray(epoch - start, jnp.int32), own, rate)
 
 
 class Epoch(NamedTuple):
@@ -74,24 +85,34 @@ def train(method: base.Method, task: base.Task, labels: np.ndarray | None = None
     found, n = digits(), task.num_examples
     images = jnp.asarray(found.train_inputs[:n])
     labels = jnp.asarray(found.train_labels[:n] if labels is None else labels, jnp.int32)
-    own = engine.Own(jax.random.key(0), jnp.arange(n, dtype=jnp.int32), labels)
-    state = method.init(jax.random.key(1), np.asarray(labels), np.asarray(images[:1]))
+    state = method.init(jax.random.key(1), np.asarray(labels))
     everything = {"train": base.Stream(jnp.arange(n, dtype=jnp.int32), jnp.int32(n))}
-    begin, look = jit(method.begin_epoch or (lambda state, *_: (state, everything))), jit(method.predict)
 
-    def advance(step, state, plan, epoch, t, steps):
-        batch = engine.draw(plan["train"], t, task.batch_size, images, own)
-        key = jax.random.fold_in(jax.random.key(epoch), t)
-        return step(state, {"train": batch}, base.Clock(epoch, epoch + t / steps), key)
+    def advance(number, state, plan, epoch, t, steps):
+        drawn = streams.draw(plan["train"], t, task.batch_size)
+        batch = base.Batch(images[drawn.index], labels[drawn.index], drawn.index, drawn.mask)
+        ((step,),) = method.stages[number].passes
+        clock = clock_at(method, task, epoch, t / steps, stage=number)
+        return step.apply(state, {"train": batch}, clock, jax.random.fold_in(jax.random.key(epoch), t))
 
     compiled, epochs = {}, []
-    for epoch in range(task.epochs):
-        survey = base.Survey(look(state, images) if base.surveys(method, epoch) else None, labels)
-        state, plan = begin(state, survey, base.Clock(jnp.int32(epoch), jnp.float32(epoch)), jax.random.key(epoch))
-        step = method.passes(epoch)[0].steps[0] if method.passes else method.step
+
+    def call(function, *args):
+        return compiled.setdefault(function, jit(function))(*args)
+
+    for epoch in range(method.epochs):
+        number, start = method.stage_at(epoch)
+        stage = method.stages[number]
+        looks = stage.when == "epoch" or (stage.when == "entry" and epoch == start)
+        survey = base.Survey(call(stage.look, state, images) if looks else None, labels, labels)
+        plan = everything
+        if stage.enter is not None and epoch == start:
+            state = call(stage.enter, state, survey, jax.random.key(epoch))
+        if stage.plan is not None:
+            state, plan = call(stage.plan, state, survey, clock_at(method, task, epoch), jax.random.key(epoch))
         steps = -(-int(plan["train"].size) // task.batch_size)
         total = {}
-        run = compiled.setdefault(step, jit(functools.partial(advance, step)))
+        run = compiled.setdefault(number, jit(functools.partial(advance, number)))
         for t in range(steps):
             state, metrics = run(state, plan, np.int32(epoch), np.int32(t), np.int32(steps))
             total = jax.tree.map(np.add, total, metrics) if total else metrics
@@ -128,11 +149,10 @@ def one_step(method: base.Method, task: base.Task, mask=None, labels=None, epoch
     """(state, batch, result of a step) on the first digits."""
     images = jnp.asarray(digits().train_inputs[:8])
     labels = jnp.asarray(digits().train_labels[:8] if labels is None else labels, jnp.int32)
-    state = method.init(jax.random.key(1), digits().train_labels, np.asarray(images[:1]))
+    state = method.init(jax.random.key(1), digits().train_labels)
     batch = base.Batch(images, labels, jnp.arange(8), jnp.ones(8) if mask is None else jnp.asarray(mask))
-    clock = base.Clock(jnp.int32(epoch), jnp.float32(epoch))
-    step = method.passes(epoch)[0].steps[0] if method.passes else method.step
-    return state, batch, jit(step)(state, {"train": batch}, clock, jax.random.key(2))
+    step = method.stages[method.stage_at(epoch)[0]].passes[0][0].apply
+    return state, batch, jit(step)(state, {"train": batch}, clock_at(method, task, epoch), jax.random.key(2))
 
 
 def logits_of(task: base.Task, params, batch: base.Batch) -> jax.Array:
@@ -158,14 +178,14 @@ def test_deferred_weights_start_on_time_and_weigh_the_mean():
     method = methods.get("ldam_drw")(task, scale=2.0, balance=0.99)
     images = jnp.asarray(digits().train_inputs[:8])
     batch = base.Batch(images, jnp.array([0, 3, 1, 3, 2, 4, 5, 6]), jnp.arange(8), jnp.ones(8))
-    state = method.init(jax.random.key(1), labels, np.asarray(images[:1]))
+    state = method.init(jax.random.key(1), labels)
     values = losses.ldam(
         logits_of(task, state.learner.params, batch), batch.labels, margins=margins.ldam_margins(counts), scale=2.0
     )
     weights = margins.class_balanced_weights(counts, 0.99)[batch.labels]
     for epoch, expected in ((0, values.mean()), (7, values.mean()), (8, (weights * values).sum() / weights.sum())):
-        clock = base.Clock(jnp.int32(epoch), jnp.float32(epoch))
-        _, metrics = method.passes(epoch)[0].steps[0](state, {"train": batch}, clock, jax.random.key(0))
+        ((step,),) = method.stages[method.stage_at(epoch)[0]].passes
+        _, metrics = step.apply(state, {"train": batch}, clock_at(method, task, epoch), jax.random.key(0))
         np.testing.assert_allclose(metrics["loss"][0] / metrics["loss"][1], expected, rtol=1e-5)
 
 

@@ -252,7 +252,8 @@ def test_gradient_coefficients_are_the_gradient_at_the_true_class():
         pull = regularizers.early_learning(z, targets, clip=None)
         return jnp.sum(losses.cross_entropy(z, labels) + strength * pull)
 
-    found = evaluation.gradient_coefficients(logits, labels, clean, targets, 3.0)
+    added = 3.0 * regularizers.early_learning_gradient(logits, targets)
+    found = evaluation.gradient_coefficients(logits, labels, clean, {"elr": added})
     for part, strength in (("ce", 0.0), ("total", 3.0)):
         at_true = np.asarray(jax.grad(objective)(logits, strength))[np.arange(40), clean]
         for kind, where in (("clean", labels == clean), ("wrong", labels != clean)):
@@ -264,8 +265,13 @@ def test_gradient_coefficients_are_the_gradient_at_the_true_class():
     plain = evaluation.gradient_coefficients(logits, clean, clean)
     assert set(plain) == {f"ce_coefficient_{kind}{end}" for kind in ("clean", "wrong") for end in ("", "_std")}
     assert np.isnan(plain["ce_coefficient_wrong"])
+    halves = evaluation.gradient_coefficients(logits, labels, clean, {"a": added / 2, "b": added / 2})
+    assert halves["total_coefficient_wrong"] == pytest.approx(float(found["total_coefficient_wrong"]), abs=1e-6)
     with pytest.raises(ValueError, match="given must have shape"):
         evaluation.gradient_coefficients(logits, labels[1:], clean)
+    for name, gradient in (("total", added), ("a", added[:, 0])):
+        with pytest.raises(ValueError, match=rf"added\['{name}'\] must have shape"):
+            evaluation.gradient_coefficients(logits, labels, clean, {name: gradient})
 
 
 def test_the_validation_accuracy_chooses_among_the_last_stages_epochs():
@@ -287,7 +293,7 @@ MEASURES = {
     "expected_calibration_error": lambda x, a, b, t: evaluation.expected_calibration_error(x, a),
     "memorization": lambda x, a, b, t: evaluation.memorization(x, a, b),
     "gradient_coefficients": lambda x, a, b, t: evaluation.gradient_coefficients(x, a, b),
-    "gradient_coefficients of ELR": lambda x, a, b, t: evaluation.gradient_coefficients(x, a, b, t, 3.0),
+    "gradient_coefficients of a method": lambda x, a, b, t: evaluation.gradient_coefficients(x, a, b, {"pull": t}),
     "sparse_rate": lambda x, a, b, t: evaluation.sparse_rate(x, 0.5),
     "correction_accuracy": lambda x, a, b, t: evaluation.correction_accuracy(t, a),
     "label_trust": lambda x, a, b, t: evaluation.label_trust(t[:, 0], a, b),

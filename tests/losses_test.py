@@ -368,6 +368,30 @@ def test_batch_losses_are_finite(logits):
             assert np.all(np.isfinite(result))
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [
+        losses.dmi,
+        functools.partial(losses.dmi, normalize=True),
+        lambda z, y, mask=None: losses.prior_matching(z, [0.1, 0.2, 0.3, 0.4], mask=mask),
+        losses.joint_optimization,
+    ],
+)
+def test_padding_takes_no_part_in_batch_losses(loss):
+    mask = np.array([1, 1, 1, 1, 0, 0], np.float32)
+    both = jax.value_and_grad(loss)
+    value, gradient = both(LOGITS[:4], LABELS[:4])
+    for padding in (LOGITS[4:], np.float32([[1e4, 0, -1e4, 0], [0, np.inf, np.nan, 0]])):
+        masked, masked_gradient = both(np.concatenate([LOGITS[:4], padding]), LABELS, mask=mask)
+        np.testing.assert_allclose(masked, value, rtol=1e-5)
+        np.testing.assert_allclose(masked_gradient[:4], gradient, rtol=1e-4, atol=1e-6)
+        np.testing.assert_array_equal(masked_gradient[4:], 0)
+    np.testing.assert_allclose(loss(LOGITS, LABELS, mask=np.ones(6, bool)), loss(LOGITS, LABELS), rtol=1e-5)
+    assert not np.isclose(loss(LOGITS, LABELS), value, rtol=1e-2)
+    nothing, none = both(LOGITS, LABELS, mask=0 * mask)
+    assert np.isfinite(nothing) and not np.any(none)
+
+
 def test_dmi_shows_nan():
     assert np.isnan(losses.dmi(np.full((8, 4), np.nan, np.float32), np.arange(8) % 4))
 
@@ -405,6 +429,8 @@ def test_prior_matching_is_least_at_the_prior():
         (lambda: losses.estimate_transition(np.eye(4), percentile=101), "percentile must be"),
         (lambda: losses.dmi(LOGITS, LABELS, epsilon=0.0), "epsilon must be positive"),
         (lambda: losses.dmi(LOGITS[None], LABELS[None]), r"logits must have shape \[N, C\]"),
+        (lambda: losses.dmi(LOGITS, LABELS, mask=np.ones(4)), r"mask must have shape \(6,\)"),
+        (lambda: losses.dmi(LOGITS, LABELS, mask=-np.ones(6)), "mask must be 0 for padding"),
         (lambda: losses.cross_entropy(LOGITS, LABELS[:, None]), "integer labels must have shape"),
         (lambda: losses.cross_entropy(LOGITS, LABELS + 1), "labels must be class indices"),
         (lambda: losses.cross_entropy(LOGITS, np.ones(6)), "label distributions must have shape"),

@@ -207,7 +207,7 @@ def test_cells_start_as_in_pytorch():
 
 def test_features_are_what_the_classifier_sees():
     model, params, _ = _small()
-    features = jit(model.features)(params, {}, IDS)
+    features, _ = jit(model.features)(params, {}, IDS)
     assert features.shape == (5, 8)
     np.testing.assert_allclose(
         features @ params["head"]["kernel"] + params["head"]["bias"], _logits(IDS), rtol=1e-5, atol=1e-6

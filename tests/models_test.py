@@ -62,7 +62,7 @@ def test_every_model_maps_images_to_logits_and_features(name):
     model, images = get_model(name, 7), jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
     logits, stats = jax.eval_shape(lambda v, x: model.apply(*v, x, train=True), variables, images)
-    features = jax.eval_shape(lambda v, x: model.features(*v, x), variables, images)
+    features = jax.eval_shape(lambda v, x: model.features(*v, x)[0], variables, images)
     assert (logits.shape, logits.dtype) == ((2, 7), jnp.float32)
     assert features.shape == (2, variables.params["head"]["kernel"].shape[0])
     assert stats == variables.stats
@@ -140,8 +140,41 @@ def test_features_are_what_the_classifier_sees():
     model, params, stats, images = _tiny()
     logits, _ = model.apply(params, stats, images, train=False)
     head = params["head"]
-    features = model.features(params, stats, images)
+    features, kept = model.features(params, stats, images)
+    assert kept is stats
     np.testing.assert_allclose(features @ head["kernel"] + head["bias"], logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_apply_and_features_are_views_of_one_forward_pass(train):
+    model, params, stats, images = _tiny()
+    logits, features, changed = jit(model.outputs, static_argnames="train")(params, stats, images, train=train)
+    for view, expected in ((model.apply, logits), (model.features, features)):
+        actual, kept = jit(view, static_argnames="train")(params, stats, images, train=train)
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), kept, changed)
+    head = params["head"]
+    np.testing.assert_allclose(features @ head["kernel"] + head["bias"], logits, rtol=1e-4, atol=1e-4)
+    evaluated = jit(model.features)(params, stats, images)[0]
+    assert np.allclose(features, evaluated, rtol=1e-4, atol=1e-4) != train
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("name", ["small_cnn", "resnet10", "preact_resnet18", "mlp", "bilstm"])
+def test_networks_run_under_strict_promotion(name, dtype):
+    options = {"mlp": {"normalize": True, "head": "cosine"}, "bilstm": {"vocabulary_size": 9, "units": 4}}.get(name, {})
+    model = get_model(name, 3, dtype=dtype, **options)
+    inputs = jax.ShapeDtypeStruct(*(((2, 5), jnp.int32) if name == "bilstm" else ((2, 16, 16, 3), jnp.float32)))
+    key = jax.random.key(0)
+
+    def gradient(params, stats, x):
+        return jax.grad(lambda p: jnp.sum(model.apply(p, stats, x, train=True, key=key)[0]))(params)
+
+    with jax.numpy_dtype_promotion("strict"):
+        variables = jax.eval_shape(model.init, key, inputs)
+        model.tap_shapes(*variables, inputs)
+        gradients = jax.eval_shape(gradient, *variables, inputs)
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(gradients)} == {"float32"}
 
 
 @pytest.mark.parametrize("train", [True, False])
@@ -224,7 +257,7 @@ def test_cosine_head():
     np.testing.assert_allclose(np.linalg.norm(fresh, axis=0), 1, rtol=1e-5)
     logits, _ = model.apply(params, stats, images, train=False)
     assert np.abs(logits).max() <= 1 + 1e-6
-    features, weight = model.features(params, stats, images), params["head"]["kernel"]
+    features, weight = model.features(params, stats, images)[0], params["head"]["kernel"]
     np.testing.assert_allclose(layers.cosine_logits(5 * features, 0.1 * weight), logits, rtol=1e-4, atol=1e-5)
     gradient = jax.grad(lambda f: jnp.sum(layers.cosine_logits(f, weight)))(jnp.zeros_like(features))
     assert np.all(np.isfinite(gradient))

@@ -8,7 +8,7 @@ import pytest
 
 from robustjax import methods
 from robustjax.methods import base
-from tests.erm_test import C, digits, jit, logits_of, make_task, one_step, train, train_accuracy
+from tests.erm_test import C, clock_at, digits, jit, logits_of, make_task, one_step, train, train_accuracy
 
 N = 6
 
@@ -17,12 +17,18 @@ def survey(confidence: list[float]) -> base.Survey:
     """Six examples of label 2 whose p_y is as given, the rest spread evenly."""
     c = np.asarray(confidence)[:, None]
     probs = np.where(np.arange(C) == 2, c, (1 - c) / (C - 1))
-    return base.Survey(jnp.log(jnp.asarray(probs, jnp.float32)), jnp.full(N, 2))
+    return base.Survey(jnp.log(jnp.asarray(probs, jnp.float32)), jnp.full(N, 2), jnp.full(N, 2))
 
 
-def chosen(begin_epoch, state, confidence, epoch):
-    clock = base.Clock(jnp.int32(epoch), jnp.float32(epoch))
-    state, plan = begin_epoch(state, survey(confidence), clock, jax.random.key(3))
+def chosen(method, state, confidence, epoch):
+    """The state at the beginning of an epoch, as the engine gets there, and whom the epoch draws."""
+    number, start = method.stage_at(epoch)
+    stage, seen, key = method.stages[number], survey(confidence), jax.random.key(3)
+    blind = seen._replace(seen=None)
+    if stage.enter is not None and epoch == start:
+        state = jit(stage.enter)(state, seen if stage.when != "never" else blind, key)
+    clock = clock_at(method, make_task(epochs=10), epoch)
+    state, plan = jit(stage.plan)(state, seen if stage.when == "epoch" else blind, clock, key)
     stream = plan["train"]
     return state, sorted(np.asarray(stream.order)[: int(stream.size)].tolist())
 
@@ -31,8 +37,8 @@ def make():
     """NLNL with all its phases, and its state for six examples of label 2."""
     task = make_task(epochs=10, optimizer=optax.sgd)
     method = methods.get("nlnl")(task, selective_from=0.2, positive_from=0.5, pseudo_from=0.8)
-    state = method.init(jax.random.key(0), digits().train_labels, np.asarray(digits().train_inputs[:1]))
-    return method, state._replace(targets=jnp.zeros((N, C)))
+    state = method.init(jax.random.key(0), digits().train_labels)
+    return method, state._replace(targets=base.per_example(N, (C,)))
 
 
 def test_negative_step_is_the_formula():
@@ -51,25 +57,24 @@ def test_negative_step_is_the_formula():
 
 def test_phases_select_by_confidence():
     method, state = make()
-    begin = jit(method.begin_epoch)
     confidence = [0.05, 0.0999, 0.11, 0.3, 0.51, 0.9]
     for epoch, expected in ((0, range(6)), (1, range(6)), (2, range(2, 6)), (4, range(2, 6)), (5, [4, 5]), (7, [4, 5])):
-        assert chosen(begin, state, confidence, epoch)[1] == list(expected), epoch
-    assert chosen(begin, state, [0.01] * N, 5)[1] == list(range(6))  # none is trusted: all take part
-    names = [method.passes(epoch)[0].steps[0].__name__ for epoch in (0, 4, 5, 7, 8, 9)]
+        assert chosen(method, state, confidence, epoch)[1] == list(expected), epoch
+    assert chosen(method, state, [0.01] * N, 5)[1] == list(range(6))  # none is trusted: all take part
+    names = [method.stages[method.stage_at(epoch)[0]].passes[0][0].apply.__name__ for epoch in (0, 4, 5, 7, 8, 9)]
     assert names == ["negative_step"] * 2 + ["positive_step"] * 2 + ["pseudo_step"] * 2
 
 
 def test_pseudo_labels_keep_trusted_labels_and_restart_the_network():
     method, state = make()
-    begin = jit(method.begin_epoch)
     confidence = [0.05, 0.2, 0.4, 0.6, 0.8, 0.9]
-    before, _ = chosen(begin, state, confidence, 7)
-    np.testing.assert_array_equal(before.targets, 0)
-    after, drawn = chosen(begin, state, confidence, 8)
+    before, _ = chosen(method, state, confidence, 7)
+    np.testing.assert_array_equal(before.targets.rows, 0)
+    after, drawn = chosen(method, state, confidence, 8)
     assert drawn == list(range(6))
-    np.testing.assert_allclose(after.targets[:3], jax.nn.softmax(survey(confidence).logits)[:3], rtol=1e-5)
-    np.testing.assert_array_equal(after.targets[3:], np.eye(C)[[2, 2, 2]])
+    targets = base.recall_all(after.targets, N)
+    np.testing.assert_allclose(targets[:3], jax.nn.softmax(survey(confidence).seen)[:3], rtol=1e-5)
+    np.testing.assert_array_equal(targets[3:], np.eye(C)[[2, 2, 2]])
     kernels = [jax.tree.leaves(s.learner.params)[-1] for s in (state, before, after)]
     np.testing.assert_array_equal(kernels[0], kernels[1])
     assert np.abs(kernels[0] - kernels[2]).max() > 1e-3
@@ -91,7 +96,7 @@ def test_all_phases_run_and_learn():
     epochs = train(method, task)
     accuracies = [train_accuracy(method, task, epoch.state) for epoch in epochs]
     assert accuracies[5] > 0.45 and accuracies[6] < accuracies[5] - 0.1 and accuracies[9] > 0.45
-    np.testing.assert_allclose(epochs[-1].state.targets.sum(-1), 1, rtol=1e-5)
+    np.testing.assert_allclose(base.recall_all(epochs[-1].state.targets, task.num_examples).sum(-1), 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.pictures import plots
+from experiments.pictures import findings, plots, style
+from robustjax.data.labelling import Labels
 
 
 def records(seed, epochs=5):
@@ -61,60 +62,158 @@ def test_lines_of_many_runs_differ_in_colour_and_dash():
     assert len({color for color, _ in looks}) == 6 and len(set(looks[:4])) == len({dash for _, dash in looks[:4]}) == 4
 
 
-def test_label_weights():
+def test_label_accuracy():
+    (ax,) = findings.draw_label_accuracy(records(0), "correction", 0.82).axes
+    np.testing.assert_array_equal(line(ax, "correction").get_ydata(), values(records(0), "correction_accuracy"))
+    assert set(line(ax, "as given").get_ydata()) == {0.82} and line(ax, "as given").get_linestyle() == "--"
+    history = [{"epoch": 1, "guess_changed": 0.25}]
+    (ax,) = findings.draw_label_accuracy(history, "guess", None).axes
+    assert [item.get_ydata().tolist() for item in ax.lines] == [[0.25]] and "differ" in ax.get_ylabel()
+
+
+@pytest.mark.parametrize("scale", [1, 7, -3])
+def test_by_example_shows_shares_of_right_and_of_wrong_labels(scale):
     rng = np.random.default_rng(0)
-    weights, noisy = rng.random((3, 10)), rng.random((3, 10))
+    numbers, wrong = scale * rng.random(50), rng.random(50) < 0.4
+    numbers[:2] = np.nan, np.inf
+    (ax,) = findings.draw_by_example(numbers, wrong, "my weight").axes
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    kept = wrong[2:]
+    assert labels == [f"right labels ({(~kept).sum()})", f"wrong labels ({kept.sum()})"]
+    for patch, members in zip(ax.patches[::2], (numbers[2:][~kept], numbers[2:][kept]), strict=True):
+        share, edges, _ = patch.get_data()
+        np.testing.assert_allclose(share, np.histogram(members, edges)[0] / len(members))
+        assert share.sum() == pytest.approx(1)
+    assert ax.get_xlabel() == "my weight" and (scale != 1 or ax.get_xlim() == (0, 1))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "wrong", "labels"),
+    [
+        (np.full(6, 3.0), np.arange(6) < 2, ["right labels (4)", "wrong labels (2)"]),
+        (np.linspace(0, 1, 6), np.zeros(6, bool), ["right labels (6)"]),
+        (np.linspace(0, 1, 6), None, ["labels (6)"]),
+        (np.ones(1), None, ["labels (1)"]),
+    ],
+)
+def test_by_example_of_one_value_no_wrong_labels_and_unknown_truth(numbers, wrong, labels):
+    (ax,) = findings.draw_by_example(numbers, wrong, "doubt").axes
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == labels
+    for patch in ax.patches[::2]:
+        assert patch.get_data()[0].sum() == pytest.approx(1)
+
+
+def test_table():
+    rng = np.random.default_rng(0)
+    numbers, noisy = rng.random((3, 10)), rng.random((3, 10))
     noisy[1, 4:6] = np.nan
-    figure = plots.draw_label_weights(weights, noisy, ["cat", "dog", "frog"])
-    assert [ax.get_title() for ax in figure.axes] == ["cat", "dog", "frog"]
+    figure = findings.draw_table(numbers, noisy, "weight table", ["cat", "7", "frog"])
+    assert [ax.get_title() for ax in figure.axes] == ["cat", "class 7", "frog"]
     for c, ax in enumerate(figure.axes):
-        drawn = line(ax, "learned weight g(r | y)")
+        drawn = line(ax, "weight table")
         np.testing.assert_array_equal(drawn.get_xdata(), np.arange(1, 11))
-        np.testing.assert_array_equal(drawn.get_ydata(), weights[c])
+        np.testing.assert_array_equal(drawn.get_ydata(), numbers[c])
         np.testing.assert_array_equal(bars(ax), noisy[c])
-        np.testing.assert_allclose(line(ax, "right labels in the class").get_xdata(), 10 * (1 - np.nanmean(noisy[c])))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["weight table", "wrong labels in the bin"]
 
 
-def test_label_weights_of_unknown_noise_and_many_classes():
-    weights = np.random.default_rng(0).random((100, 10))
-    figure = plots.draw_label_weights(weights)
+def test_table_of_other_numbers_has_an_axis_of_shares_beside():
+    numbers = np.array([[-5.0, 20], [0, 3]])
+    left, right, *over = findings.draw_table(numbers, np.array([[0.5, 1], [np.nan, np.nan]]), "logit").axes
+    assert left.get_ylim()[1] > 20 and len(over) == 1 and over[0].get_ylim() == pytest.approx((-0.03, 1.03))
+    assert bars(over[0]) == [0.5, 1] and not bars(left) and not bars(right)
+
+
+def test_table_of_unknown_noise_and_many_classes():
+    numbers = np.random.default_rng(0).random((100, 10))
+    figure = findings.draw_table(numbers, None, "weight")
     titles = [ax.get_title() for ax in figure.axes]
     assert len(titles) == 20 and (titles[0], titles[-1]) == ("class 0", "class 99")
     for ax, title in zip(figure.axes, titles, strict=True):
         assert not ax.patches
-        np.testing.assert_array_equal(ax.lines[0].get_ydata(), weights[int(title.split()[1])])
-    assert [len(plots.draw_label_weights(weights[:count]).axes) for count in (1, 7, 10)] == [1, 7, 10]
+        np.testing.assert_array_equal(ax.lines[0].get_ydata(), numbers[int(title.split()[1])])
+    assert [len(findings.draw_table(numbers[:count], None, "weight").axes) for count in (1, 7, 10)] == [1, 7, 10]
 
 
-def test_margins():
-    margin, counts = np.array([1.0, -0.5, -2]), [500, 50, 5]
-    figure = plots.draw_margins(margin, counts, ["cat", "dog", "frog"])
-    upper, lower = figure.axes
-    np.testing.assert_array_equal(bars(upper), margin)
-    assert bars(lower) == counts
+def test_per_class():
+    numbers, counts = np.array([1.0, -0.5, -2]), [500, 50, 5]
+    upper, lower = findings.draw_per_class(numbers, counts, "my margin", ["cat", "dog", "frog"]).axes
+    np.testing.assert_array_equal(bars(upper), numbers)
+    assert bars(lower) == counts and (upper.get_ylabel(), lower.get_ylabel()) == ("my margin", "examples in class")
     assert [tick.get_text() for tick in lower.get_xticklabels()] == ["cat", "dog", "frog"]
-    many = plots.draw_margins(np.ones(100), np.ones(100), [str(c) for c in range(100)])
+    many = findings.draw_per_class(np.ones(100), np.ones(100), "q", [str(c) for c in range(100)])
     assert len(many.axes[1].get_xticks()) <= 12
 
 
-def test_strengths_are_sorted():
-    strength, count, error = np.array([0.1, 0.02, 0.05]), np.array([10, 60, 30]), np.array([0.5, 0.1, 0.2])
-    figure = plots.draw_strengths(strength, count, error, [0.4, 0.3, 0.2], ["cat", "dog", "frog"])
-    for ax, expected in zip(
-        figure.axes, ([0.6, 0.3, 0.1], [0.1, 0.2, 0.5], [0.02, 0.05, 0.1], [0.3, 0.2, 0.4]), strict=True
-    ):
-        np.testing.assert_allclose(bars(ax), expected)
+def test_groups_are_sorted_by_one_row():
+    rows = {"count": np.array([10, 60, 30]), "error": [0.5, 0.1, 0.2], "strength": [0.1, 0.02, 0.05]}
+    figure = findings.draw_per_group(rows, "strength", ["cat", "dog", "frog"])
+    expected = ([60, 30, 10], [0.1, 0.2, 0.5], [0.02, 0.05, 0.1])
+    for ax, title, row in zip(figure.axes, rows, expected, strict=True):
+        np.testing.assert_allclose(bars(ax), row)
+        assert ax.get_ylabel() == title
     assert [tick.get_text() for tick in figure.axes[-1].get_xticklabels()] == ["dog", "frog", "cat"]
-    assert len(plots.draw_strengths(strength, count, error).axes) == 3
+    assert all(tick == round(tick) for tick in figure.axes[0].get_yticks())
+    many = findings.draw_per_group({"a": np.arange(100.0)[::-1]}, "a", list(map(str, range(100))))
+    assert bars(many.axes[0]) == list(range(100)) and len(many.axes[0].get_xticks()) == 0
 
 
-def test_correction_accuracy():
-    runs = {"noise 0.2": records(0), "noise 0.4": records(1)}
-    (ax,) = plots.draw_correction_accuracy(runs, {"noise 0.2": 0.82}).axes
-    for label, history in runs.items():
-        np.testing.assert_array_equal(line(ax, label).get_ydata(), values(history, "correction_accuracy"))
-    (dashed,) = [item for item in ax.lines if item.get_linestyle() == "--"]
-    assert set(dashed.get_ydata()) == {0.82} and dashed.get_color() == line(ax, "noise 0.2").get_color()
+def left(classes, bins, examples=30, clean=True, epochs=2, groups=None):
+    """What a run with a random finding of each kind leaves."""
+    rng = np.random.default_rng(classes)
+    given = rng.integers(0, classes, examples).astype(np.int32)
+    true = np.where(rng.random(examples) < 0.3, (given + 1) % classes, given).astype(np.int32)
+    names = [f"{part}_coefficient_{kind}" for part in ("ce", "d", "total") for kind in ("clean", "wrong")]
+    names = ["a_accuracy", "a_changed", "test_accuracy", *names, *(f"{name}_std" for name in names)]
+    lines = [{"epoch": e + 1, **{name: rng.random() for name in names}} for e in range(epochs)]
+    for line in lines:
+        line["per_class_accuracy"] = rng.random(classes).tolist()
+    numbers = {"f": rng.integers(0, 9, groups or classes), "g": rng.random(groups or classes)}
+    table = {"h": rng.random((classes, bins)), "h_noisy_share": rng.random((classes, bins))}
+    history = [{"e": rng.normal(size=classes), **numbers, **table} for _ in range(epochs)]
+    kinds = {"a": "LabelDistribution", "b": "LabelWeight", "c": "NoiseScore", "d": "LogitGradient", "e": "PerClass",
+             "f": "PerGroup", "g": "PerGroup", "h": "Table"}  # fmt: skip
+    seen = {"a": true, "b": rng.random(examples), "c": rng.random(examples)}
+    names, truth = [f"kind {c}" for c in range(classes)], true if clean else None
+    return findings.Left(kinds, lines, history, seen, Labels(np.arange(examples), given, truth), names, groups is None)
+
+
+def drawn(found, path):
+    """Saves the pictures of all kinds; their names, and how many panels each has."""
+    panels = {}
+    for kind in dict.fromkeys(found.kinds.values()):
+        for name, draw in findings.figures(found, kind):
+            figure = draw()
+            style.save(figure, path / f"{name}.png")
+            panels[name] = len(figure.axes)
+    return panels
+
+
+@pytest.mark.parametrize(("classes", "bins", "epochs"), [(3, 1, 1), (100, 5, 3), (2, 40, 2)])
+def test_pictures_of_random_findings_of_any_size(tmp_path, classes, bins, epochs):
+    panels = drawn(left(classes, bins, epochs=epochs), tmp_path)
+    shown = min(classes, 20)
+    assert panels == {"a_accuracy": 1, "b": 1, "c": 1, "d_coefficients": 3, "e": 2, "groups": 3, "h": shown,
+                      "h_over_epochs": 2}  # fmt: skip
+    for name in panels:
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            assert picture.format == "PNG" and min(picture.size) > 150 and max(picture.size) < 3000
+
+
+def test_pictures_without_truth_with_other_groups_and_of_what_is_not_known(tmp_path):
+    found = left(4, 3, clean=False, groups=6)
+    panels = drawn(found, tmp_path)
+    assert "a_changed" in panels and "a_accuracy" not in panels and panels["groups"] == 2  # no test error of groups
+    nothing = found._replace(history=[{}, {}], examples={}, records=[{"epoch": 1}])
+    assert drawn(nothing, tmp_path) == {}
+    late = found._replace(history=[{}, {"f": np.ones(6)}], examples={}, records=[{"epoch": 1}])
+    assert drawn(late, tmp_path) == {"f": 1}
+
+
+def test_a_kind_without_a_picture_is_refused():
+    found = left(3, 2)._replace(kinds={"x": "Portrait"})
+    with pytest.raises(ValueError, match="kind='Portrait' of x has no picture; accepted are LabelDistribution, "):
+        findings.figures(found, "Portrait")
 
 
 def test_memorization():
@@ -131,13 +230,14 @@ def test_memorization():
     assert (len(right.lines), len(wrong.lines)) == (2, 3)
 
 
-def test_label_weights_over_epochs():
-    weights = np.random.default_rng(0).random((6, 4))
-    figure = plots.draw_label_weights_over_epochs(weights)
+def test_table_over_epochs():
+    numbers = np.random.default_rng(0).random((6, 4))
+    figure = findings.draw_table_over_epochs(numbers, "weight table, class 0")
     (image,) = figure.axes[0].images
-    np.testing.assert_array_equal(image.get_array(), weights.T)
-    assert image.origin == "lower" and image.get_extent() == [0.5, 6.5, 0.5, 4.5]
-    assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("epoch", "loss-rank bin r")
+    np.testing.assert_array_equal(image.get_array(), numbers.T)
+    assert image.origin == "lower" and image.get_extent() == [0.5, 6.5, 0.5, 4.5] and image.get_clim() == (0, 1)
+    assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("epoch", "bin")
+    assert findings.draw_table_over_epochs(9 * numbers, "t").axes[0].images[0].get_clim()[1] > 1
 
 
 def test_any_quantity_by_epoch():
@@ -167,15 +267,15 @@ def test_lines_are_what_was_given_over_one_legend():
     x = np.arange(1.0, 5.0)
     panels = [
         plots.Panel(
-            {"a": plots.Line(x, x, "--", plots.RED, (x - 1, x + 1)), "points": plots.Line(x, 2 * x, "o")}, "one", "t"
+            {"a": plots.Line(x, x, "--", style.RED, (x - 1, x + 1)), "points": plots.Line(x, 2 * x, "o")}, "one", "t"
         ),
-        plots.Panel({"a": plots.Line(x, -x, "--", plots.RED)}, "two", "t", "share", percent=True, y_limits=(-5, 0)),
+        plots.Panel({"a": plots.Line(x, -x, "--", style.RED)}, "two", "t", "share", percent=True, y_limits=(-5, 0)),
         plots.Panel({"b": plots.Line(x, x**2)}, "three", "t", x_scale="log", y_scale="log"),
     ]
     figure = plots.draw_lines(panels, columns=2)
     first, second, third = figure.axes
     np.testing.assert_array_equal(line(first, "a").get_ydata(), x)
-    assert (line(first, "a").get_linestyle(), line(first, "a").get_color()) == ("--", plots.RED)
+    assert (line(first, "a").get_linestyle(), line(first, "a").get_color()) == ("--", style.RED)
     assert (line(first, "points").get_linestyle(), line(first, "points").get_marker()) == ("None", "o")
     assert len(first.collections) == 1 and not second.collections
     assert second.get_ylim() == (-5, 0) and second.get_ylabel() == "share"
@@ -202,11 +302,7 @@ SAVED = {
     "histograms": ({"x": {"a": np.arange(9.0)}}, "loss"),
     "learning_curves": ({"ce": [records(0), records(1)]},),
     "by_epoch": ({"ce": [records(0)]}, {"test_accuracy": "test accuracy"}),
-    "label_weights": (np.full((2, 5), 0.5), np.full((2, 5), 0.1), ["cat", "dog"]),
-    "margins": (np.ones(4), np.arange(4), None),
-    "correction_accuracy": ({"run": records(0)}, {}),
     "memorization": (records(0),),
-    "label_weights_over_epochs": (np.full((3, 5), 0.5),),
 }
 
 
@@ -226,11 +322,14 @@ def test_saved_pictures(tmp_path, name):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: plots.draw_label_weights(np.ones(5)), r"weights must have two axes, got shape \(5,\)"),
-        (lambda: plots.draw_label_weights(np.ones((2, 5)), np.ones((2, 4))), r"noisy_share must have .* \(2, 5\)"),
-        (lambda: plots.draw_label_weights(np.ones((2, 5)), None, ["cat"]), "class_names must name 2 classes, got 1"),
-        (lambda: plots.draw_strengths(np.ones(3), np.ones(2), np.ones(3)), r"must all be \[G\]"),
-        (lambda: plots.draw_margins(np.ones(3), np.ones(2)), r"must both be \[C\]"),
+        (lambda: findings.draw_table(np.ones(5), None, "t"), r"values must have two axes, got shape \(5,\)"),
+        (lambda: findings.draw_table(np.ones((2, 5)), np.ones((2, 4)), "t"), r"noisy_share must have .* \(2, 5\)"),
+        (lambda: findings.draw_table(np.ones((2, 5)), None, "t", ["cat"]), "class_names must name 2 classes, got 1"),
+        (lambda: findings.draw_per_class(np.ones(3), np.ones(2), "q"), r"must both be \[C\]"),
+        (lambda: findings.draw_per_class(np.ones(3), np.ones(3), "q", ["cat"]), "must name 3 classes, got 1"),
+        (lambda: findings.draw_per_group({"a": np.ones(2)}, "a", ["x"]), r"\[G\] with G = 1 names, got a \(2,\)"),
+        (lambda: findings.draw_by_example(np.ones(3), np.ones(2, bool), "w"), r"must both be \[N\]"),
+        (lambda: findings.draw_table_over_epochs(np.ones(5), "t"), "two axes"),
         (lambda: plots.draw_embeddings({"a": np.ones((3, 2))}, np.arange(4)), r"points must have .* \(4, 2\)"),
     ],
 )
@@ -239,19 +338,22 @@ def test_wrong_shapes_are_refused(call, message):
         call()
 
 
-@pytest.mark.parametrize("terms", [("ce",), ("ce", "elr", "total")])
-def test_gradient_coefficients(terms):
+@pytest.mark.parametrize("name", [None, "my_pull"])
+def test_gradient_coefficients(name):
+    terms = ("ce",) if name is None else ("ce", name, "total")
     names = [f"{term}_coefficient_{kind}{end}" for term in terms for kind in ("clean", "wrong") for end in ("", "_std")]
     rng = np.random.default_rng(0)
     history = [{"epoch": e, **{name: float(rng.random()) for name in names}} for e in (1, 2, 3)]
-    axes = plots.draw_gradient_coefficients(history).axes
-    titles = ["p − y"] if len(terms) == 1 else ["p − y + λg", "right labels", "wrong labels"]
+    axes = plots.draw_gradient_coefficients(history, name).axes
+    titles = ["p − y"] if name is None else ["p − y + my pull", "right labels", "wrong labels"]
     assert [ax.get_title() for ax in axes] == titles
     whole = terms[-1]
     for label, kind in (("right labels", "clean"), ("wrong labels", "wrong")):
         np.testing.assert_array_equal(line(axes[0], label).get_ydata(), values(history, f"{whole}_coefficient_{kind}"))
     for ax, kind in zip(axes[1:], ("clean", "wrong"), strict=False):
-        for label, term in (("p − y", "ce"), ("λg", "elr")):
+        for label, term in (("p − y", "ce"), ("my pull", "my_pull")):
             np.testing.assert_array_equal(line(ax, label).get_ydata(), values(history, f"{term}_coefficient_{kind}"))
-    with pytest.raises(ValueError, match="no ce_coefficient_clean"):
-        plots.draw_gradient_coefficients([{"epoch": 1}])
+    unfounded = [{**record, **{key: None for key in record if "wrong" in key}} for record in history]
+    assert len(plots.draw_gradient_coefficients(unfounded, name).axes[0].lines) == 3  # no wrong labels, no points
+    with pytest.raises(ValueError, match=f"no {whole}_coefficient_clean"):
+        plots.draw_gradient_coefficients([{"epoch": 1}], name)

@@ -58,11 +58,13 @@ def test_a_run_directory_is_complete(tmp_path, method, capsys):
     if method == "dynamic_loss":
         assert 0 <= last["correction_accuracy"] <= 1 and 0 <= last["label_weight_wrong"] <= 1
         pictures |= {
-            "correction_accuracy.png", "label_weights.png", "label_weights_over_epochs.png", "margins.png"
+            "correction_accuracy.png", "label_weight.png", "margin.png", "weight_table.png",
+            "weight_table_over_epochs.png"
         }  # fmt: skip
+        assert len(last["margin"]) == 10
     if method == "elr":
         assert 0 <= last["target_accuracy"] <= 1 and 0 <= last["validation_accuracy"] <= 1
-        pictures |= {"gradient_coefficients.png"}
+        pictures |= {"target_accuracy.png", "elr_coefficients.png"}
     assert {p.name for p in (out / "plots").iterdir()} == pictures
     noise = corruptions.load_noise(out / "labels-seed1.npz")
     assert corruptions.label_hash(noise.given) == json.loads(read(out / "config.json"))["labels"]["1"]

@@ -238,8 +238,8 @@ def summary(last, **final):
 
 def test_results_table_over_seeds():
     rows = [
-        summary(0.40, per_class_accuracy=[0.1, None], correction_accuracy=0.8, label_weight_right=0.9),
-        summary(0.44, per_class_accuracy=[0.3, 0.7], correction_accuracy=0.9, label_weight_right=None),
+        summary(0.40, per_class_accuracy=[0.1, None], guess_accuracy=0.8, my_trust_right=0.9, my_trust_wrong=None),
+        summary(0.44, per_class_accuracy=[0.3, 0.7], guess_accuracy=0.9, my_trust_right=None, my_trust_wrong=None),
     ]
     found = table.results_table(rows, seeds=[7, 8], class_names=["cat", "dog"])
     text = shown(found)
@@ -247,11 +247,23 @@ def test_results_table_over_seeds():
     assert cells(found, "last epoch") == ["40.00", "44.00", "42.00 ± 2.83"]
     assert cells(found, "mean of last 10") == ["45.00", "47.00", "46.00 ± 1.41"]
     assert cells(found, "best (chosen on the test set)") == ["50.00", "50.00", "50.00 ± 0.00"]
-    assert cells(found, "corrected labels") == ["80.00", "90.00", "85.00 ± 7.07"]
-    assert cells(found, "weight on right") == ["90.00", "–", "–"]
+    assert cells(found, "guess: labels that are right") == ["80.00", "90.00", "85.00 ± 7.07"]
+    assert cells(found, "my trust, mean on right labels") == ["90.00", "–", "–"]
     assert cells(found, "cat") == ["10.00", "30.00", "20.00 ± 14.14"]
     assert cells(found, "dog") == ["–", "70.00", "–"]
-    assert "wrong labels" not in text
+    assert "wrong labels" not in text and "trusted examples" not in text
+
+
+def test_results_table_tells_counts_and_large_weights_as_they_are():
+    rows = [{**summary(0.5, w_right=2.5, w_wrong=0.25, train_accuracy=0.9, noise_detection_auroc=0.75, margin=[1, 2]),
+             "trusted_examples": count} for count in (100, 0)]  # fmt: skip
+    found = table.results_table(rows)
+    assert cells(found, "trusted examples consumed") == ["100", "0", "50 ± 70.7107"]
+    assert cells(found, "w, mean on right labels") == ["2.5", "2.5", "2.5 ± 0"]
+    assert cells(found, "w, mean on wrong labels") == ["25.00", "25.00", "25.00 ± 0.00"]
+    assert cells(found, "AUROC of finding wrong labels, by loss")[:2] == ["75.00", "75.00"]
+    assert "train" not in shown(found) and "margin" not in shown(found)
+    assert "trusted" not in shown(table.results_table(rows[1:]))
 
 
 def test_results_table_of_many_seeds_is_a_range():

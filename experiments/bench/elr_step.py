@@ -8,31 +8,35 @@ The memory of targets is not in the figures: it is N·C numbers a network, in fl
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
-from experiments.bench.steps import PLAIN, Bench, Form, main, make_batch, start
+from experiments.bench.steps import PLAIN, Bench, Form, main, make_batch, start, step_of
 from robustjax import methods
 from robustjax.methods import erm
 
 ELR, NARROW, PLUS = "ELR", "ELR, bfloat16 targets", "ELR+, a step of one network"
 FLOORS = {PLAIN: 1.0, ELR: 1.0, NARROW: 1.0, PLUS: 4 / 3}
 BARS = {ELR: 1.02, NARROW: 1.02, PLUS: 1.36}
-OPTIONS = {ELR: ("elr", {}), NARROW: ("elr", {"target_store": "bfloat16"}), PLUS: ("elr_plus_one_network", {})}
+OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    ELR: ("elr", {}),
+    NARROW: ("elr", {"target_store": "bfloat16"}),
+    PLUS: ("elr_plus_one_network", {}),
+}
 
 
 def forms(task: methods.Task, image: Sequence[int]) -> dict[str, Form]:
     """The steps of cross entropy, of ELR with both stores, and of one network of ELR+."""
     batches = {"train": make_batch(task, image, np.random.default_rng(0))}
-    example, labels = np.asarray(batches["train"].inputs[:1]), np.asarray(batches["train"].labels)
+    labels, rest = np.asarray(batches["train"].labels), (batches, *start(task))
     found = {}
     for name, (method, options) in OPTIONS.items():
         made = methods.get(method)(task, **options)
-        state = made.init(jax.random.key(0), labels, example)
-        found[name] = Form(made.step, (state, batches, *start()))
+        found[name] = Form(step_of(made), (made.init(jax.random.key(0), labels), *rest))
     learner = found[ELR].args[0].students[0].learner
-    plain = Form(methods.get("cross_entropy")(task).step, (erm.ErmState(learner, {}), batches, *start()))
+    plain = Form(step_of(methods.get("cross_entropy")(task)), (erm.ErmState(learner, {}), *rest))
     return {PLAIN: plain} | found
 
 

@@ -7,29 +7,30 @@ nothing but convolutions of equal cost; the first one has no input gradient, so 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
-from experiments.bench.steps import PLAIN, Bench, Form, main, make_batch, start
+from experiments.bench.steps import PLAIN, Bench, Form, main, make_batch, start, step_of
 from robustjax import methods
 from robustjax.methods import erm
 
 PAPER, CODE, LAST_STAGE = "HAR, paper's form", "HAR, code's form", "HAR, last stage only"
 FLOORS = {PLAIN: 1.0, PAPER: 2.0, CODE: 2.0, LAST_STAGE: 4 / 3}
 BARS = {PAPER: 2.1, CODE: 2.1}
-OPTIONS = {PAPER: {}, CODE: {"form": "code"}, LAST_STAGE: {"layers": "stage3_*"}}
+OPTIONS: dict[str, dict[str, Any]] = {PAPER: {}, CODE: {"form": "code"}, LAST_STAGE: {"layers": "stage3_*"}}
 
 
 def forms(task: methods.Task, image: Sequence[int]) -> dict[str, Form]:
     """The step of the final stage, with all layers of residual networks and with those of the last stage."""
     batches = {"train": make_batch(task, image, np.random.default_rng(0))}
-    example, labels = np.asarray(batches["train"].inputs[:1]), np.asarray(batches["train"].labels)
+    labels, rest = np.asarray(batches["train"].labels), (batches, *start(task))
     plain = methods.get("cross_entropy")(task)
     regularised = {name: methods.get("unif_reg")(task, **options) for name, options in OPTIONS.items()}
-    state = regularised[PAPER].init(jax.random.key(0), labels, example)
-    found = {PLAIN: Form(plain.step, (erm.ErmState(state.learner, {}), batches, *start()))}
-    return found | {name: Form(each.step, (state, batches, *start())) for name, each in regularised.items()}
+    state = regularised[PAPER].init(jax.random.key(0), labels)
+    found = {PLAIN: Form(step_of(plain), (erm.ErmState(state.learner, {}), *rest))}
+    return found | {name: Form(step_of(each), (state, *rest)) for name, each in regularised.items()}
 
 
 BENCH = Bench("a HAR step", forms, FLOORS, BARS)

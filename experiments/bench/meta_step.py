@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.bench.steps import PLAIN, Bench, Form, main, make_batch, start
+from experiments.bench.steps import PLAIN, Bench, Form, main, make_batch, start, step_of
 from robustjax import losses, meta, methods
 from robustjax.methods import base, erm
 from robustjax.methods import dynamic_loss as dl
@@ -28,16 +28,16 @@ def forms(task: methods.Task, image: Sequence[int]) -> dict[str, Form]:
     """All that is compared, by name: a train batch and a meta batch of the task's size, random images and labels."""
     rng = np.random.default_rng(0)
     batches = {name: make_batch(task, image, rng) for name in ("train", "meta")}
-    example, labels = np.asarray(batches["train"].inputs[:1]), np.asarray(batches["train"].labels)
+    labels = np.asarray(batches["train"].labels)
     plain, one_view = methods.get("cross_entropy")(task), methods.get("dynamic_loss")(task, views=1)
     two_views = methods.get("dynamic_loss")(task, views=2)
-    state = two_views.init(jax.random.key(0), labels, example)
-    rest = (batches, *start())
+    state = two_views.init(jax.random.key(0), labels)
+    rest = (batches, *start(task))
     nested, by_hand = meta_gradients(task)
     return {
-        PLAIN: Form(plain.step, (erm.ErmState(state.learner, {}), *rest)),
-        ONE_VIEW: Form(one_view.step, (state, *rest)),
-        TWO_VIEWS: Form(two_views.step, (state, *rest)),
+        PLAIN: Form(step_of(plain), (erm.ErmState(state.learner, {}), *rest)),
+        ONE_VIEW: Form(step_of(one_view), (state, *rest)),
+        TWO_VIEWS: Form(step_of(two_views), (state, *rest)),
         NESTED: Form(nested, (state, *rest)),
         BY_HAND: Form(by_hand, (state, *rest)),
     }
@@ -50,26 +50,27 @@ def meta_gradients(task: methods.Task) -> tuple[Callable[..., Any], Callable[...
     momentum and weight decay.
     """
 
-    def losses_of(state: dl.DynamicLossState, batches: dict[str, base.Batch], key: jax.Array):
+    def losses_of(state: dl.DynamicLossState, batches: base.Batches, key: jax.Array) -> tuple[Any, Any, Any]:
         train, held, learner = batches["train"], batches["meta"], state.learner
 
         def forward(params: Any, batch: base.Batch) -> jax.Array:
             return base.train_apply(task, learner, params, task.strong(key, batch.inputs), key)[0]
 
         def at_logits(logits: jax.Array, theta: dict[str, Any]) -> jax.Array:
-            trust = dl.weight_table(theta["corrector"], task.num_classes)[train.labels, state.ranks[train.index]]
+            table, ranks = dl.weight_table(theta["corrector"], task.num_classes), base.recall(state.ranks, train.index)
+            trust = table[train.labels, ranks]
             labels = dl.corrected_labels(trust, train.labels, dl.pseudo_labels(key, logits, "sample"))
             values = losses.cross_entropy(logits + dl.margin_vector(theta["margin"]), labels)
-            return base.masked_mean(values, train.mask)
+            return base.mean(base.Term(values, train.mask))
 
         def meta_loss(params: Any) -> tuple[jax.Array, tuple]:
-            return base.masked_mean(losses.cross_entropy(forward(params, held), held.labels), held.mask), ()
+            return base.mean(base.Term(losses.cross_entropy(forward(params, held), held.labels), held.mask)), ()
 
         return lambda params: forward(params, train), at_logits, meta_loss
 
-    def nested(state: dl.DynamicLossState, batches: dict[str, base.Batch], clock: base.Clock, key: jax.Array):
+    def nested(state: dl.DynamicLossState, batches: base.Batches, clock: base.Clock, key: jax.Array) -> Any:
         forward, at_logits, meta_loss = losses_of(state, batches, key)
-        learner, optimizer = state.learner, task.optimizer(task.schedule(clock.progress))
+        learner, optimizer = state.learner, task.optimizer(clock.rate)
         return meta.meta_gradient(
             lambda params, theta: (at_logits(forward(params), theta), ()),
             meta_loss,
@@ -79,9 +80,9 @@ def meta_gradients(task: methods.Task) -> tuple[Callable[..., Any], Callable[...
             optimizer,
         ).gradient
 
-    def by_hand(state: dl.DynamicLossState, batches: dict[str, base.Batch], clock: base.Clock, key: jax.Array):
+    def by_hand(state: dl.DynamicLossState, batches: base.Batches, clock: base.Clock, key: jax.Array) -> Any:
         forward, at_logits, meta_loss = losses_of(state, batches, key)
-        learner, rate = state.learner, task.schedule(clock.progress)
+        learner, rate = state.learner, clock.rate
         virtual = meta.optimizer_step(
             lambda params: (at_logits(forward(params), state.meta_params), ()),
             learner.params,

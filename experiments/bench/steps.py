@@ -81,12 +81,19 @@ def make_batch(task: methods.Task, image: Sequence[int], rng: np.random.Generato
     size = task.batch_size
     images = rng.integers(0, 256, (size, *image), np.uint8)
     labels = rng.integers(0, task.num_classes, size).astype(np.int32)
-    return jax.device_put(base.Batch(images, labels, np.arange(size, dtype=np.int32), np.ones(size, np.float32)))
+    index, mask = jnp.arange(size, dtype=jnp.int32), jnp.ones(size)
+    return base.Batch(jnp.asarray(images), jnp.asarray(labels), index, mask)
 
 
-def start() -> tuple[base.Clock, jax.Array]:
-    """Clock and key of a first step."""
-    return base.Clock(jnp.int32(0), jnp.float32(0)), jax.random.key(1)
+def start(task: methods.Task) -> tuple[base.Clock, jax.Array]:
+    """Clock and key of a run's first step."""
+    zero = jnp.float32(0)
+    return base.Clock(jnp.int32(0), zero, jnp.int32(0), zero, task.schedule(zero)), jax.random.key(1)
+
+
+def step_of(method: methods.Method) -> base.StepFunction:
+    """The first step of a method's last stage."""
+    return method.stages[-1].passes[0][0].apply
 
 
 def compile_form(form: Form, options: Mapping[str, Any] | None = None) -> tuple[Callable[..., Any], Cost]:
@@ -94,7 +101,9 @@ def compile_form(form: Form, options: Mapping[str, Any] | None = None) -> tuple[
     start = time.perf_counter()
     compiled = jax.jit(form.step).lower(*form.args).compile({**(backend.compiler_options() or {}), **(options or {})})
     seconds = time.perf_counter() - start
-    cost = Cost(compiled.cost_analysis()["flops"], compiled.memory_analysis().temp_size_in_bytes, seconds)
+    counted: Any = compiled.cost_analysis()
+    memory: Any = compiled.memory_analysis()
+    cost = Cost(counted["flops"], memory.temp_size_in_bytes, seconds)
     return compiled, cost
 
 

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from experiments.figures import runs
-from experiments.pictures import plots
+from experiments.pictures import plots, style
 
 Seeds = Sequence[Sequence[Mapping[str, Any]]]
 _TERMS = {
-    "ce_coefficient": ("p − y", plots.PURPLE, "-"),
-    "elr_coefficient": ("λg", plots.GREEN, "--"),
+    "ce_coefficient": ("p − y", style.PURPLE, "-"),
+    "elr_coefficient": ("λg", style.GREEN, "--"),
     "total_coefficient": ("p − y + λg", "black", ":"),
 }
 

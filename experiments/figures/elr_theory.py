@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import optimize, stats
 
-from experiments.pictures import plots
+from experiments.pictures import plots, style
 from robustjax import losses, regularizers
 from robustjax.data import corruptions
 from robustjax.training import evaluation
@@ -148,12 +148,26 @@ def coefficients(
 
 
 @functools.partial(jax.jit, static_argnames=("regularizer", "clip", "steps"))
-def _descend(inputs, true, given, theta, spread, rate, strength, memory, regularizer, clip, steps):
+def _descend(
+    inputs: jax.Array,
+    true: jax.Array,
+    given: jax.Array,
+    theta: jax.Array,
+    spread: float,
+    rate: float,
+    strength: float,
+    memory: float,
+    regularizer: str,
+    clip: tuple[float, float] | None,
+    steps: int,
+) -> dict[str, jax.Array]:
     method = Method(regularizer, strength, memory, clip)
     n, start = len(true), theta[0] - theta[1]
     kinds = {"clean": given == true, "wrong": given != true}
 
-    def measure(logits, targets, theta, fit, pull, gradient):
+    def measure(
+        logits: jax.Array, targets: jax.Array, theta: jax.Array, fit: jax.Array, pull: jax.Array, gradient: jax.Array
+    ) -> dict[str, jax.Array]:
         difference, slope = theta[0] - theta[1], gradient[0] - gradient[1]
         size = jnp.linalg.norm(difference)
         found = {
@@ -170,7 +184,7 @@ def _descend(inputs, true, given, theta, spread, rate, strength, memory, regular
                 found[f"{kind}_{name}"] = jnp.mean(values, where=where)
         return found
 
-    def step(carry, _):
+    def step(carry: tuple[jax.Array, jax.Array], _: None) -> tuple[tuple[jax.Array, jax.Array], dict[str, jax.Array]]:
         theta, targets = carry
         logits = inputs @ theta.T
         targets = regularizers.update_targets(
@@ -304,7 +318,7 @@ def memorization_panels(records: Mapping[str, Record]) -> list[plots.Panel]:
 
 def gradient_panels(record: Record) -> list[plots.Panel]:
     """Mean entry of p - y at the true class, and its size, for rightly and wrongly labelled examples."""
-    looks = {"clean": ("-", plots.BLUE), "wrong": ("--", plots.RED)}
+    looks = {"clean": ("-", style.BLUE), "wrong": ("--", style.RED)}
     return [
         plots.Panel(
             {_KIND_TITLES[kind]: _line(record[f"{kind}_{name}"], *looks[kind]) for kind in KINDS},
@@ -325,8 +339,8 @@ def cancellation_panels(record: Record) -> list[plots.Panel]:
     return [
         plots.Panel(
             {
-                "p - y": _line(fit, "-.", plots.BLUE),
-                "λg": _line(pull, "--", plots.ORANGE),
+                "p - y": _line(fit, "-.", style.BLUE),
+                "λg": _line(pull, "--", style.ORANGE),
                 "sum": _line(fit + pull, "-", "black"),
             },
             title=f"ELR without clip: {_KIND_TITLES[kind]} examples",
@@ -343,9 +357,9 @@ def cancellation_panels(record: Record) -> list[plots.Panel]:
 def separability_panel(examples: int = 100, draws: int = 40) -> plots.Panel:
     """Share of separable draws by p/n for three noise rates (points), beside Theorem 6's bound (lines)."""
     found = {}
-    for flip, color in ((0.4, plots.BLUE), (0.5, plots.GREEN), (0.8, plots.RED)):
+    for flip, color in ((0.4, style.BLUE), (0.5, style.GREEN), (0.8, style.RED)):
         every = np.arange(40, examples + 1)
-        bound = np.array([separability_bound(examples, p, flip) for p in every])
+        bound = np.array([separability_bound(examples, int(p), flip) for p in every])
         found[f"at least, Δ = {flip:g}"] = plots.Line(every / examples, np.where(bound >= 0, bound, np.nan), "-", color)
         tried = np.arange(40, examples, 5)
         rates = [separable_rate(Setup(int(p), examples, 0.3, flip, 0.1, 0), draws) for p in tried]

@@ -25,9 +25,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from numpy.typing import ArrayLike
 from scipy import interpolate, linalg, optimize, special
 
-from experiments.pictures import plots
+from experiments.pictures import plots, style
 from robustjax import losses, models
 from robustjax.data import augment, corruptions, sources
 from robustjax.training import evaluation
@@ -174,7 +175,7 @@ def equivalent_kernel(problem: Spline, penalty: np.ndarray, node: int) -> np.nda
     return peak * np.exp(-abs(travelled - travelled[node]))
 
 
-def grouped(densities: Sequence[float], curvatures: Sequence[float], variances: Sequence[float], elements: int):
+def grouped(densities: Sequence[float], curvatures: ArrayLike, variances: ArrayLike, elements: int) -> Spline:
     """A `Spline` problem with equal groups, each over half a period of f* = cos(π groups t): f*' = 0 at every border.
 
     The density is scaled to mean 1. Where groups differ in density and noise only, section 2.2's optimum is exact in
@@ -265,10 +266,10 @@ def fit_logistic(x: np.ndarray, y: np.ndarray, strength: float, rho: np.ndarray)
     share = x * elements - left
     penalty = 2 * strength * stiffness(rho)
 
-    def at_nodes(a, b):
+    def at_nodes(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return np.bincount(left, a, elements + 1) + np.bincount(left + 1, b, elements + 1)
 
-    def objective(f):
+    def objective(f: np.ndarray) -> float:
         fitted = (1 - share) * f[left] + share * f[left + 1]
         return np.mean(np.logaddexp(0, -y * fitted)) + f @ multiply(penalty, f) / 2
 
@@ -372,15 +373,17 @@ def slope_net(params: Mapping[str, Any], x: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames="steps")
-def _fit_nets(keys, x, y, at, weights, steps):
-    def objective(params, weights):
+def _fit_nets(
+    keys: jax.Array, x: jax.Array, y: jax.Array, at: jax.Array, weights: jax.Array, steps: int
+) -> dict[str, Any]:
+    def objective(params: dict[str, Any], weights: jax.Array) -> jax.Array:
         fit = 0.5 * jnp.mean((apply_net(params, x) - y) ** 2)
         return fit + jnp.mean(weights * slope_net(params, at) ** 2)
 
     optimizer = optax.adam(optax.cosine_decay_schedule(2e-3, steps))
 
-    def fit(key, weights):
-        def step(carry, _):
+    def fit(key: jax.Array, weights: jax.Array) -> dict[str, Any]:
+        def step(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
             params, state = carry
             updates, state = optimizer.update(jax.grad(objective)(params, weights), state)
             return (optax.apply_updates(params, updates), state), None
@@ -407,9 +410,8 @@ def fit_toy(
       A function: inputs [N] -> fits [K, N].
     """
     keys = jnp.stack([jax.random.key(seed)] * len(strengths))
-    at = toy.x if at is None else at
-    x, y, at, strengths = (jnp.asarray(values, jnp.float32) for values in (toy.x, toy.y, at, strengths))
-    params = _fit_nets(keys, x, y, at, strengths, steps)
+    given = (toy.x, toy.y, toy.x if at is None else at, strengths)
+    params = _fit_nets(keys, *(jnp.asarray(values, jnp.float32) for values in given), steps)
     return lambda inputs: np.asarray(jax.vmap(apply_net, (0, None))(params, jnp.asarray(inputs, jnp.float32)))
 
 
@@ -456,22 +458,24 @@ def sample_digits(seed: int, frequent: int = 125, rare: int = 12, noise_rate: fl
 
 
 @functools.partial(jax.jit, static_argnames=("epochs", "batch_size"))
-def _train_digits(key, images, labels, rate, epochs, batch_size):
+def _train_digits(
+    key: jax.Array, images: jax.Array, labels: jax.Array, rate: float, epochs: int, batch_size: int
+) -> jax.Array:
     model = models.get_model("mlp", 10, widths=(256, 256))
     optimizer = optax.sgd(rate, momentum=0.9)
     start, order = jax.random.split(key)
     params = model.init(start, images[:1]).params
 
-    def objective(params, rows):
+    def objective(params: Any, rows: jax.Array) -> jax.Array:
         logits, _ = model.apply(params, {}, images[rows], train=True)
         return jnp.mean(losses.cross_entropy(logits, labels[rows]))
 
-    def step(carry, rows):
+    def step(carry: tuple[Any, Any], rows: jax.Array) -> tuple[tuple[Any, Any], None]:
         params, state = carry
         updates, state = optimizer.update(jax.grad(objective)(params, rows), state)
         return (optax.apply_updates(params, updates), state), None
 
-    def epoch(carry, key):
+    def epoch(carry: tuple[Any, Any], key: jax.Array) -> tuple[tuple[Any, Any], jax.Array]:
         order = jax.random.permutation(key, len(labels))
         full = len(labels) // batch_size * batch_size
         carry, _ = jax.lax.scan(step, carry, order[:full].reshape(-1, batch_size))
@@ -535,8 +539,8 @@ def draw_exponents(path: pathlib.Path, sizes: Mapping[int, int]) -> str:
         for (n, elements), look in zip(sizes.items(), ("--", "-"), strict=True):
             problem = problem_of(elements)
             for name, color, theory, exponents in (
-                ("q", plots.BLUE, 0.6, [(a, noise_power) for a in EXPONENTS]),
-                (noise_name, plots.RED, noise_power, [(0.6, b) for b in EXPONENTS]),
+                ("q", style.BLUE, 0.6, [(a, noise_power) for a in EXPONENTS]),
+                (noise_name, style.RED, noise_power, [(0.6, b) for b in EXPONENTS]),
             ):
                 risks = risk_by_exponents(problem, problem.variance, exponents, n)
                 found = minimum(EXPONENTS, risks)
@@ -559,7 +563,7 @@ def draw_theorem(path: pathlib.Path, sizes: Mapping[int, int]) -> str:
     smoother, counts = as_spline(problem), np.array(list(sizes))
     risks, ratios = {}, {}
     told = ["Theorem 1, simulated risk / formula (standard error; formula):"]
-    for (name, rho), color in zip(logistic_rhos(problem).items(), (plots.BLUE, plots.RED, plots.GREEN), strict=True):
+    for (name, rho), color in zip(logistic_rhos(problem).items(), (style.BLUE, style.RED, style.GREEN), strict=True):
         formula, found, errors = np.empty((3, len(counts)))
         for k, (n, replicates) in enumerate(sizes.items()):
             strength = best_strength(smoother, rho, n)
@@ -615,8 +619,8 @@ def draw_toy(path: pathlib.Path, seed: int = 0) -> None:
         plots.Panel(
             {
                 "observations": plots.Line(*toy, "o", "#999999"),
-                "true curve": plots.Line(inputs, toy_curve(inputs), "-", plots.BLUE),
-                "fit": plots.Line(inputs, fit, "-", plots.RED),
+                "true curve": plots.Line(inputs, toy_curve(inputs), "-", style.BLUE),
+                "fit": plots.Line(inputs, fit, "-", style.RED),
             },
             title,
             "x",

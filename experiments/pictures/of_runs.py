@@ -1,12 +1,15 @@
-"""Which plots a run gets: those that its records and diagnostics hold something for."""
+"""Which pictures a run gets: those that its records and findings hold something for."""
 
+import contextlib
+import functools
 import pathlib
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from experiments.pictures import plots
+from experiments.pictures import findings, plots, style
 from experiments.settings.config import Config
 from robustjax.data import Dataset
 from robustjax.data.labelling import Labels
@@ -14,11 +17,17 @@ from robustjax.data.labelling import Labels
 
 def read_diagnostics(path: pathlib.Path, seed: int) -> list[dict[str, np.ndarray]]:
     """The diagnostics of a seed, one dict an epoch."""
-    found = []
-    for file in sorted((path / "diagnostics").glob(f"seed{seed}-epoch*.npz")):
-        with np.load(file) as arrays:
-            found.append({name: arrays[name] for name in arrays.files})
-    return found
+    return [_read(file) for file in sorted((path / "diagnostics").glob(f"seed{seed}-epoch*.npz"))]
+
+
+def read_findings(path: pathlib.Path, seed: int) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """The kind of each finding of a seed by name, and what is known of each example; empty if it found nothing."""
+    file = path / f"findings-seed{seed}.npz"
+    if not file.exists():
+        return {}, {}
+    arrays = _read(file)
+    named = dict(zip(arrays.pop("names").tolist(), arrays.pop("kinds").tolist(), strict=True))
+    return named, {name: values for name, values in arrays.items() if name in named}
 
 
 def draw_all(
@@ -29,38 +38,42 @@ def draw_all(
     seeds: Sequence[int],
     records: Sequence[Mapping[str, Any]],
 ) -> list[pathlib.Path]:
-    """Draw a run's plots into its `plots` folder; of the learned tables those of the first seed."""
-    folder = path / "plots"
-    folder.mkdir(exist_ok=True)
+    """Draw a run's pictures into its `plots` folder; of findings those of the first seed.
+
+    What cannot be drawn is told on stderr, in a sentence, and left out: no picture is worth a finished run.
+    """
     by_seed = [[r for r in records if r["seed"] == seed] for seed in seeds]
-    made = [plots.learning_curves({settings.method: by_seed}, folder / "learning_curves.png")]
-    if any("wrong_memorized" in r for r in by_seed[0]):
-        made.append(plots.memorization(by_seed[0], folder / "memorization.png"))
-    if any("elr_coefficient_wrong" in r for r in by_seed[0]):
-        made.append(plots.gradient_coefficients(by_seed[0], folder / "gradient_coefficients.png"))
-    if any("correction_accuracy" in r for r in by_seed[0]):
-        right = float(np.mean(corrupted[0].given == corrupted[0].clean))
-        runs = {settings.method: by_seed[0]}
-        made.append(plots.correction_accuracy(runs, {settings.method: right}, folder / "correction_accuracy.png"))
-    history = read_diagnostics(path, seeds[0])
-    if not history:
-        return made
-    last = history[-1]
-    if "weight_table" in last:
-        made.append(
-            plots.label_weights(
-                last["weight_table"], last["noisy_share"], dataset.class_names, folder / "label_weights.png"
-            )
-        )
-        first_class = np.stack([each["weight_table"][0] for each in history])
-        made.append(plots.label_weights_over_epochs(first_class, folder / "label_weights_over_epochs.png"))
-    if "margin" in last:
-        counts = np.bincount(corrupted[0].given, minlength=dataset.num_classes)
-        made.append(plots.margins(last["margin"], counts, dataset.class_names, folder / "margins.png"))
-    if "group_strength" in last:
-        names, test_error = dataset.class_names, 1 - np.array(by_seed[0][-1]["per_class_accuracy"], float)
-        if settings.groups is not None:  # groups are no classes
-            names, test_error = [f"group {g}" for g in range(len(last["group_strength"]))], None
-        found = (last[f"group_{what}"] for what in ("strength", "count", "error"))
-        made.append(plots.strengths(*found, test_error, names, folder / "strengths.png"))
+    kinds, examples = read_findings(path, seeds[0])
+    left = findings.Left(
+        kinds, by_seed[0], read_diagnostics(path, seeds[0]), examples, corrupted[0], dataset.class_names,
+        groups_are_classes=settings.groups is None,
+    )  # fmt: skip
+    made = []
+    parts: dict[str, Callable[[], Iterator[tuple[str, findings.Drawing]]]]
+    parts = {"a run": functools.partial(_of_any_run, settings.method, by_seed)}
+    parts |= {kind: functools.partial(findings.figures, left, kind) for kind in dict.fromkeys(kinds.values())}
+    for part, drawings in parts.items():
+        with _telling(part):
+            for name, draw in drawings():
+                with _telling(name):
+                    made.append(style.save(draw(), path / "plots" / f"{name}.png"))
     return made
+
+
+def _of_any_run(method: str, by_seed: Sequence[style.Records]) -> Iterator[tuple[str, findings.Drawing]]:
+    yield "learning_curves", functools.partial(plots.draw_learning_curves, {method: by_seed})
+    if any("wrong_memorized" in r for r in by_seed[0]):
+        yield "memorization", functools.partial(plots.draw_memorization, by_seed[0])
+
+
+@contextlib.contextmanager
+def _telling(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # whatever it is, training is over and must not be lost
+        print(f"warning: no picture of {what}: {type(error).__name__}: {error}", file=sys.stderr)
+
+
+def _read(file: pathlib.Path) -> dict[str, np.ndarray]:
+    with np.load(file) as arrays:
+        return {name: arrays[name] for name in arrays.files}

@@ -3,7 +3,8 @@
 config.json          all settings, resolved; versions; device; git commit
 labels-seed0.npz     which examples were kept, and the labels they were given
 metrics.jsonl        a line for each epoch and seed
-diagnostics/         what the method has learned, a file for each epoch and seed
+diagnostics/         what the method has found, by class, group and cell: a file for each epoch and seed
+findings-seed0.npz   and of each example, after the newest epoch
 validation-seed0.npz the same for what is held out, with --validation-split
 trusted-seed0.npz    and for the trusted examples, with --trusted-examples or --trusted: which, with their true labels
 checkpoints/         Orbax

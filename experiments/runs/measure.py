@@ -1,11 +1,13 @@
 """An epoch's record: what the engine saw, judged with the clean labels that training never sees."""
 
-from collections.abc import Mapping
+import os
+import pathlib
 from typing import Any
 
 import jax
 import numpy as np
 
+from experiments.runs import judge
 from robustjax import losses
 from robustjax.data.labelling import Labels
 from robustjax.training import evaluation
@@ -40,12 +42,18 @@ def _train_metrics(logits: jax.Array, given: jax.Array, clean: jax.Array) -> dic
         **evaluation.memorization(logits, given, clean),
         **evaluation.gradient_coefficients(logits, given, clean),
         "noise_detection_auroc": auroc,
+        **_sparse_rates(logits),
+    }
+
+
+def _sparse_rates(logits: jax.Array) -> dict[str, jax.Array]:
+    return {
         "sparse_rate": evaluation.sparse_rate(logits),
         "sharpened_sparse_rate": evaluation.sparse_rate(logits, SHARPENING),
     }
 
 
-_coefficients = jax.jit(evaluation.gradient_coefficients)
+_unjudged_metrics = jax.jit(_sparse_rates)  # what there is without true labels
 
 
 def record(
@@ -55,6 +63,7 @@ def record(
     test_labels: np.ndarray,
     labels: Labels,
     validation: Labels | None = None,
+    preliminary_stages: int = 0,
 ) -> dict[str, Any]:
     """The record of seed number `k` for metrics.jsonl.
 
@@ -63,50 +72,70 @@ def record(
       k: position of the seed among those trained at once.
       seed: the seed itself.
       test_labels: int [T].
-      labels: the seed's given and clean training labels.
+      labels: the seed's given and clean training labels; without clean ones nothing that needs them is in the record.
       validation: those of what it holds out; judged by the given labels, as a user would have to.
+      preliminary_stages: how many of the method's stages are preliminary. If any, the record tells by "stage" what an
+        epoch belongs to: 1 and so on for the preliminary stages, the next number for all that count.
+
+    Raises:
+      ValueError: `preliminary_stages` is 0 in a preliminary epoch, or a finding's name gives a metric that is there.
     """
-    metrics = {"train_loss" if name == "loss" else name: value for name, value in epoch.metrics[k].items()}
-    found: dict[str, Any] = {"epoch": epoch.epoch + 1, "seed": seed, **metrics}
-    found |= _test_metrics(epoch.test_logits[k], test_labels)
-    if epoch.validation_logits is not None:
-        found |= _validation_metrics(epoch.validation_logits[k], validation.given)
-    if epoch.train_logits is not None:
-        found |= _train_metrics(epoch.train_logits[k], labels.given, labels.clean)
-    seen = epoch.findings[k]
-    if "correction" in seen:
-        found["correction_accuracy"] = evaluation.correction_accuracy(seen["correction"].values, labels.clean)
-    if "target" in seen:
-        found["target_accuracy"] = evaluation.accuracy(seen["target"].values, labels.clean)
-    if epoch.stage and "group_error" in seen:
-        found["stage"] = 2.0
+    metrics: dict[str, Any] = dict(epoch.metrics[k])
+    if preliminary_stages:
+        metrics["stage"] = float(_stage(epoch, preliminary_stages))
+        metrics = dict(sorted(metrics.items()))
     elif epoch.preliminary:
-        found["stage"] = 1.0
-    if "label_weight" in seen:
-        trust = evaluation.label_trust(seen["label_weight"].values, labels.given, labels.clean)
-        found |= {f"label_weight_{which}": value for which, value in trust.items()}
-    found |= group_estimates(seen)
+        raise ValueError(f"preliminary_stages=0, but epoch {epoch.epoch + 1} is preliminary; at least 1 is accepted.")
+    found: dict[str, Any] = {"epoch": epoch.epoch + 1, "seed": seed}
+    found |= {"train_loss" if name == "loss" else name: value for name, value in metrics.items()}
+    found |= _test_metrics(epoch.test_logits[k], test_labels)
+    if epoch.validation_logits is not None and validation is not None:
+        found |= _validation_metrics(epoch.validation_logits[k], validation.given)
+    logits = None if epoch.train_logits is None else epoch.train_logits[k]
+    if logits is not None and labels.clean is not None:
+        found |= _train_metrics(logits, labels.given, labels.clean)
+    elif logits is not None:
+        found |= _unjudged_metrics(logits)
+    judged = judge.judge(epoch.findings[k], labels, logits)
+    if taken := [name for name in judged if name in found and not name.startswith("ce_coefficient_")]:
+        raise ValueError(f"a finding gives the metric {taken[0]!r}, which every record has; rename the finding.")
+    found |= judged
     return {name: np.asarray(value).tolist() for name, value in found.items()}
 
 
-def group_estimates(seen: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """HAR's estimates of each group, {} before they are made."""
-    names = ("group_error", "group_count", "group_strength")
-    known = "group_count" in seen and np.all(np.isfinite(seen["group_count"].values))
-    return {name: np.asarray(seen[name].values) for name in names} if known else {}
+def _stage(epoch: Epoch, preliminary_stages: int) -> int:
+    return min(epoch.stage, preliminary_stages - 1) + 1 if epoch.preliminary else preliminary_stages + 1
 
 
-def diagnostics(epoch: Epoch, k: int, labels: Labels, num_classes: int) -> dict[str, np.ndarray]:
-    """What is worth a file of its own: learned tables, and the true share of wrong labels in each loss-rank bin."""
-    seen = epoch.findings[k]
-    kept = {name: np.asarray(seen[name].values) for name in ("weight_table", "margin") if name in seen}
-    kept |= group_estimates(seen)
-    if "weight_table" in seen:
-        shape = (num_classes, seen["weight_table"].values.shape[1])
-        cell = (labels.given, np.asarray(seen["weight_table"].bins))
-        size, wrong = np.zeros(shape), np.zeros(shape)
-        np.add.at(size, cell, 1)
-        np.add.at(wrong, cell, labels.given != labels.clean)
-        with np.errstate(invalid="ignore"):
-            kept["noisy_share"] = (wrong / size).astype(np.float32)
-    return kept
+def diagnostics(epoch: Epoch, k: int, labels: Labels) -> dict[str, np.ndarray]:
+    """What is kept of seed number `k` after each epoch, see `judge.kept_by_epoch`; {} for nothing."""
+    return judge.kept_by_epoch(epoch.findings[k], labels)
+
+
+def save_findings(path: pathlib.Path, epoch: Epoch, k: int, seed: int, labels: Labels) -> None:
+    """Write what the method has found for seed number `k` into its run directory; nothing if it found nothing.
+
+    diagnostics/seedS-epochE.npz has the numbers by class, group and cell after each epoch (`judge.kept_by_epoch`).
+    findings-seedS.npz is of the newest epoch: names and kinds of all findings, `names` and `kinds`; `epoch`, 1 for the
+    first; and what is known of each example (`judge.kept_by_example`).
+    """
+    findings = epoch.findings[k]
+    if not findings:
+        return
+    kinds = {name: judge.kind_of(name, finding) for name, finding in findings.items()}
+    arrays: dict[str, Any] = {
+        "names": np.array(list(kinds)),
+        "kinds": np.array(list(kinds.values())),
+        "epoch": np.array(epoch.epoch + 1),
+        **judge.kept_by_example(findings),
+    }
+    newest = path / f"findings-seed{seed}.npz"
+    partial = newest.with_suffix(".partial")
+    with open(partial, "wb") as file:
+        np.savez_compressed(file, **arrays)
+    os.replace(partial, newest)
+    kept: dict[str, Any] = diagnostics(epoch, k, labels)
+    if kept:
+        folder = path / "diagnostics"
+        folder.mkdir(exist_ok=True)
+        np.savez_compressed(folder / f"seed{seed}-epoch{epoch.epoch + 1:04d}.npz", **kept)

@@ -34,7 +34,8 @@ class Progress:
     ):
         if epochs < 1 or steps_per_epoch < 1:
             raise ValueError(f"epochs and steps_per_epoch must be at least 1, got {epochs} and {steps_per_epoch}")
-        self.epochs, self.finished, self.fields, self.name = epochs, start_epoch, {}, ""
+        self.epochs, self.finished, self.name = epochs, start_epoch, ""
+        self.fields: dict[str, float | None] = {}
         self.on_phase: Callable[[str], None] = lambda name: None
         self.on_epoch: Callable[[int], None] = lambda finished: None
         self._expected_steps, self._steps = steps_per_epoch, 0

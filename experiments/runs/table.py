@@ -1,12 +1,13 @@
 """The table at a run's end."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
+from experiments.runs import judge
 from experiments.runs.history import mean_std
 
 _CLASSES_SHOWN = 20
@@ -20,11 +21,9 @@ _ROWS = (
     ("test_accuracy_best", "test accuracy, best (chosen on the test set)"),
     ("balanced_accuracy", "balanced test accuracy"),
     ("expected_calibration_error", "expected calibration error"),
-    ("correction_accuracy", "corrected labels that are right"),
-    ("label_weight_right", "corrector's weight on right labels"),
-    ("label_weight_wrong", "corrector's weight on wrong labels"),
-    ("noise_detection_auroc", "AUROC of finding wrong labels"),
 )
+_LAST_ROWS = (("noise_detection_auroc", "AUROC of finding wrong labels, by loss"),)
+_TRUSTED = ("trusted_examples", "trusted examples consumed")
 
 
 def results_table(
@@ -37,9 +36,13 @@ def results_table(
 
     Up to three seeds have a column each; more would not fit a terminal and are given as mean ± std and range.
 
+    What is above 1, as weights may be, and counts are told as they are, not in percent.
+
     Args:
-      summaries: one of ``evaluation.summarise`` a seed. Of the metrics in ``final`` those named in ``_ROWS`` and
-        ``per_class_accuracy`` [C] are shown where present; of more than 20 classes the five worst and five best.
+      summaries: one of ``history.summarise`` a seed. Of the metrics in ``final`` those named in ``_ROWS``, those that
+        findings gave (``judge.titles``) and ``per_class_accuracy`` [C] are shown where present; of more than 20 classes
+        the five worst and five best. ``trusted_examples``, how many with labels known to be right a seed has trained
+        on, is told where it is not 0.
       seeds: default 0, 1, …
       class_names: default class 0, class 1, …
     """
@@ -53,18 +56,24 @@ def results_table(
     for column in [*(columns if single else ["lowest", "highest"]), *(["mean ± std"] if len(columns) > 1 else [])]:
         table.add_column(column, justify="right", no_wrap=True)
 
-    def add(label: str, values: Sequence[float]) -> None:
-        cells = [_percent(value) for value in (values if single else (min(values), max(values)))]
+    def add(label: str, values: Sequence[float], text: Callable[[float], str] | None = None) -> None:
+        if text is None:
+            text = _plain if any(abs(value) > 1 for value in values) else _percent
+        cells = [text(value) for value in (values if single else (min(values), max(values)))]
         if len(values) > 1:
             mean, std = mean_std(values)
-            cells.append(_ABSENT if math.isnan(mean) else f"{_percent(mean)} ± {_percent(std)}")
+            cells.append(_ABSENT if math.isnan(mean) else f"{text(mean)} ± {text(std)}")
         table.add_row(label, *cells)
 
     metrics = [{**summary.get("final", {}), **summary} for summary in summaries]
-    for name, label in _ROWS:
+    found = list(judge.titles({name: None for each in metrics for name in each}))
+    for name, label in (*_ROWS, *found, *_LAST_ROWS):
         values = [_number(each.get(name)) for each in metrics]
         if not all(map(math.isnan, values)):
             add(label, values)
+    consumed = [_number(each.get(_TRUSTED[0])) for each in metrics]
+    if any(count > 0 for count in consumed):
+        add(_TRUSTED[1], consumed, _plain)
 
     if all(each.get("per_class_accuracy") is not None for each in metrics):
         per_class = np.array([[_number(v) for v in each["per_class_accuracy"]] for each in metrics])
@@ -87,3 +96,7 @@ def _number(value: Any) -> float:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.2f}" if math.isfinite(share) else _ABSENT
+
+
+def _plain(number: float) -> str:
+    return f"{number:.6g}" if math.isfinite(number) else _ABSENT

@@ -16,7 +16,7 @@ From the inside out:
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Concatenate, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -28,10 +28,10 @@ from robustjax.findings import Findings
 from robustjax.margins import weighted_mean
 from robustjax.meta import optimizer_step
 from robustjax.models import Model
+from robustjax.schedules import Schedule
 
 State = Any
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
-Schedule = Callable[[Any], jax.Array]
 
 POOLS = ("train", "trusted")
 WHEN = ("never", "entry", "epoch")
@@ -52,7 +52,7 @@ class Batch(NamedTuple):
 
     inputs: jax.Array
     labels: jax.Array
-    index: jax.Array
+    index: jax.Array  # type: ignore[assignment]  # a tuple's method of this name is not missed
     mask: jax.Array
 
 
@@ -75,6 +75,20 @@ class Clock(NamedTuple):
     stage_epoch: jax.Array
     stage_progress: jax.Array
     rate: jax.Array
+
+
+class Optimizer(Protocol):
+    """learning rate -> optax transformation; the rate may be traced."""
+
+    def __call__(self, rate: Any, /) -> optax.GradientTransformation:
+        """The optimizer at this rate; its state has the same form at all rates."""
+
+
+class View(Protocol):
+    """A random view of a batch: augmentation, then normalisation."""
+
+    def __call__(self, key: jax.Array, inputs: jax.Array, /) -> jax.Array:
+        """float [B, …] of stored inputs [B, …]."""
 
 
 class Task(NamedTuple):
@@ -101,10 +115,10 @@ class Task(NamedTuple):
     epochs: int
     batch_size: int
     model: Model
-    optimizer: Callable[[Any], optax.GradientTransformation]
+    optimizer: Optimizer
     schedule: Schedule
-    weak: Callable[[jax.Array, jax.Array], jax.Array]
-    strong: Callable[[jax.Array, jax.Array], jax.Array]
+    weak: View
+    strong: View
     plain: Callable[[jax.Array], jax.Array]
     example: jax.ShapeDtypeStruct
     num_groups: int | None = None
@@ -155,6 +169,27 @@ class Draw(NamedTuple):
     stream: str = "train"
     pool: str = "train"
     batch_size: int | None = None
+
+
+class Init(Protocol):
+    """A fresh state, made on the host, once a seed."""
+
+    def __call__(self, key: jax.Array, labels: np.ndarray, /) -> State:
+        """One pytree, all of it checkpointed, from the given labels int [N]."""
+
+
+class Predict(Protocol):
+    """What is evaluated."""
+
+    def __call__(self, state: State, inputs: jax.Array, /) -> jax.Array:
+        """Logits [B, C] of stored inputs [B, …]."""
+
+
+class Inspect(Protocol):
+    """What has been learned."""
+
+    def __call__(self, state: State, survey: Survey, /) -> Findings:
+        """Findings by name, from a survey with logits [N, C]."""
 
 
 class StepFunction(Protocol):
@@ -218,10 +253,10 @@ class Method(NamedTuple):
         and after the last one; None for none.
     """
 
-    init: Callable[[jax.Array, np.ndarray], State]
+    init: Init
     stages: tuple[Stage, ...]
-    predict: Callable[[State, jax.Array], jax.Array]
-    inspect: Callable[[State, Survey], Findings] | None = None
+    predict: Predict
+    inspect: Inspect | None = None
 
     @property
     def epochs(self) -> int:
@@ -238,11 +273,8 @@ class Method(NamedTuple):
         raise ValueError(f"epoch={epoch} must be below {start}, the method's number of epochs.")
 
 
-class Factory(Protocol):
-    """What makes a method of a task; options are keyword-only, with defaults."""
-
-    def __call__(self, task: Task, /, **options: Any) -> Method:
-        """The method; ValueError for an option out of its range, by name."""
+# What makes a method of a task. Options are keyword-only, with defaults; ValueError for one out of its range, by name.
+Factory = Callable[Concatenate[Task, ...], Method]
 
 
 class Entry(NamedTuple):
@@ -279,10 +311,10 @@ class Entry(NamedTuple):
 
 
 def method(
-    init: Callable[[jax.Array, np.ndarray], State],
+    init: Init,
     stages: tuple[Stage, ...] | list[Stage],
-    predict: Callable[[State, jax.Array], jax.Array],
-    inspect: Callable[[State, Survey], Findings] | None = None,
+    predict: Predict,
+    inspect: Inspect | None = None,
 ) -> Method:
     """A checked `Method`; stages without epochs are left out.
 

@@ -49,6 +49,10 @@ def co_teaching(
     """
     if forget_rate is None:
         raise ValueError("forget_rate is missing: about the share of wrong labels, in [0, 1), is accepted.")
+    if not 0 <= forget_rate < 1:
+        raise ValueError(f"forget_rate={forget_rate} must be in [0, 1).")
+    if not exponent > 0:
+        raise ValueError(f"exponent={exponent} must be positive.")
     check_choice("form", form, FORMS)
     forget = schedules.forget_rate(forget_rate, ramp_epochs, exponent)
 

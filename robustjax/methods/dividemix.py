@@ -161,7 +161,8 @@ def dividemix(
         return mixmatch
 
     def inspect(state: DivideMixState, survey: base.Survey) -> findings.Findings:
-        clean = sum(base.recall_all(each, len(survey.labels)) for each in state.clean) / 2
+        one, other = (base.recall_all(each, len(survey.labels)) for each in state.clean)
+        clean = (one + other) / 2
         known = jnp.any(clean > 0)
         believed = targets.corefined_labels(clean, survey.labels, jax.nn.softmax(survey.seen)[None], 1.0)
         return {

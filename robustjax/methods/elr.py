@@ -26,6 +26,7 @@ see the same, as the paper has it.
 
 import functools
 import itertools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -150,8 +151,9 @@ def elr(
                 state, probs = teach(state, which, inputs, teacher_key)
                 taught = regularizers.update_targets(before, probs, beta)
             student = state.students[which]
-            mix = draw_mix(mix_key, len(labels), mixup, keep_larger=True) if mixup else None
-            mixed = (lambda values: apply_mix(values, mix)) if mixup else (lambda values: values)
+            mixed: Callable[[jax.Array], jax.Array] = lambda values: values  # noqa: E731
+            if mixup:
+                mixed = functools.partial(apply_mix, mix=draw_mix(mix_key, len(labels), mixup, keep_larger=True))
             inputs, labels = mixed(inputs), mixed(labels)
             amount = strength * ramp(student.steps)
 
@@ -188,8 +190,10 @@ def elr(
         return state, {name: base.shuffled(k, everything) for name, k in zip(streams, keys, strict=True)}
 
     def inspect(state: ElrState, survey: base.Survey) -> findings.Findings:
-        tables = [base.recall_all(student.targets, task.num_examples).astype(jnp.float32) for student in state.students]
-        targets = sum(tables) / networks
+        first, *rest = (
+            base.recall_all(student.targets, task.num_examples).astype(jnp.float32) for student in state.students
+        )
+        targets = sum(rest, first) / networks
         amount = strength * ramp(state.students[0].steps)
         return {
             "target": findings.LabelDistribution(targets),

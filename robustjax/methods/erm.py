@@ -135,7 +135,9 @@ def then(first: base.Method, second: base.Method, start: int, **changes: Any) ->
     return base.method(first.init, [one._replace(epochs=start), rest], first.predict)
 
 
-def _class_counts(task: base.Task, name: str, derive: Callable[[np.ndarray], Any] = np.asarray):
+def _class_counts(
+    task: base.Task, name: str, derive: Callable[[np.ndarray], Any] = np.asarray
+) -> Callable[[np.ndarray], Constants]:
     """`constants` of one entry, derived from how often each class is given."""
     return lambda labels: {name: derive(base.class_counts(labels, task.num_classes))}
 
@@ -191,8 +193,11 @@ def sce(task: base.Task, *, alpha: float = 0.1, beta: float = 1.0, **terms: Any)
     return erm(task, functools.partial(losses.symmetric_cross_entropy, alpha=alpha, beta=beta), **terms)
 
 
-_ACTIVE = {"nce": losses.normalized_cross_entropy, "nfl": losses.normalized_focal}
-_PASSIVE = {"mae": functools.partial(losses.mae, scale=1.0), "rce": losses.reverse_cross_entropy}
+_ACTIVE: dict[str, Callable[..., jax.Array]] = {"nce": losses.normalized_cross_entropy, "nfl": losses.normalized_focal}
+_PASSIVE: dict[str, Callable[..., jax.Array]] = {
+    "mae": functools.partial(losses.mae, scale=1.0),
+    "rce": losses.reverse_cross_entropy,
+}
 
 
 @composable

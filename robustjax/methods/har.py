@@ -19,7 +19,7 @@ import functools
 import math
 import pathlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -96,7 +96,7 @@ def attempt(
 
     found = taps.value_and_gradients(loss, shapes)
     term, logits, stats = found.aux
-    jacobian = regularizers.hidden_jacobian_norms(found.gradients, form)
+    jacobian = regularizers.hidden_jacobian_norms(found.gradients, cast(Literal["paper", "code"], form))
     if form == "paper":
         jacobian = jacobian * jnp.sum(mask)
     terms = {"unregularized_loss": term, "regularizer": base.Term(jacobian, mask, strengths)}
@@ -225,7 +225,7 @@ def har(
     num_groups = task.num_classes if task.num_groups is None else task.num_groups
     given = load_strengths(strengths_file, num_groups) if strengths_file else None
     if given is not None and strength is not None:
-        given = given * (strength / max(float(given.max()), np.finfo(np.float32).tiny))
+        given = given * (strength / max(float(given.max()), float(np.finfo(np.float32).tiny)))
     staged = weighting != "uniform" and given is None
     first_epochs = (pretrain_epochs or task.epochs) if staged else 0
     reweighted = round(reweight_from * task.epochs)

@@ -39,7 +39,8 @@ def predict_average(task: base.Task, average: Variables, inputs: jax.Array) -> j
 
 def ensemble(task: base.Task, learners: Sequence[base.Learner], inputs: jax.Array) -> jax.Array:
     """The mean of the networks' logits [B, C] of stored `inputs` in evaluation mode."""
-    return sum(base.predict_with(task, learner, inputs) for learner in learners) / len(learners)
+    first, *rest = each(task, learners, inputs)
+    return sum(rest, first) / len(learners)
 
 
 def each(task: base.Task, learners: Sequence[base.Learner], inputs: jax.Array) -> tuple[jax.Array, ...]:

@@ -1,4 +1,8 @@
-"""Networks by name: `get_model("resnet32", num_classes=10)` is a `Model`, a value made of pure functions."""
+"""Networks by name: `get_model("resnet32", num_classes=10)` is a `Model`, a value made of pure functions.
+
+Networks of the user's own become `Model`s in `robustjax.models.custom`, which is imported by itself: Flax NNX takes its
+time to load.
+"""
 
 import dataclasses
 import difflib
@@ -43,12 +47,22 @@ _CHOICES = {
 
 
 def names() -> tuple[str, ...]:
-    """The names that `get_model` knows, sorted."""
+    """The names that `get_model` knows, sorted.
+
+    Examples:
+      >>> "resnet32" in names()
+      True
+    """
     return tuple(sorted(_REGISTRY))
 
 
 def reads_tokens(name: str) -> bool:
-    """Whether the network of this name takes int token ids [B, L], and so has the option `vocabulary_size`."""
+    """Whether the network of this name takes int token ids [B, L], and so has the option `vocabulary_size`.
+
+    Examples:
+      >>> reads_tokens("bilstm"), reads_tokens("resnet32")
+      (True, False)
+    """
     return name in _REGISTRY and "vocabulary_size" in {field.name for field in dataclasses.fields(_REGISTRY[name][0])}
 
 
@@ -74,6 +88,14 @@ def get_model(name: str, num_classes: int, *, dtype: Any = jnp.float32, **overri
 
     Raises:
       ValueError: unknown name, option or choice, `num_classes` below 1, or a `dtype` that is not floating.
+
+    Examples:
+      >>> import jax
+      >>> model = get_model("mlp", num_classes=3)
+      >>> params, stats = model.init(jax.random.key(0), jnp.zeros((1, 4)))
+      >>> logits, stats = model.apply(params, stats, jnp.ones((2, 4)), train=False)
+      >>> logits.shape
+      (2, 3)
     """
     if name not in _REGISTRY:
         near = difflib.get_close_matches(name, names()) or names()
@@ -90,7 +112,8 @@ def get_model(name: str, num_classes: int, *, dtype: Any = jnp.float32, **overri
         if option in _CHOICES and value not in _CHOICES[option]:
             raise ValueError(f"{option} must be one of {', '.join(_CHOICES[option])}, got {value!r}")
     settings = _COMMON | defaults | overrides
-    kit = layers.kit(num_classes, dtype=dtype, **{option: settings[option] for option in _COMMON})
+    common: dict[str, Any] = {option: settings[option] for option in _COMMON}
+    kit = layers.kit(num_classes, dtype=dtype, **common)
     own = {option: _as_tuple(value) for option, value in settings.items() if option in fields}
     return from_linen(name, module(kit, **own))
 

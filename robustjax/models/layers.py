@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn import initializers
 
+from robustjax._probabilities import at_least_float32  # of parameters, statistics and logits beside activations
+
 TAPS = "taps"  # Flax collection of what is added to hidden values
 HIDDEN = "hidden"  # Flax collection in which the hidden values are reported
 LEAF = "value"
@@ -43,11 +45,6 @@ def uniform_bias(fan_in: int) -> Initializer:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init
-
-
-def at_least_float32(dtype: jnp.dtype) -> jnp.dtype:
-    """The dtype of parameters, statistics and logits beside activations of `dtype`."""
-    return jnp.promote_types(dtype, jnp.float32)
 
 
 def tap(module: nn.Module, value: jax.Array) -> jax.Array:

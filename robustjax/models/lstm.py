@@ -1,5 +1,7 @@
 """The bidirectional LSTM that HAR trains on IMDB reviews."""
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -49,7 +51,8 @@ class BiLstm(nn.Module):
         x = _Embedding(self.vocabulary_size, self.embedding, kit.dtype, name="embedding")(x, mask)
         for i in range(1, self.depth + 1):
             x = _BiLayer(self.units, kit.dtype, name=f"lstm{i}")(x, mask, lengths)
-        x = jnp.sum(x.astype(layers.at_least_float32(kit.dtype)), 1) / jnp.maximum(lengths, 1)[:, None]
+        wide = layers.at_least_float32(kit.dtype)
+        x = jnp.sum(x.astype(wide), 1) / jnp.maximum(lengths, 1)[:, None].astype(wide)
         return kit.classify(nn.Dropout(self.dropout, deterministic=not train)(x))
 
 
@@ -90,7 +93,10 @@ class _BiLayer(nn.Module):
                 self.units, kernel_init=init, recurrent_kernel_init=init, bias_init=init, dtype=self.dtype,
                 param_dtype=layers.at_least_float32(self.dtype), name=name, parent=self,
             )  # fmt: skip
-            return nn.RNN(cell, reverse=reverse, keep_order=True)(x, seq_lengths=lengths)
+            # Flax's cell lets gates of a low precision meet a state of float32, which strict promotion would refuse.
+            with jax.numpy_dtype_promotion("standard"):
+                outputs = nn.RNN(cell, reverse=reverse, keep_order=True)(x, seq_lengths=lengths)
+            return cast(jax.Array, outputs)  # without a carry beside it
 
         both = [direction("forward", False), direction("backward", True)]
         return _tap_words(self, jnp.concatenate(both, axis=-1), mask)

@@ -10,7 +10,7 @@ pytree: a run that was cut and resumed is bit for bit the run that was not.
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,8 @@ from robustjax.methods.base import (
     everything,
 )  # fmt: skip
 from robustjax.training import parallel, streams
+
+_T = TypeVar("_T")
 
 # Salts that keep the random draws of an epoch's parts apart.
 _PLAN, _PASS = 0, 1
@@ -153,8 +155,8 @@ class Programs:
     def test_logits(self, state: State, shared: Resident) -> Any:
         """Logits of the test set."""
 
-        def program(_, state, shared):
-            def apply(index):
+        def program(_: Any, state: State, shared: Resident) -> Any:
+            def apply(index: jax.Array) -> jax.Array:
                 return self.method.predict(state, parallel.split_batch(self.layout, shared.test_inputs[index]))
 
             return _in_chunks(apply, len(shared.test_inputs), self._chunk)
@@ -164,10 +166,10 @@ class Programs:
     def validation_logits(self, state: State, own: Own, shared: Resident) -> Any:
         """Logits of what each seed holds out."""
 
-        def program(_, seed, shared):
+        def program(_: Any, seed: Any, shared: Resident) -> Any:
             state, held_out = seed
 
-            def apply(index):
+            def apply(index: jax.Array) -> jax.Array:
                 inputs = shared.train_inputs[held_out[index]]
                 return self.method.predict(state, parallel.split_batch(self.layout, inputs))
 
@@ -178,10 +180,10 @@ class Programs:
     def survey(self, look: Callable[[State, jax.Array], Any], state: State, own: Own, shared: Resident) -> Any:
         """What `look` gives of each training example."""
 
-        def program(_, seed, shared):
+        def program(_: Any, seed: Any, shared: Resident) -> Any:
             state, own = seed
 
-            def apply(index):
+            def apply(index: jax.Array) -> Any:
                 return look(state, parallel.split_batch(self.layout, shared.train_inputs[own.kept[index]]))
 
             return parallel.replicate(self.layout, _in_chunks(apply, self.task.num_examples, self._chunk))
@@ -190,18 +192,19 @@ class Programs:
 
     def enter(self, stage: Stage, state: State, own: Own, seen: Any, epoch: int) -> State:
         """What a stage does once, before its first epoch."""
+        enter = _there(stage.enter)
 
-        def program(state, seed, epoch):
+        def program(state: State, seed: Any, epoch: jax.Array) -> State:
             own, seen = seed
             key = jax.random.fold_in(jax.random.fold_in(own.key, epoch), _ENTER)
-            return parallel.keep_state(self.layout, stage.enter(state, own.survey(seen), key))
+            return parallel.keep_state(self.layout, enter(state, own.survey(seen), key))
 
         return self.call("entry", program, state, (own, seen), np.int32(epoch), key=("entry", stage))
 
     def plan(self, stage: Stage, state: State, own: Own, seen: Any, epoch: int, start: int) -> tuple[State, Plan]:
         """The stage's plan for the epoch."""
 
-        def program(state, seed, now):
+        def program(state: State, seed: Any, now: Any) -> tuple[State, Plan]:
             own, seen = seed
             epoch, start = now
             key = jax.random.fold_in(jax.random.fold_in(own.key, epoch), _PLAN)
@@ -229,10 +232,11 @@ class Programs:
 
     def inspect(self, state: State, own: Own, logits: Any) -> list[Findings]:
         """What the method has learned, one dict a seed."""
+        inspect = _there(self.method.inspect)
 
-        def program(_, seed, shared):
+        def program(_: Any, seed: Any, shared: Any) -> Findings:
             state, own, logits = seed
-            return self.method.inspect(state, own.survey(logits))
+            return inspect(state, own.survey(logits))
 
         return parallel.by_seed(self.layout, self.call("inspection", program, None, (state, own, logits), ()))
 
@@ -305,7 +309,8 @@ class Programs:
             n = t // len(work) * drawn[-1] + jnp.asarray(drawn[:-1], jnp.int32)[t % len(work)]
         found = streams.draw(plan[draw.stream], n, draw.batch_size or self.task.batch_size, key)
         if draw.pool == "trusted":
-            inputs, labels = resident.trusted_inputs[own.trusted_kept[found.index]], own.trusted_labels[found.index]
+            stored, kept, true = map(_there, (resident.trusted_inputs, own.trusted_kept, own.trusted_labels))
+            inputs, labels = stored[kept[found.index]], true[found.index]
         else:
             inputs, labels = resident.train_inputs[own.kept[found.index]], own.labels[found.index]
         return parallel.split_batch(self.layout, Batch(inputs, labels, found.index, found.mask))
@@ -337,8 +342,15 @@ class Programs:
         for step in dict.fromkeys(stage.passes[number]):
             _, found = jax.eval_shape(functools.partial(self._apply_step, stage, number, step), *one, shared)
             metrics |= found
-        zeros = Tally(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), metrics), np.int32(-1))
+        none: Any = np.int32(-1)
+        zeros = Tally(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), metrics), none)
         return parallel.place_seeds(self.layout, [zeros] * self.layout.seeds)
+
+
+def _there(value: _T | None) -> _T:
+    """What a caller has made sure of."""
+    assert value is not None
+    return value
 
 
 def _nothing(metrics: Metrics) -> Metrics:
@@ -423,11 +435,11 @@ def train(
         seen = None
         if _looks(stage, epoch == start):
             known = logits is not None and stage.look is method.predict
-            seen = logits if known else programs.survey(stage.look, state, own, shared)
+            seen = logits if known else programs.survey(_there(stage.look), state, own, shared)
         if stage.enter is not None and epoch == start:
             state = programs.enter(stage, state, own, seen, epoch)
             if stage.when == "epoch":  # what it has become
-                seen = programs.survey(stage.look, state, own, shared)
+                seen = programs.survey(_there(stage.look), state, own, shared)
         state, plan = programs.plan(stage, state, own, seen if stage.when == "epoch" else None, epoch, start)
         sizes = parallel.by_seed(layout, {name: stream.size for name, stream in plan.items()})
         lengths = [[_steps(work, size, task) for work in stage.passes] for size in sizes]

@@ -4,13 +4,13 @@ The array functions are pure and jit-able and return float32; a mean over nothin
 here, never in training.
 """
 
-from collections.abc import Sequence
+import functools
+import operator
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-from robustjax import regularizers
 
 GROUP_NAMES = ("head", "medium", "tail")
 
@@ -160,25 +160,26 @@ def gradient_coefficients(
     logits: jax.Array,
     given: jax.Array,
     clean: jax.Array,
-    targets: jax.Array | None = None,
-    strength: jax.Array | float = 0.0,
+    added: Mapping[str, jax.Array] | None = None,
 ) -> dict[str, jax.Array]:
     """Return the loss gradient at the logit of the *true* class, for right and for wrong labels (ELR, Figs. 2 and B.1).
 
     Cross entropy has p − y there: on right labels it vanishes as they are fitted; on wrong ones it is positive and
-    pushes the true class down. ELR adds λ g (Lemma 2), which is negative where the targets know the true class.
+    pushes the true class down. What a method adds is negative there where it knows the true class (ELR's λ g, Lemma 2).
 
     Args:
       logits: [N, C] of training examples.
       given: the labels trained on, integers [N].
       clean: the true labels, integers [N].
-      targets: ELR's running targets [N, C]; None where there are none.
-      strength: λ.
+      added: gradients at the logits [N, C] by name, beside that of cross entropy; None for none.
 
     Returns:
       means over the ``clean`` (rightly labelled) and the ``wrong`` examples, as ``ce_coefficient_clean`` and so on, and
-      their standard deviations with ``_std`` at the end; with targets also ``elr_coefficient_…``, of λ g, and
-      ``total_coefficient_…``, of the sum. nan where there is no such example.
+      their standard deviations with ``_std`` at the end; the same of each added gradient, as ``NAME_coefficient_…``,
+      and if there are any of the sum of all, as ``total_coefficient_…``. nan where there is no such example.
+
+    Raises:
+      ValueError: labels or gradients of another shape, or a gradient named ce or total.
 
     Examples:
       >>> logits = jnp.log(jnp.array([[0.75, 0.25], [0.75, 0.25]]))
@@ -191,9 +192,15 @@ def gradient_coefficients(
     wrong = given != clean
     at_true = (jnp.arange(len(clean)), clean)
     parts = {"ce": jax.nn.softmax(logits.astype(jnp.float32))[at_true] - (~wrong).astype(jnp.float32)}
-    if targets is not None:
-        parts["elr"] = strength * regularizers.early_learning_gradient(logits, targets)[at_true]
-        parts["total"] = parts["ce"] + parts["elr"]
+    for name, gradient in (added or {}).items():
+        if gradient.shape != logits.shape or name in ("ce", "total"):
+            raise ValueError(
+                f"added[{name!r}] must have shape {logits.shape} and a name other than ce and total, "
+                f"got shape {gradient.shape}"
+            )
+        parts[name] = gradient[at_true]
+    if added:
+        parts["total"] = functools.reduce(operator.add, parts.values())
     found = {}
     for part, values in parts.items():
         for kind, where in (("clean", ~wrong), ("wrong", wrong)):

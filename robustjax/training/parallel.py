@@ -139,12 +139,12 @@ def _sharding(layout: Layout) -> Any:
 
 def _state_shardings(layout: Layout, tree: Any) -> Any:
     """A pytree like `tree`, of the sharding of each leaf of one seed."""
-    whole = _sharding(layout)
+    whole, mesh = _sharding(layout), layout.mesh
 
     def place(node: Any) -> Any:
-        by_rows = isinstance(node, PerExample) and layout.mesh is not None
-        if by_rows and node.rows.shape[0] % len(layout.devices) == 0:
-            return PerExample(NamedSharding(layout.mesh, PartitionSpec("data")))
+        if isinstance(node, PerExample) and mesh is not None and node.rows.shape[0] % len(layout.devices) == 0:
+            by_rows: Any = NamedSharding(mesh, PartitionSpec("data"))
+            return PerExample(by_rows)
         return jax.tree.map(lambda leaf: whole, node)
 
     return jax.tree.map(place, tree, is_leaf=lambda node: isinstance(node, PerExample))
@@ -180,7 +180,7 @@ def by_seed(layout: Layout, tree: Any) -> list[Any]:
     return [jax.tree.map(lambda leaf, k=k: leaf[k], flat) for k in range(layout.seeds)]
 
 
-def lift(layout: Layout, program: Callable[[Any, Any, Any], Any]) -> Callable[[Any, Any, Any], Any]:
+def lift(layout: Layout, program: Callable[[Any, Any, Any], Any]) -> jax.stages.Wrapped:
     """`program` over the layout's seeds, as a jit-compiled function that donates its first argument."""
     if layout.mode == "seeds":
         return jax.pmap(

@@ -13,7 +13,7 @@ _ROUNDS = 4
 class Drawn(NamedTuple):
     """Positions in the pool, int32 [B], and float32 [B] the mask: 0 for padding, which repeats a cycle's first."""
 
-    index: jax.Array
+    index: jax.Array  # type: ignore[assignment]  # a tuple's method of this name is not missed
     mask: jax.Array
 
 

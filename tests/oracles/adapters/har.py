@@ -6,7 +6,7 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from robustjax import regularizers
-from robustjax.methods import har
+from robustjax.methods import base, har
 from robustjax.models import get_model
 from tests.oracles.adapters.common import Arrays, Case, manifest, over_instances, quick_jit
 from tests.oracles.adapters.models import layer_path, params_from_torch
@@ -47,33 +47,33 @@ def regularised(case: Case, inputs: Arrays) -> dict[str, np.ndarray]:
             paths = {name: name.replace(".bn.", ".").rsplit(".", 1) for name in named}
             stats = unflatten_dict({(*layer_path(m), _STATISTICS[leaf]): named[n] for n, (m, leaf) in paths.items()})
 
-        def objective(flat: jax.Array, form: str) -> har.Objective:
+        def attempt(flat: jax.Array, form: str) -> base.Attempt:
             params = params_from_torch(_unflatten(flat, parameters))
-            return har.objective(
+            return har.attempt(
                 lambda taps: model.apply(params, stats, images, train=train, taps=taps),
                 model.tap_shapes(params, stats, images), labels, hyper["reg_weight"] * one["example_weights"], mask,
                 weights=weights, form=form,
             )  # fmt: skip
 
-        def penalty(found: har.Objective) -> jax.Array:
-            return jnp.mean(one["example_weights"] * found.jacobian)
+        def penalty(found: base.Attempt) -> jax.Array:
+            return jnp.mean(one["example_weights"] * found.terms["regularizer"].values)
 
         def total_and_penalty(flat: jax.Array):
-            found = objective(flat, "code")
-            return (found.total, penalty(found)), found
+            found = attempt(flat, "code")
+            return (base.total(found.terms), penalty(found)), found
 
         rows, found = jax.jacrev(total_and_penalty, has_aux=True)(one["params_flat"])
         outputs = {
             "logits": found.logits,
-            "loss": found.loss,
+            "loss": base.mean(found.terms["unregularized_loss"]),
             "reg": penalty(found),
-            "per_example_per_layer_norm": regularizers.layer_norms(found.gradients),
-            "total": found.total,
+            "per_example_per_layer_norm": regularizers.layer_norms(found.aux),
+            "total": base.total(found.terms),
             "dreg_flat": rows[1],
             "total_grad_norm": jnp.linalg.norm(rows[0]),
         }
         if weights is None:
-            outputs["paper_reg_sqrt_sum_sq_times_B"] = penalty(objective(one["params_flat"], "paper"))
+            outputs["paper_reg_sqrt_sum_sq_times_B"] = penalty(attempt(one["params_flat"], "paper"))
         return outputs
 
     return over_instances(quick_jit(one_instance), inputs)

@@ -1,0 +1,125 @@
+"""What all pictures share: colours and style, panels, axes, and saving.
+
+Colours are Okabe and Ito's, which colour-blind readers can tell apart; line styles repeat what colour says.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+PathLike = str | os.PathLike[str]
+Records = Sequence[Mapping[str, Any]]
+
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
+CYCLE = (BLUE, RED, GREEN, ORANGE, PURPLE, SKY)
+LINES = ("-", "--", "-.", ":")
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.5,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "figure.dpi": 130,
+}
+MAX_PANELS = 20
+
+
+def save(figure: Figure, path: PathLike) -> Path:
+    """Write a figure as a PNG, making the folder if need be; returns the path."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    FigureCanvasAgg(figure).print_png(path)
+    return path
+
+
+def panels(
+    count: int, columns: int, size: tuple[float, float] = (3.4, 2.8), share: Literal["col"] | bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A figure of ``count`` panels of ``size`` inches, and its axes row by row; made without pyplot's global state."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=share, sharey=share is True).ravel().tolist()
+    for empty in grid[count:]:
+        empty.remove()
+    return figure, grid[:count]
+
+
+def curves(seeds: Sequence[Records], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Epochs (from 1) at which every seed has ``name``, and the values there, [seeds, epochs]."""
+    by_seed = [
+        {record["epoch"]: record[name] for record in records if record.get(name) is not None} for records in seeds
+    ]
+    epochs = sorted(set.intersection(*map(set, by_seed)))
+    return np.array(epochs), np.array([[values[epoch] for epoch in epochs] for values in by_seed], float)
+
+
+def epoch_axis(ax: Axes) -> None:
+    """Make the x axis one of whole epochs."""
+    ax.set_xlabel("epoch")
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+
+
+def percent_axis(ax: Axes) -> None:
+    """Write a y axis of shares in percent."""
+    ax.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.6g} %")
+
+
+def legend_below(figure: Figure, source: Axes | Mapping[str, Any], columns: int = 4, **look: Any) -> None:
+    """One legend for the figure: that of a panel, or handles by label."""
+    if isinstance(source, Axes):
+        source = dict(zip(*source.get_legend_handles_labels()[::-1], strict=True))
+    handles, labels = list(source.values()), list(source)
+    width = 0.5 + 0.07 * max(map(len, labels))  # inches of an entry, roughly
+    columns = int(np.clip(figure.get_figwidth() / width, 1, columns))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, **look)
+
+
+def names_or_numbers(names: Sequence[str] | None, count: int) -> list[str]:
+    """The names, by default class 0, class 1, …; so are names that are numbers.
+
+    Raises:
+      ValueError: there are not `count` of them.
+    """
+    names = [f"class {c}" for c in range(count)] if names is None else list(names)
+    if len(names) != count:
+        raise ValueError(f"class_names must name {count} classes, got {len(names)}")
+    return [f"class {name}" if name.isdigit() else name for name in names]
+
+
+def words(name: str) -> str:
+    """What a finding's name says: "label_weight" -> "label weight"."""
+    return name.replace("_", " ")
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most `most` of 0 … count − 1, evenly spaced, both ends among them."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
+
+
+def matrix(values: Any, name: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """The values as a float array with two axes.
+
+    Raises:
+      ValueError: they have another number of axes, or another shape than `shape`.
+    """
+    array = np.asarray(values, float)
+    if array.ndim != 2 or shape not in (None, array.shape):
+        raise ValueError(f"{name} must have two axes{'' if shape is None else f' {shape}'}, got shape {array.shape}")
+    return array
