@@ -285,6 +285,8 @@ def show(summary: dict[str, Any], path: pathlib.Path) -> None:
     seeds = [each["seed"] for each in summary["seeds"]]
     names = [f"class {name}" if name.isdigit() else name for name in summary["class_names"]]
     Console().print(table.results_table(summary["seeds"], seeds=seeds, class_names=names))
+    if count := summary.get("trusted_examples"):
+        print(f"learned from {count} trusted examples besides")
     print(f"run directory: {path}")
 
 

@@ -15,9 +15,9 @@ def test_example():
 def test_differences_are_told_from_the_first_on():
     assert same_runs.difference(ONE + TWO, ONE + TWO) == "same"
     changed = TWO.replace(b"0.25", b"0.125")
-    assert same_runs.difference(ONE + TWO, ONE + changed) == "epoch 2, seed 0: loss was 0.25 and is 0.125"
+    assert same_runs.difference(ONE + TWO, ONE + changed) == "epoch 2, seed 0: loss (the first was 0.25 and is 0.125)"
     gone = ONE.replace(b', "old": [1, 2]', b"")
-    assert same_runs.difference(ONE + TWO, gone + changed) == "epoch 1, seed 0: old is gone"
+    assert same_runs.difference(ONE + TWO, gone + changed) == "epoch 1, seed 0: old: gone"
     assert same_runs.difference(ONE + TWO, ONE) == "2 records were and 1 are"
     assert "another order or form" in same_runs.difference(ONE, ONE.replace(b": ", b":"))
 

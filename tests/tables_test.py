@@ -193,6 +193,13 @@ def test_why_a_cell_cannot_be_run(key, reason):
     assert commands.command(BY_KEY[key]) == PLANS[key]
 
 
+def test_a_method_that_needs_a_noise_rate_is_not_run_without_noise():
+    cell = BY_KEY["elr/1:cifar10/asym0.4/elr"]._replace(method="co_teaching")
+    assert isinstance(commands.plan(cell), commands.Plan)
+    reason = commands.plan(cell._replace(noise="none", noise_rate=None))
+    assert reason == Reason("method co_teaching needs a noise rate, and no noise is made")
+
+
 def test_a_cell_becomes_runnable_when_its_method_is_registered(monkeypatch):
     cell = BY_KEY["elr/1:cifar10/asym0.4/elr"]._replace(method="a_new_method")
     assert commands.plan(cell) == Reason("method a_new_method is not registered")

@@ -19,6 +19,11 @@ FAST = [
 ]  # fmt: skip
 
 
+def test_they_are_told_below_the_results(drawn, capsys):
+    run.show(read(drawn, "summary.json"), drawn)
+    assert "learned from 50 trusted examples besides" in capsys.readouterr().out
+
+
 def train(out, method, *flags):
     return run.main([*FAST, f"--method={method}", f"--out={out}", *flags])
 

@@ -25,7 +25,7 @@ def difference(before: bytes, now: bytes) -> str:
 
     Examples:
       >>> difference(b'{"epoch": 1, "seed": 0, "a": 1}\\n', b'{"epoch": 1, "seed": 0, "a": 2, "b": 3}\\n')
-      'epoch 1, seed 0: a was 1 and is 2; b is new'
+      'epoch 1, seed 0: a (the first was 1 and is 2); b: new'
     """
     if before == now:
         return "same"
@@ -38,12 +38,10 @@ def difference(before: bytes, now: bytes) -> str:
 
 
 def _of_records(old: dict[str, object], new: dict[str, object]) -> str:
-    parts = [f"{name} is gone" for name in old if name not in new]
-    for name, value in new.items():
-        if name not in old:
-            parts.append(f"{name} is new")
-        elif old[name] != value:
-            parts.append(f"{name} was {old[name]} and is {value}")
+    changed = [name for name in new if name in old and old[name] != new[name]]
+    parts = [f"{', '.join(changed)} (the first was {old[changed[0]]} and is {new[changed[0]]})"] if changed else []
+    for names, what in ((old.keys() - new.keys(), "gone"), (new.keys() - old.keys(), "new")):
+        parts += [f"{', '.join(sorted(names))}: {what}"] if names else []
     where = f"epoch {old.get('epoch')}, seed {old.get('seed')}"
     return f"{where}: {'; '.join(parts) or 'the same numbers in another order or form'}"
 
@@ -57,7 +55,7 @@ def run(tree: pathlib.Path, out: pathlib.Path, method: str, epochs: int) -> byte
     length = [] if method == WHOLE else [f"--epochs={epochs}"]
     command = [sys.executable, "-m", "experiments.run", f"--method={method}", *length, f"--out={out}", "--quiet"]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(tree)}
-    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{method} in {tree} ended with status {done.returncode}: {done.stderr.strip()[-500:]}")
     return (out / "metrics.jsonl").read_bytes()
@@ -82,7 +80,7 @@ def tree_of(commit: str, here: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _git(here: pathlib.Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True)
+    return subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

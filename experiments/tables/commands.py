@@ -154,6 +154,8 @@ def plan(cell: Cell) -> Plan | Reason:
         settings |= rule.settings
     if settings["method"] not in methods.names():
         return Reason(f"method {settings['method']} is not registered")
+    if "noise rate" in methods.entry(settings["method"]).needs and settings["noise"] == "none":
+        return Reason(f"method {settings['method']} needs a noise rate, and no noise is made")
     if settings["model"] not in models.names():
         return Reason(f"model {settings['model'] or '(not stated)'} is not registered")
     for name, known in (("noise", labelling.NOISES), ("imbalance", labelling.IMBALANCES)):
