@@ -104,6 +104,27 @@ def exponential(base: float, factor: float, *, every: int = 1) -> Schedule:
     return schedule
 
 
+def linear_decay(base: float, start: int, epochs: int, *, per_epoch: bool = True) -> Schedule:
+    """`base` until `start`, then a line to 0 at `epochs`, and 0 from there on; co-teaching's (Han et al., 2018, code).
+
+    Args:
+      base: first value.
+      start: where the line begins, at least 0.
+      epochs: where 0 is reached, beyond `start`.
+      per_epoch: constant within an epoch; False moves with every step.
+
+    Raises:
+      ValueError: `start` is negative or not before `epochs`.
+
+    Examples:
+      >>> [round(float(linear_decay(1.0, 80, 200)(epoch)), 3) for epoch in (0, 80, 140, 200)]
+      [1.0, 1.0, 0.5, 0.0]
+    """
+    if not 0 <= start < epochs:
+        raise ValueError(f"start={start} must be at least 0 and below epochs={epochs}.")
+    return lambda now: base * jnp.clip((epochs - _steps(now, per_epoch)) / (epochs - start), 0, 1)
+
+
 def linear_warmup(schedule: Schedule, epochs: float, start_factor: float = 0.0) -> Schedule:
     """`schedule` times a line from `start_factor` at 0 to 1 at `epochs`, moving with every step.
 

@@ -15,6 +15,7 @@ ALL = {
     "cosine": schedules.cosine(0.1, 10, 0.01),
     "cosine_restarts": schedules.cosine_restarts(0.1, 4, 0.01, per_epoch=False),
     "exponential": schedules.exponential(0.1, 0.9),
+    "linear_decay": schedules.linear_decay(0.1, 2, 9),
     "linear_warmup": schedules.linear_warmup(schedules.constant(0.1), 5, 0.2),
     "ldam": schedules.ldam(0.1),
     "forget_rate": schedules.forget_rate(0.4, 5),
@@ -99,6 +100,7 @@ def test_decays_never_rise(a, b):
         schedules.multistep(0.1, (80, 100)),
         schedules.cosine(0.1, 300, 0.001, per_epoch=False),
         schedules.exponential(0.4, 0.97),
+        schedules.linear_decay(0.1, 80, 200, per_epoch=False),
     ):
         assert schedule(late) <= schedule(early) + 1e-8
 
@@ -111,6 +113,7 @@ def test_decays_never_rise(a, b):
         (lambda: schedules.cosine_restarts(0.1, -1), "period must be positive"),
         (lambda: schedules.exponential(0.1, 0.9, every=0), "every must be positive"),
         (lambda: schedules.linear_warmup(schedules.constant(1.0), 0), "epochs must be positive"),
+        (lambda: schedules.linear_decay(0.1, 5, 5), "start=5 must be at least 0 and below epochs=5"),
         (lambda: schedules.forget_rate(1.5), "rate must be in"),
         (lambda: schedules.sigmoid_rampup(-1), "length must not be negative"),
     ],

@@ -23,6 +23,7 @@ _SCHEDULES = (
     "multistep:EPOCH,EPOCH:FACTOR",
     "cosine_restarts:PERIOD:FINAL",
     "exponential:FACTOR",
+    "linear:FROM",
 )
 
 
@@ -30,9 +31,9 @@ def make_schedule(spec: str, base: float, epochs: int, warmup_epochs: float = 0.
     """A learning-rate schedule, progress in epochs -> rate, from its text.
 
     Args:
-      spec: "constant", "cosine", "multistep:40,80:0.1", "cosine_restarts:10:0.001" or "exponential:0.97".
+      spec: "constant", "cosine", "multistep:40,80:0.1", "cosine_restarts:10:0.001", "exponential:0.97" or "linear:80".
       base: base learning rate.
-      epochs: length of the run, for "cosine".
+      epochs: length of the run, for "cosine" and "linear".
       warmup_epochs: epochs of linear warm-up from a tenth.
 
     Raises:
@@ -51,6 +52,8 @@ def make_schedule(spec: str, base: float, epochs: int, warmup_epochs: float = 0.
                 schedule = schedules.cosine_restarts(base, int(period), float(final))
             case "exponential", [factor]:
                 schedule = schedules.exponential(base, float(factor))
+            case "linear", [start]:
+                schedule = schedules.linear_decay(base, int(start), epochs)
             case _:
                 raise ValueError("not one of the known forms")
     except ValueError as error:

@@ -70,7 +70,10 @@ class Config:
     weight_decay: float = setting(5e-4, "training", "L2 penalty, added to the gradient, on all parameters")
     gradient_clip: float = setting(0.0, "training", "limit on the gradient's global norm; 0: none")
     schedule: str = setting(
-        "cosine", "training", "constant, cosine, multistep:40,80:0.1, cosine_restarts:10:0.001 or exponential:0.97"
+        "cosine",
+        "training",
+        "constant, cosine, multistep:40,80:0.1, cosine_restarts:10:0.001, exponential:0.97 or "
+        "linear:80 (to 0 from epoch 80 on)",
     )
     lr_warmup_epochs: float = setting(0.0, "training", "epochs of linear learning-rate warm-up from a tenth")
     augmentation: str = setting("none", "training", "strong view, pieces joined by '-', e.g. crop-flip-autoaugment")

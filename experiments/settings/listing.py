@@ -19,17 +19,21 @@ _NONE = "–"
 def list_methods(known: Sequence[base.Entry] | None = None, width: int | None = None) -> str:
     """All methods (or those `known`), ablations under the whole method: paper, needs, and what they cost."""
     entries = methods.entries() if known is None else known
-    columns = ("method", "paper", "needs", "networks", "an example", "a step")
-    table = _table(*columns)
-    for column in table.columns[3:]:
+    table = _table("method", "paper", "year", "needs", "networks", "an example", "a step")
+    for column in table.columns[4:]:
         column.justify = "right"
     names = {entry.name for entry in entries}
     for entry in _by_family(entries):
         part = entry.family in names - {entry.name}
         aliases = f" ({', '.join(entry.aliases)})" if entry.aliases else ""
+        paper, year = (
+            (_NONE, "") if part or not entry.paper else (entry.paper.removesuffix(f" {entry.year}"), entry.year)
+        )
+        # An ablation's name goes on from the whole method's.
+        name = "  …" + entry.name.removeprefix(entry.family) if part else entry.name + aliases
         table.add_row(
-            ("  " if part else "") + entry.name + aliases, _NONE if part or not entry.paper else entry.paper,
-            ", ".join(entry.needs) or _NONE, str(entry.networks), entry.memory, f"{entry.cost:g}",
+            name, paper, str(year), ", ".join(entry.needs) or _NONE, str(entry.networks), entry.memory,
+            f"{entry.cost:g}",
         )  # fmt: skip
     return (
         _text(table, width) + "\nan example: numbers kept for each; a step: its cost in plain steps of one network.\n"
