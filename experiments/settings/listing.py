@@ -30,7 +30,8 @@ def list_methods(known: Sequence[base.Entry] | None = None, width: int | None = 
             (_NONE, "") if part or not entry.paper else (entry.paper.removesuffix(f" {entry.year}"), entry.year)
         )
         # An ablation's name goes on from the whole method's.
-        name = "  …" + entry.name.removeprefix(entry.family) if part else entry.name + aliases
+        rest = entry.name.removeprefix(entry.family)
+        name = ("  " + ("…" if rest != entry.name else "") + rest if part else entry.name) + aliases
         table.add_row(
             name, paper, str(year), ", ".join(entry.needs) or _NONE, str(entry.networks), entry.memory,
             f"{entry.cost:g}",
