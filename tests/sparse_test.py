@@ -25,7 +25,7 @@ def objective_by_hand(logits, labels, normalize, weight):
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("epoch", [0, 5])
 def test_objective_and_step_equal_the_formula(normalize, epoch):
-    task = make_task(rate=0.01, optimizer=optax.sgd)
+    task = make_task(rate=0.01, epochs=6, optimizer=optax.sgd)
     method = methods.get("ce_sr")(task, temperature=T, p=P, strength=STRENGTH, growth=1.5, every=2, normalize=normalize)
     state, batch, (new, metrics) = one_step(method, task, epoch=epoch)
     weight = STRENGTH * 1.5 ** (epoch // 2)

@@ -73,7 +73,7 @@ def dividemix(
 
     def init(key: jax.Array, labels: np.ndarray) -> DivideMixState:
         learners = tuple(base.init_learner(own, task) for own in jax.random.split(key))
-        return DivideMixState(learners, (base.per_example(len(labels)),) * 2)
+        return DivideMixState(learners, tuple(base.per_example(len(labels)) for _ in learners))
 
     def look(state: DivideMixState, inputs: jax.Array) -> tuple[jax.Array, ...]:
         return peers.each(task, state.learners, inputs)

@@ -1,0 +1,223 @@
+"""Meta-Weight-Net: an iteration by hand in float64, whose labels teach the net, and what its weights come to."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from robustjax import findings, methods, models
+from robustjax.methods import base
+from robustjax.training import engine, parallel
+from tests.erm_test import clock_at, jit
+
+CLASSES, INPUTS, ROWS, TRUSTED = 3, 4, 7, 5
+RATE, META_RATE, DECAY, META_DECAY, MOMENTUM = 0.4, 0.05, 0.02, 0.3, 0.9
+
+
+def make_task(dtype: Any = np.float32, **changes: Any) -> base.Task:
+    """A linear softmax on numbers that no view changes, trained with momentum and weight decay."""
+    task = base.Task(
+        num_examples=ROWS,
+        num_classes=CLASSES,
+        epochs=4,
+        batch_size=ROWS,
+        model=models.get_model("mlp", CLASSES, widths=(), dtype=dtype),
+        optimizer=lambda rate: optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(rate, momentum=MOMENTUM)),
+        schedule=lambda progress: jnp.full_like(progress, RATE),
+        weak=lambda key, inputs: inputs,
+        strong=lambda key, inputs: inputs,
+        plain=lambda inputs: inputs,
+        example=jax.ShapeDtypeStruct((1, INPUTS), dtype),
+        num_trusted=TRUSTED,
+    )
+    return task._replace(**changes)
+
+
+class Data:
+    """Numbers for one step: a batch and a trusted one, each with a row of padding, in float64."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(3)
+        self.x, self.y = rng.normal(size=(ROWS, INPUTS)), rng.integers(0, CLASSES, ROWS)
+        self.trusted_x, self.trusted_y = rng.normal(size=(TRUSTED, INPUTS)), rng.integers(0, CLASSES, TRUSTED)
+        self.mask, self.trusted_mask = np.ones(ROWS), np.ones(TRUSTED)
+        self.mask[2] = self.trusted_mask[-1] = 0
+        self.kernel, self.bias = rng.normal(size=(INPUTS, CLASSES)), rng.normal(size=CLASSES)
+        self.kernel_buffer, self.bias_buffer = rng.normal(size=(INPUTS, CLASSES)), rng.normal(size=CLASSES)
+        # Two hidden units of which one is at work at each loss; Adam has made three steps.
+        self.theta = rng.normal(size=7)
+        self.adam = 0.01 * rng.normal(size=7), 1e-4 * rng.random(7)
+
+
+def values_and_errors(kernel, bias, x, y) -> tuple[np.ndarray, np.ndarray]:
+    """Cross entropies and p − y."""
+    logits = x @ kernel + bias
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    return -np.log(p[np.arange(len(y)), y]), p - np.eye(CLASSES)[y]
+
+
+def weights(theta, values) -> np.ndarray:
+    """V(ℓ; θ), θ = (kernel 2, bias 2, head's kernel 2, head's bias)."""
+    hidden = np.maximum(values[:, None] * theta[:2] + theta[2:4], 0)
+    return 1 / (1 + np.exp(-(hidden @ theta[4:6] + theta[6])))
+
+
+def gradients(found: Data, theta) -> tuple[np.ndarray, np.ndarray]:
+    """Of the weighted mean of the train losses at ω."""
+    values, errors = values_and_errors(found.kernel, found.bias, found.x, found.y)
+    pull = (found.mask * weights(theta, values) / found.mask.sum())[:, None] * errors
+    return found.x.T @ pull, pull.sum(0)
+
+
+def meta_loss(found: Data, theta, virtual: str) -> float:
+    """The trusted loss after the virtual step."""
+    kernel, bias = gradients(found, theta)
+    if virtual == "optimizer":
+        kernel = MOMENTUM * found.kernel_buffer + kernel + DECAY * found.kernel
+        bias = MOMENTUM * found.bias_buffer + bias + DECAY * found.bias
+    moved = found.kernel - RATE * kernel, found.bias - RATE * bias
+    values, _ = values_and_errors(*moved, found.trusted_x, found.trusted_y)
+    return float(np.sum(found.trusted_mask * values) / found.trusted_mask.sum())
+
+
+def as_net(theta) -> dict[str, Any]:
+    theta = jnp.asarray(theta)
+    return {
+        "hidden": {"kernel": theta[None, :2], "bias": theta[2:4]},
+        "head": {"kernel": theta[4:6, None], "bias": theta[6:]},
+    }
+
+
+@pytest.mark.parametrize("virtual", ["sgd", "optimizer"])
+def test_a_step_is_the_closed_form(virtual):
+    """Eqs. 5 to 7; the meta-gradient by finite differences."""
+    found = Data()
+    with jax.enable_x64(True):
+        task = make_task(np.float64)
+        method = methods.get("mw_net")(
+            task, hidden=2, virtual=virtual, meta_learning_rate=META_RATE, meta_weight_decay=META_DECAY
+        )
+        state = method.init(jax.random.key(0), found.y)
+        params = {"head": {"kernel": jnp.asarray(found.kernel), "bias": jnp.asarray(found.bias)}}
+        buffers = {"head": {"kernel": jnp.asarray(found.kernel_buffer), "bias": jnp.asarray(found.bias_buffer)}}
+
+        def set_up(node: Any) -> Any:
+            if isinstance(node, optax.TraceState):
+                return optax.TraceState(buffers)
+            if isinstance(node, optax.ScaleByAdamState):
+                return optax.ScaleByAdamState(jnp.int32(3), *map(as_net, found.adam))
+            return node
+
+        def placed(tree: Any) -> Any:
+            special = (optax.TraceState, optax.ScaleByAdamState)
+            return jax.tree.map(set_up, tree, is_leaf=lambda node: isinstance(node, special))
+
+        learner = state.learner._replace(params=params, opt_state=placed(state.learner.opt_state))
+        state = state._replace(learner=learner, theta=as_net(found.theta), meta_opt_state=placed(state.meta_opt_state))
+        batches = {
+            "train": base.Batch(*map(jnp.asarray, (found.x, found.y, np.arange(ROWS), found.mask))),
+            "trusted": base.Batch(
+                *map(jnp.asarray, (found.trusted_x, found.trusted_y, np.arange(TRUSTED), found.trusted_mask))
+            ),
+        }
+        ((step,),) = method.stages[0].passes
+        after, metrics = jit(step.apply)(state, batches, clock_at(method, task, 1), jax.random.key(1))
+
+    h, slope = 1e-6, np.zeros(7)
+    for i, unit in enumerate(np.eye(7)):
+        ahead, behind = (meta_loss(found, found.theta + sign * h * unit, virtual) for sign in (1, -1))
+        slope[i] = (ahead - behind) / (2 * h)
+    assert np.abs(slope).max() > 1e-3
+    gradient = slope + META_DECAY * found.theta
+    first, second = 0.9 * found.adam[0] + 0.1 * gradient, 0.999 * found.adam[1] + 0.001 * gradient**2
+    theta = found.theta - META_RATE * first / (1 - 0.9**4) / (np.sqrt(second / (1 - 0.999**4)) + 1e-8)
+    for path, value in jax.tree.leaves_with_path(as_net(theta)):
+        there = after.theta[path[0].key][path[1].key]
+        np.testing.assert_allclose(there, value, rtol=1e-6, err_msg=str(path))
+    # The real step weighs by the new net, from the old parameters, with the classifier's momentum and weight decay.
+    kernel, bias = gradients(found, theta)
+    for name, gradient, start, buffer in (
+        ("kernel", kernel, found.kernel, found.kernel_buffer),
+        ("bias", bias, found.bias, found.bias_buffer),
+    ):
+        expected = start - RATE * (MOMENTUM * buffer + gradient + DECAY * start)
+        np.testing.assert_allclose(after.learner.params["head"][name], expected, rtol=1e-7, err_msg=name)
+    values, _ = values_and_errors(found.kernel, found.bias, found.x, found.y)
+    of_the_step = np.sum(found.mask * weights(theta, values) * values) / found.mask.sum()
+    np.testing.assert_allclose(metrics["loss"][0] / metrics["loss"][1], of_the_step, rtol=1e-7)
+    np.testing.assert_allclose(metrics["meta_loss"][0], meta_loss(found, found.theta, virtual), rtol=1e-7)
+
+
+N, K = 300, 60
+
+
+def train(trusted_labels: np.ndarray) -> tuple[list[engine.Epoch], np.ndarray]:
+    """Three Gaussians, 40 % of the labels moved on, and trusted inputs of the same kind: epochs, and who is wrong."""
+    rng = np.random.default_rng(0)
+    clean = np.arange(N + K) % CLASSES
+    inputs = (4 * np.eye(CLASSES, INPUTS)[clean] + rng.normal(size=(N + K, INPUTS))).astype(np.float32)
+    wrong = rng.random(N) < 0.4
+    labels = np.where(wrong, (clean[:N] + 1) % CLASSES, clean[:N]).astype(np.int32)
+    task = make_task(
+        num_examples=N,
+        num_trusted=K,
+        batch_size=50,
+        epochs=12,
+        optimizer=optax.sgd,
+        schedule=lambda progress: jnp.full_like(progress, 0.5),
+    )
+    method = methods.get("mw_net")(task, hidden=16, meta_learning_rate=2e-2, meta_batch_size=30)
+    layout = parallel.make_layout("single", batch_size=50, devices=jax.devices()[:1])
+    own = engine.Own(
+        jax.random.key(0),
+        jnp.arange(N, dtype=jnp.int32),
+        jnp.asarray(labels),
+        trusted_kept=jnp.arange(K, dtype=jnp.int32),
+        trusted_labels=jnp.asarray(trusted_labels, jnp.int32),
+    )
+    resident = engine.Resident(inputs[:N], inputs[:10], inputs[N:])
+    return list(engine.train(method, task, layout, resident, [own], track_every=2)), wrong
+
+
+def weights_of(epoch: engine.Epoch) -> np.ndarray:
+    found = epoch.findings[0]["example_weight"]
+    assert isinstance(found, findings.LabelWeight)
+    return found.values
+
+
+def test_wrong_labels_lose_weight():
+    epochs, wrong = train(np.arange(K) % CLASSES)  # N divides by the number of classes
+    early, late = weights_of(epochs[1]), weights_of(epochs[-1])
+    assert late[~wrong].mean() > late[wrong].mean() + 0.5
+    assert late[wrong].mean() < early[wrong].mean() - 0.1
+    assert epochs[-1].metrics[0]["meta_loss"] < epochs[0].metrics[0]["meta_loss"]
+
+
+def test_the_net_learns_from_the_trusted_labels():
+    """With labels that say the contrary the wrong ones gain: it is those labels that are asked, not the given ones."""
+    epochs, wrong = train((np.arange(K) + 1) % CLASSES)
+    late = weights_of(epochs[-1])
+    assert late[wrong].mean() > late[~wrong].mean()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hidden": 0}, "hidden=0"),
+        ({"meta_batch_size": 0}, "meta_batch_size=0"),
+        ({"meta_learning_rate": 0.0}, "meta_learning_rate=0.0"),
+        ({"meta_weight_decay": -1.0}, "meta_weight_decay=-1.0"),
+        ({"virtual": "adam"}, "virtual='adam' is none of sgd, optimizer"),
+    ],
+)
+def test_refusals(options, message):
+    with pytest.raises(ValueError, match=message):
+        methods.get("mw_net")(make_task(), **options)
+
+
+def test_it_needs_trusted_examples():
+    with pytest.raises(ValueError, match="method='mw_net' learns from trusted examples"):
+        methods.get("mw_net")(make_task(num_trusted=0))
