@@ -4,6 +4,7 @@ What must hold before JAX is imported is set here through the environment, so th
 tests start.
 """
 
+import functools
 import os
 import tempfile
 
@@ -20,10 +21,8 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="robu
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 
-import functools
-
-import jax
-import optax
+import jax  # noqa: E402
+import optax  # noqa: E402
 
 
 def _with_standard_promotion(function):
@@ -35,5 +34,5 @@ def _with_standard_promotion(function):
     return wrapped
 
 
-# Adam's 1 − βᵗ is a power of a float and an int32 in optax. It is looked up there at each call.
-optax.tree.bias_correction = optax.tree_utils.tree_bias_correction = _with_standard_promotion(optax.tree.bias_correction)
+# In optax Adam's βᵗ is a power of a float and an int32. The function is looked up there at each call.
+optax.tree.bias_correction = _with_standard_promotion(optax.tree.bias_correction)

@@ -1,6 +1,8 @@
 """Small things to train that several tests share: a task for any method of the registry, by what its entry says."""
 
-from collections.abc import Mapping, Sequence
+import functools
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -87,12 +89,19 @@ def method(name: str, task: Task, **more) -> Method:
 
 
 def run(
-    made: Method, the_task: Task, owns: Sequence[engine.Own], layout: parallel.Layout | None = None, **more
+    made: Method,
+    the_task: Task,
+    owns: Sequence[engine.Own],
+    layout: parallel.Layout | None = None,
+    *,
+    data: engine.Resident | None = None,
+    stop: int | None = None,
+    **more,
 ) -> list[engine.Epoch]:
-    """All epochs of a run of a method, on one device unless told, with states brought to the host (one a seed)."""
+    """The epochs of a run up to `stop`, on one device unless told, with states brought to the host (one a seed)."""
     layout = layout or single(the_task, len(owns))
-    more = {"resident": resident(), **more}
-    epochs = engine.train(made, the_task, layout, more.pop("resident"), owns, **more)
+    count = (made.epochs if stop is None else stop) - more.get("start_epoch", 0)
+    epochs = itertools.islice(engine.train(made, the_task, layout, data or resident(), owns, **more), count)
     return [epoch._replace(state=parallel.by_seed(layout, epoch.state)) for epoch in epochs]
 
 
@@ -106,10 +115,10 @@ def train(name: str, the_task: Task, seeds=(0,), mode: str = "single", devices=N
     return run(method(name, the_task, **more), the_task, [own(seed, wrong) for seed in seeds], layout)
 
 
-def family(name: str) -> Mapping[str, Any]:
-    """What makes a method, below the options that its entry fixes: methods of a family share their code."""
+def factory(name: str) -> Callable[..., Method]:
+    """What makes a method, below the options that its entry fixes."""
     make = methods.get(name)
-    while hasattr(make, "func"):  # functools.partial
+    while isinstance(make, functools.partial):
         make = make.func
     return make
 
@@ -169,5 +178,7 @@ def problem(kind: str, seeds: int = 3, epochs: int = 30) -> Problem:
 def accuracy(made: Method, given: Problem, last: int = 5) -> float:
     """Of a method on the problem's test set: the mean over its last epochs and the seeds."""
     layout = single(given.task, len(given.owns))
-    epochs = run(made, given.task, given.owns, layout, resident=given.resident, track_every=0)
-    return float(np.mean([np.mean(logits.argmax(-1) == given.test_labels) for e in epochs[-last:] for logits in e.test_logits]))
+    epochs = run(made, given.task, given.owns, layout, data=given.resident, track_every=0)
+    return float(
+        np.mean([np.mean(logits.argmax(-1) == given.test_labels) for e in epochs[-last:] for logits in e.test_logits])
+    )

@@ -47,7 +47,7 @@ def uniform_bias(fan_in: int) -> Initializer:
 
 def at_least_float32(dtype: jnp.dtype) -> jnp.dtype:
     """The dtype of parameters, statistics and logits beside activations of `dtype`."""
-    return jnp.promote_types(dtype, jnp.float32)
+    return jnp.dtype(dtype) if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
 def tap(module: nn.Module, value: jax.Array) -> jax.Array:
