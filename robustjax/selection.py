@@ -38,7 +38,7 @@ def keep_count(forget: ArrayLike, total: ArrayLike) -> Array:
     """
     check("forget", forget, lambda f: (f >= 0) & (f < 1), "in [0, 1)")
     total = jnp.asarray(total)
-    count = jnp.floor((1 - jnp.asarray(forget, float)) * total * (1 + 1e-6)).astype(jnp.int32)
+    count = jnp.floor((1 - jnp.asarray(forget, float)) * total.astype(float) * (1 + 1e-6)).astype(jnp.int32)
     return jnp.where(count == 0, total.astype(jnp.int32), jnp.minimum(count, total.astype(jnp.int32)))
 
 

@@ -1,4 +1,7 @@
-"""The engine: drawing, masking, determinism, passes, stopping at NaN."""
+"""The engine: stages, looks, progress, masking, determinism, stopping at NaN; what every method must do elsewhere.
+
+`tests/common_suite_test.py` has what holds for each method, `tests/streams_test.py` what is drawn.
+"""
 
 import itertools
 
@@ -10,44 +13,155 @@ import pytest
 
 from robustjax import backend
 from robustjax.methods import base
-from robustjax.training import engine, parallel
+from robustjax.training import engine
 from tests import toys
 
-
-def own(count):
-    return engine.Own(jax.random.key(0), jnp.arange(count, dtype=jnp.int32), jnp.arange(count, dtype=jnp.int32) % 3)
+# --- Stages, by a method that trains nothing and notes what it is shown ----------------------------------------------
 
 
-def test_a_cycle_draws_every_chosen_example_once():
-    chosen = jnp.arange(10) % 2 == 0
-    stream = base.shuffled(jax.random.key(1), chosen)
-    inputs = jnp.arange(10) * 10
-    batches = [engine.draw(stream, jnp.int32(t), 2, inputs, own(10)) for t in range(3)]
-    real = np.concatenate([b.index[b.mask > 0] for b in batches])
-    assert sorted(real.tolist()) == [0, 2, 4, 6, 8]
-    assert [float(b.mask.sum()) for b in batches] == [2, 2, 1]
-    for b in batches:
-        np.testing.assert_array_equal(b.inputs, b.index * 10)
-        np.testing.assert_array_equal(b.labels, b.index % 3)
-        assert set(b.index.tolist()) <= {0, 2, 4, 6, 8}  # padding repeats chosen examples
-    again = engine.draw(stream, jnp.int32(3), 2, inputs, own(10))
-    np.testing.assert_array_equal(again.index, batches[0].index)
+def noting(task: base.Task, *stages: base.Stage) -> base.Method:
+    """State: how often `enter` and `plan` were called and what they saw, and the clock of each step."""
+
+    def init(key, labels):
+        return {
+            "net": base.init_learner(key, task),
+            "entered": jnp.zeros(3), "planned": jnp.zeros(3), "seen": jnp.full(3, -1.0),
+            "clock": jnp.zeros((16, 5)), "steps": jnp.int32(0), "mark": jnp.float32(0),
+        }  # fmt: skip
+
+    return base.method(init, list(stages), lambda state, inputs: base.predict_with(task, state["net"], inputs))
 
 
-def test_kept_and_index_are_different_things():
-    """`kept` points into the stored images, `index` into the training set."""
-    mine = engine.Own(jax.random.key(0), jnp.array([7, 3, 5]), jnp.array([0, 1, 2]))
-    stream = base.Stream(jnp.array([2, 0, 1]), jnp.int32(3))
-    batch = engine.draw(stream, jnp.int32(0), 3, jnp.arange(10) * 10, mine)
-    np.testing.assert_array_equal(batch.index, [2, 0, 1])
-    np.testing.assert_array_equal(batch.inputs, [50, 70, 30])
-    np.testing.assert_array_equal(batch.labels, [2, 0, 1])
+def step(state, batches, clock, key):
+    now = jnp.stack([jnp.asarray(value, jnp.float32) for value in clock])
+    state = {**state, "clock": state["clock"].at[state["steps"]].set(now), "steps": state["steps"] + 1}
+    return state, {"loss": (jnp.zeros(()), jnp.ones(()))}
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "dynamic_loss"])
-def test_the_same_seed_gives_the_same_bits(name):
+def look(state, inputs):
+    """Several leaves, one of which tells the state that was looked at."""
+    mean = inputs.astype(jnp.float32).mean((1, 2, 3))
+    return {"mean": mean, "mark": jnp.full((len(inputs), 2), state["mark"])}
+
+
+def stage(number: int, epochs: int, when: str, **more) -> base.Stage:
+    """Notes under its number: `enter` adds 1 to the mark, the plan notes the mark that it was shown (−1: nothing)."""
+
+    def enter(state, survey, key):
+        assert (survey.seen is None) == (when == "never")
+        entered = state["entered"].at[number].add(1)
+        return {**state, "entered": entered, "mark": state["mark"] + 1}
+
+    def plan(state, survey, clock, key):
+        seen = -1.0
+        if when == "epoch":
+            assert survey.seen["mark"].shape == (toys.N, 2) and survey.labels.shape == (toys.N,)
+            seen = survey.seen["mark"][0, 0] + jnp.abs(survey.seen["mean"] - MEANS).max()
+        else:
+            assert survey.seen is None
+        state = {**state, "planned": state["planned"].at[number].add(1), "seen": state["seen"].at[number].set(seen)}
+        return state, {"train": base.everything(key, toys.N)}
+
+    return base.Stage(
+        epochs, base.one_pass(step), plan, enter, look=None if when == "never" else look, when=when, **more
+    )
+
+
+MEANS = toys.resident().train_inputs.astype(np.float32).mean((1, 2, 3))
+
+
+def test_stages_in_turn():
+    """Each enters once, looks when it says, and has its own schedule and progress; the middle one is preliminary."""
+    task = toys.task(epochs=6, batch_size=60, widths=(8,), schedule=lambda progress: 10 + jnp.asarray(progress))
+    stages = (
+        stage(0, 1, "never"),
+        stage(1, 3, "epoch", schedule=lambda progress: 20 + 2 * progress, preliminary=True),
+        stage(2, 2, "entry"),
+    )
+    method = noting(task, *stages)
+    epochs = toys.run(method, task, [toys.own(0)])
+    assert [epoch.stage for epoch in epochs] == [0, 1, 1, 1, 2, 2]
+    assert [epoch.preliminary for epoch in epochs] == [False, True, True, True, False, False]
+    entered = [epoch.state[0]["entered"].tolist() for epoch in epochs]
+    assert entered == [[1, 0, 0], *[[1, 1, 0]] * 3, *[[1, 1, 1]] * 2]
+    last = epochs[-1].state[0]
+    assert last["planned"].tolist() == [1, 3, 2]
+    # The look before a plan is at the state that `enter` has left: mark 2 from the second stage's beginning.
+    assert [epoch.state[0]["seen"].tolist() for epoch in epochs] == [[-1, -1, -1], *[[-1, 2, -1]] * 5]
+    clock = last["clock"][:6]
+    np.testing.assert_array_equal(clock[:, 0], [0, 1, 2, 3, 4, 5])
+    np.testing.assert_array_equal(clock[:, 2], [0, 0, 1, 2, 0, 1])
+    np.testing.assert_array_equal(clock[:, 4], [10, 20, 22, 24, 14, 15])  # without its own: the run's goes on
+
+    # From the middle of a later stage, and from its very beginning, without entering again.
+    for start in (1, 2, 4, 5):
+        rest = toys.run(
+            method, task, [toys.own(0)], state=jax.tree.map(jnp.asarray, epochs[start - 1].state[0]), start_epoch=start
+        )
+        chex.assert_trees_all_equal(rest[-1].state, epochs[-1].state)
+
+
+@pytest.mark.parametrize("when", ["entry", "epoch"])
+def test_entering_is_shown_what_was_before(when):
+    """The look before `enter` is at the state that the stage before has left."""
+
+    def enter(state, survey, key):
+        return {**state, "seen": survey.seen["mark"][0] + jnp.array([1.0, 3.0])}
+
+    def mark(state, survey, key):
+        return {**state, "mark": jnp.float32(7)}
+
+    task = toys.task(epochs=2, batch_size=60, widths=(8,))
+    first = base.Stage(1, base.one_pass(step), enter=mark)
+    second = base.Stage(1, base.one_pass(step), enter=enter, look=look, when=when)
+    plain = noting(task, first, second)
+    method = plain._replace(init=lambda key, labels: {**plain.init(key, labels), "seen": jnp.zeros(2)})
+    assert toys.run(method, task, [toys.own(0)])[-1].state[0]["seen"].tolist() == [8, 10]
+
+
+def test_contradictions_are_refused():
+    work, train, meta = base.one_pass(step), base.Draw(), base.Draw("meta")
+
+    def refused(message: str, **changes):
+        with pytest.raises(ValueError, match=message):
+            base.method(dict, [base.Stage(0, ()), base.Stage(1, work)._replace(**changes)], len)
+
+    refused("stage 1: when='always' is none of never, entry, epoch", when="always")
+    refused("stage 1: `look` and when='epoch' contradict", when="epoch")
+    refused("stage 1: `look` and when='never' contradict", look=look)
+    refused("stage 1 needs a pass", passes=())
+    refused("every pass a step", passes=(*work, ()))
+    refused("must draw its first stream, 'train'", passes=((base.Step(step, (train,)), base.Step(step, (meta,))),))
+    refused("pool='elsewhere' is none of train, trusted", passes=((base.Step(step, (base.Draw(pool="elsewhere"),)),),))
+    with pytest.raises(ValueError, match="at least one epoch"):
+        base.method(dict, [base.Stage(0, work)], len)
+
+
+def test_stage_at():
+    method = base.method(dict, [base.Stage(epochs, base.one_pass(step)) for epochs in (2, 0, 3)], len)
+    assert len(method.stages) == 2 and method.epochs == 5
+    assert [method.stage_at(epoch) for epoch in range(5)] == [(0, 0), (0, 0), (1, 2), (1, 2), (1, 2)]
+    with pytest.raises(ValueError, match="epoch=5 must be below 5"):
+        method.stage_at(5)
+
+
+def test_one_array_in_two_places_of_a_state():
+    """The state is given up to each step, so each place needs its own buffer."""
+    task = toys.task(epochs=1, widths=(8,))
+    plain = noting(task, base.Stage(1, base.one_pass(step)))
+
+    def init(key, labels):
+        return {**plain.init(key, labels), "twice": (jnp.ones(3),) * 2}
+
+    assert toys.run(plain._replace(init=init), task, [toys.own(0)])[-1].state[0]["steps"] == 4
+
+
+# --- Runs of real methods --------------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_bits():
     task = toys.task(epochs=2)
-    first, second = (toys.train(name, task, (7,))[-1] for _ in range(2))
+    first, second = (toys.train("cross_entropy", task, (7,))[-1] for _ in range(2))
     chex.assert_trees_all_equal(first.state, second.state)
     assert first.metrics == second.metrics
 
@@ -58,29 +172,10 @@ def test_other_seeds_differ():
     assert not np.allclose(a, b)
 
 
-@pytest.mark.parametrize("name", toys.FAMILIES)
-def test_going_on_from_a_state_is_the_same_as_not_stopping(name):
-    task = toys.task(epochs=4, **toys.needs(name))
-    method = toys.method(name, task)
-    layout = parallel.make_layout("single", batch_size=task.batch_size, devices=jax.devices()[:1])
-    owns = [toys.own(0)]
-    whole = toys.train(name, task)
-    for epoch in engine.train(method, task, layout, toys.resident(), owns):
-        if epoch.epoch == 1:
-            saved = parallel.by_seed(layout, epoch.state)
-            break
-    rest = [
-        e._replace(state=parallel.by_seed(layout, e.state))
-        for e in engine.train(
-            method, task, layout, toys.resident(), owns, state=parallel.place_seeds(layout, saved), start_epoch=2
-        )
-    ]
-    assert [e.epoch for e in rest] == list(range(2, len(whole)))
-    chex.assert_trees_all_equal(rest[-1].state, whole[-1].state)
-    assert [e.metrics for e in rest] == [e.metrics for e in whole[2:]]
-
-
-@pytest.mark.parametrize(("name", "options"), [("cross_entropy", {}), ("dynamic_loss", {"meta_every": 2})])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("cross_entropy", {}), pytest.param("dynamic_loss", {"meta_every": 2}, marks=pytest.mark.slow)],
+)
 def test_the_compiled_loop_equals_the_python_loop(name, options, monkeypatch):
     """GPU and TPU run a pass as one program; the results are those of the CPU's loop."""
     task = toys.task(epochs=2)
@@ -91,14 +186,7 @@ def test_the_compiled_loop_equals_the_python_loop(name, options, monkeypatch):
     assert loop.metrics[0] == pytest.approx(compiled.metrics[0], rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "dynamic_loss"])
-def test_half_precision_is_finite(name):
-    (*_, last) = toys.train(name, toys.task(epochs=3, dtype=jnp.bfloat16))
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(last.state[0]))
-    assert last.test_logits[0].dtype == np.float32
-    assert np.mean(last.test_logits[0].argmax(-1) == toys.test_labels()) > 0.5
-
-
+@pytest.mark.slow
 def test_passes_of_dynamic_loss():
     """Warm-up over everything, then the rest of the data in meta steps; every k-th only; fine-tuning if asked."""
     task = toys.task(epochs=2)
@@ -132,10 +220,8 @@ def test_progress_runs_from_epoch_to_epoch():
 
 def test_stops_at_a_loss_that_is_not_finite():
     task = toys.task(epochs=3)._replace(schedule=lambda progress: jnp.where(progress >= 1.25, jnp.inf, 0.01))
-    epochs = engine.train(
-        toys.method("cross_entropy", task), task,
-        parallel.make_layout("single", batch_size=16, devices=jax.devices()[:1]), toys.resident(), [toys.own(0)],
-    )  # fmt: skip
+    method = toys.method("cross_entropy", task)
+    epochs = engine.train(method, task, toys.single(task), toys.resident(), [toys.own(0)])
     assert next(epochs).epoch == 0
     with pytest.raises(engine.NonFiniteLossError, match="step 3 of epoch 2"):
         next(epochs)

@@ -1,4 +1,4 @@
-"""One device, a mesh, a vmap and a pmap must be the same mathematics."""
+"""One device, a mesh, a vmap and a pmap must be the same mathematics; of each method: `tests/common_suite_test.py`."""
 
 import chex
 import jax
@@ -11,8 +11,9 @@ from tests import toys
 BATCH_NORM = {"model": "small_cnn", "stages": ((8,), (8,)), "pools": 1}
 
 
-@pytest.mark.parametrize("name", toys.FAMILIES)
-def test_data_parallel_equals_one_device(name):
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cross_entropy", "dynamic_loss"])
+def test_convolutions_on_a_mesh_equal_one_device(name):
     """With batch normalisation, a padded last batch and (Dynamic Loss) the meta-gradient."""
     task = toys.task(epochs=2, **BATCH_NORM)
     single = toys.train(name, task, devices=jax.devices()[:1])[-1]
@@ -22,10 +23,10 @@ def test_data_parallel_equals_one_device(name):
     np.testing.assert_allclose(split.test_logits[0], single.test_logits[0], rtol=1e-2, atol=1e-3)
 
 
-@pytest.mark.parametrize(("mode", "name"), [("seeds", "dynamic_loss"), *(("single", name) for name in toys.FAMILIES)])
-def test_seeds_at_once_equal_single_runs(name, mode):
-    task, seeds = toys.task(epochs=2, **toys.needs(name)), (3, 4, 5, 6)
-    together = toys.train(name, task, seeds, mode, devices=jax.devices()[: 4 if mode == "seeds" else 1])[-1]
+@pytest.mark.parametrize("name", ["cross_entropy", pytest.param("dynamic_loss", marks=pytest.mark.slow)])
+def test_one_seed_a_device_equals_single_runs(name):
+    task, seeds = toys.task(epochs=2), (3, 4, 5, 6)
+    together = toys.train(name, task, seeds, "seeds", devices=jax.devices()[:4])[-1]
     for k, seed in enumerate(seeds):
         alone = toys.train(name, task, (seed,), devices=jax.devices()[:1])[-1]
         chex.assert_trees_all_close(together.state[k], alone.state[0], rtol=1e-4, atol=1e-5)
@@ -39,6 +40,7 @@ def test_two_seeds_a_device():
     chex.assert_trees_all_close(spread.state, stacked.state, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_seeds_of_unequal_meta_sets():
     """The smallest class differs between seeds, so passes differ in length: the shorter one must wait unchanged."""
     task = toys.task(epochs=2, batch_size=8)

@@ -453,7 +453,7 @@ def step_metrics(loss: jax.Array, found: Attempt, batch: Batch, clock: Clock) ->
 
 def tally(values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
     """A metric as (sum, count), to be divided once at the end."""
-    return jnp.sum(values * mask), jnp.sum(mask)
+    return jnp.sum(jnp.asarray(values, mask.dtype) * mask), jnp.sum(mask)
 
 
 # --- Networks -------------------------------------------------------------------------------------------------------

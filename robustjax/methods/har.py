@@ -121,7 +121,7 @@ def held_out_errors(wrong: jax.Array, held_out: jax.Array, groups: jax.Array, nu
     """
     held = held_out.astype(jnp.float32)
     seen = jax.ops.segment_sum(held, groups, num_groups)
-    missed = jax.ops.segment_sum(held * wrong, groups, num_groups)
+    missed = jax.ops.segment_sum(held * wrong.astype(held.dtype), groups, num_groups)
     overall = jnp.sum(missed) / jnp.maximum(jnp.sum(seen), 1)
     return jnp.where(seen > 0, missed / jnp.maximum(seen, 1), overall)
 

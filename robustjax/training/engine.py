@@ -226,7 +226,7 @@ class Programs:
 
     def _clock(self, stage: Stage, epoch: jax.Array, start: jax.Array, part: jax.Array) -> Clock:
         """The time at `part` of an epoch of a stage that began with epoch `start`."""
-        progress, stage_progress = epoch + part, epoch - start + part
+        progress, stage_progress = epoch.astype(jnp.float32) + part, (epoch - start).astype(jnp.float32) + part
         rate = self.task.schedule(progress) if stage.schedule is None else stage.schedule(stage_progress)
         return Clock(epoch, progress, epoch - start, stage_progress, jnp.asarray(rate))
 
@@ -294,7 +294,7 @@ class Programs:
         batches = {
             draw.stream: self._batch(stage.passes[number], draw, plan, resident, own, of_pass, t) for draw in step.draws
         }
-        part = (span.before + t).astype(jnp.float32) / span.total
+        part = (span.before + t).astype(jnp.float32) / span.total.astype(jnp.float32)
         return step.apply(state, batches, self._clock(stage, epoch, start, part), jax.random.fold_in(of_pass, t))
 
     def _batch(
