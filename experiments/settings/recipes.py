@@ -262,8 +262,7 @@ METHODS: dict[tuple[str, ...], Recipe] = {
         {"ramp_epochs": 10}, **_CO_TEACHING,
     ),
     ("co_teaching", "digits"): _recipe(
-        "ours: symmetric noise without a tail, as in the paper: small losses are those of large classes, too; the forget "
-        "rate is reached early", {"ramp_epochs": 5}, **_DIGITS_BALANCED,
+        "ours: symmetric noise without a tail, as in the paper; the forget rate is reached early", {"ramp_epochs": 5}, **_DIGITS_BALANCED,
     ),
     ("dividemix", "cifar10"): _dividemix("CIFAR-10, 50 % symmetric noise", 10, 25.0),
     ("dividemix", "cifar10", "asymmetric"): _recipe(
