@@ -159,11 +159,6 @@ _CO_TEACHING_CIFAR = _recipe(
 )  # fmt: skip
 
 
-_DIGITS_BALANCED: dict[str, Any] = {
-    "noise": "symmetric", "noise_rate": 0.4, "imbalance": "none", "imbalance_ratio": 1.0, "epochs": 40,
-}  # fmt: skip
-
-
 def _dividemix(source: str, warmup_epochs: int, unlabeled_strength: float) -> Recipe:
     return _recipe(
         f"DivideMix (ICLR 2020), section 4.2 and code: {source}",
@@ -262,7 +257,8 @@ METHODS: dict[tuple[str, ...], Recipe] = {
         {"ramp_epochs": 10}, **_CO_TEACHING,
     ),
     ("co_teaching", "digits"): _recipe(
-        "ours: symmetric noise without a tail, as in the paper; the forget rate is reached early", {"ramp_epochs": 5}, **_DIGITS_BALANCED,
+        "ours: symmetric noise without a tail, as in the paper; the forget rate is reached early", {"ramp_epochs": 5},
+        noise="symmetric", noise_rate=0.4, imbalance="none", imbalance_ratio=1.0, epochs=40,
     ),
     ("dividemix", "cifar10"): _dividemix("CIFAR-10, 50 % symmetric noise", 10, 25.0),
     ("dividemix", "cifar10", "asymmetric"): _recipe(
@@ -271,8 +267,8 @@ METHODS: dict[tuple[str, ...], Recipe] = {
     ("dividemix", "cifar100"): _dividemix("CIFAR-100, 50 % symmetric noise", 30, 150.0),
     ("dividemix", "mnist"): _recipe("ours", {"warmup_epochs": 5, "unlabeled_strength": 0.0, "ramp_epochs": 4.0}),
     ("dividemix", "digits"): _recipe(
-        "ours: symmetric noise without a tail, as in the paper",
-        {"warmup_epochs": 5, "unlabeled_strength": 5.0, "ramp_epochs": 16.0}, **_DIGITS_BALANCED,
+        "ours: few examples that are guessed well need no squared error; tried on seeds 100 to 102",
+        {"warmup_epochs": 10, "unlabeled_strength": 0.0, "ramp_epochs": 4.0}, learning_rate=0.05,
     ),
     ("forward", "cifar100"): _recipe("Patrini et al. (CVPR 2017), code: the surest example", {"percentile": 100.0}),
 }  # fmt: skip
