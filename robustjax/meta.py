@@ -85,10 +85,24 @@ def optimizer_step(
       (1.0, 4.0, 4.0, 'aux')
     """
     (value, aux), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+    params, opt_state = follow(gradient, params, opt_state, optimizer)
+    return StepResult(params, opt_state, value, gradient, aux)
+
+
+def follow(
+    gradient: Params, params: Params, opt_state: OptState, optimizer: optax.GradientTransformation
+) -> tuple[Params, OptState]:
+    """Parameters and optimizer state after one update of `optimizer` by a gradient like `params`.
+
+    Examples:
+      >>> optimizer = optax.sgd(0.25)
+      >>> float(follow(4.0, 2.0, optimizer.init(2.0), optimizer)[0])
+      1.0
+    """
     # Optax's own arithmetic may rely on promotion: Adam's bias correction raises a float to an integer count.
     with jax.numpy_dtype_promotion("standard"):
         updates, opt_state = optimizer.update(gradient, opt_state, params)
-    return StepResult(optax.apply_updates(params, updates), opt_state, value, gradient, aux)
+    return optax.apply_updates(params, updates), opt_state
 
 
 def virtual_step(

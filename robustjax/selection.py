@@ -57,11 +57,13 @@ def small_losses(values: ArrayLike, count: ArrayLike, mask: ArrayLike | None = N
     [False, True, True, False]
     """
     values = jnp.asarray(values)
-    allowed = jnp.ones(values.shape, bool) if mask is None else jnp.broadcast_to(jnp.asarray(mask) != 0, values.shape)
+    allowed = (
+        jnp.ones(values.shape, bool) if mask is None else jnp.broadcast_to(jnp.asarray(mask).astype(bool), values.shape)
+    )
     # By mask first, so that an infinite or NaN loss still comes before padding.
     order = jnp.lexsort((values, ~allowed), axis=-1)
     position = jnp.argsort(order, axis=-1)
-    return allowed & (position < jnp.asarray(count)[..., None])
+    return allowed & (position < jnp.asarray(count).astype(position.dtype)[..., None])
 
 
 class Exchange(NamedTuple):
@@ -93,7 +95,7 @@ def exchange_small_losses(
     values = promote(jax.lax.stop_gradient(values))
     if values.ndim != 2 or len(values) != 2:
         raise ValueError(f"values must have shape [2, B], a row a network, got {values.shape}")
-    total = values.shape[1] if mask is None else jnp.sum(jnp.asarray(mask) != 0)
+    total = values.shape[1] if mask is None else jnp.sum(jnp.asarray(mask).astype(bool))
     count = keep_count(forget, total)
     strength = 1 / jnp.maximum(count, 1).astype(values.dtype) if form == "code" else jnp.ones((), values.dtype)
     return Exchange(small_losses(values, count, mask)[::-1], strength)

@@ -12,6 +12,11 @@ from robustjax import methods
 from robustjax.methods import base
 
 
+@pytest.fixture(autouse=True)
+def screen(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+
+
 def shown(capsys, *flags):
     assert run.main(list(flags)) == 0
     return capsys.readouterr().out
@@ -59,7 +64,8 @@ def test_help_of_an_unknown_method_offers_the_nearest(capsys):
     assert "did you mean dynamic_loss" in capsys.readouterr().err
 
 
-def test_lists(capsys):
+def test_lists(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
     lines = shown(capsys, "--list-methods").splitlines()
     found: list[str] = []
     for word in (line.split()[0] for line in lines):

@@ -4,7 +4,6 @@ What must hold before JAX is imported is set here through the environment, so th
 tests start.
 """
 
-import functools
 import os
 import tempfile
 
@@ -20,19 +19,3 @@ os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="robustjax-tests-"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
-
-import jax  # noqa: E402
-import optax  # noqa: E402
-
-
-def _with_standard_promotion(function):
-    @functools.wraps(function)
-    def wrapped(*args, **kwargs):
-        with jax.numpy_dtype_promotion("standard"):
-            return function(*args, **kwargs)
-
-    return wrapped
-
-
-# In optax Adam's βᵗ is a power of a float and an int32. The function is looked up there at each call.
-optax.tree.bias_correction = _with_standard_promotion(optax.tree.bias_correction)

@@ -191,7 +191,7 @@ def by_hand(task: base.Task, found: Setting, which: int, strength: float):
         parts = {
             "labeled_loss": jnp.sum(a * cross_entropy) / max(a.sum(), 1),
             "unlabeled_loss": jnp.sum(b * errors) / max(b.sum(), 1),
-            "prior_penalty": jnp.sum(jnp.log(1 / CLASSES / average) / CLASSES) * (a.sum() > 0),
+            "prior_penalty": jnp.sum(jnp.log(1 / CLASSES / average) / CLASSES) * (a.sum() > 0).astype(jnp.float32),
         }
         total = parts["labeled_loss"] + strength * parts["unlabeled_loss"] + parts["prior_penalty"]
         return total, (parts, stats)

@@ -66,7 +66,7 @@ def clock_at(method: base.Method, task: base.Task, epoch: Any, part: Any = 0.0, 
     """The time at `part` of an epoch, by the schedule of its stage; `stage` is needed of a traced epoch."""
     number = method.stage_at(epoch)[0] if stage is None else stage
     start = sum(each.epochs for each in method.stages[:number])
-    progress, own = (jnp.asarray(at + part, jnp.float32) for at in (epoch, epoch - start))
+    progress, own = (jnp.asarray(at, jnp.float32) + part for at in (epoch, epoch - start))
     schedule = method.stages[number].schedule
     rate = task.schedule(progress) if schedule is None else schedule(own)
     return base.Clock(jnp.asarray(epoch, jnp.int32), progress, jnp.asarray(epoch - start, jnp.int32), own, rate)

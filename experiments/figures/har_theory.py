@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike
 from scipy import interpolate, linalg, optimize, special
 
 from experiments.pictures import plots, style
-from robustjax import losses, models
+from robustjax import losses, meta, models
 from robustjax.data import augment, corruptions, sources
 from robustjax.training import evaluation
 
@@ -385,8 +385,7 @@ def _fit_nets(
     def fit(key: jax.Array, weights: jax.Array) -> dict[str, Any]:
         def step(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
             params, state = carry
-            updates, state = optimizer.update(jax.grad(objective)(params, weights), state)
-            return (optax.apply_updates(params, updates), state), None
+            return meta.follow(jax.grad(objective)(params, weights), params, state, optimizer), None
 
         params = init_net(key)
         return jax.lax.scan(step, (params, optimizer.init(params)), length=steps)[0][0]

@@ -200,7 +200,7 @@ def _autocontrast_table(images: Array) -> Array:
     low, high = images.min((1, 2)).astype(jnp.int32), images.max((1, 2)).astype(jnp.int32)
     exact = ((_LEVELS - low[:, None]) * 255 // jnp.maximum(high - low, 1)[:, None]).clip(0, 255)
     shortfall = jnp.unpackbits(jnp.asarray(_autocontrast_shortfall())[low, high], axis=-1).swapaxes(1, 2)
-    return jnp.where((high > low)[:, None], exact - shortfall, _LEVELS)
+    return jnp.where((high > low)[:, None], exact - shortfall.astype(jnp.int32), _LEVELS)
 
 
 def _equalize_table(images: Array) -> Array:
@@ -383,7 +383,7 @@ def apply_policy(images: Array, draw: PolicyDraw) -> Array:
     """Apply a drawn AutoAugment policy to uint8 ``[B, H, W, C]``, C = 1 or 3; see ``autoaugment_cifar10``."""
     check_images(images, "autoaugment", channels=(1, 3))
     tables = _policy_parameters(*images.shape[1:3])
-    choice = jnp.where(draw.applied, draw.positive, 2).astype(jnp.int32)
+    choice = jnp.where(draw.applied, draw.positive.astype(jnp.int32), 2)
     for stage in (0, 1):
         drawn = (draw.sub_policy, stage, choice[:, stage])
         images = _stage(images, _Parameters(*(jnp.asarray(leaf)[drawn] for leaf in tables)))

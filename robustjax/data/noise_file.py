@@ -88,7 +88,8 @@ def load_noise(path: str | os.PathLike[str], *, clean_labels: npt.ArrayLike | No
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{what} does not exist")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # A file of our own, since NumPy leaves its own open where it finds it damaged.
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             stored = {name: file[name] for name in ("format", "labels", "kept", "source", "hash")}
     except Exception as error:  # zipfile, zlib and NumPy raise half a dozen kinds for a damaged file
         raise ValueError(f"{what} is damaged or not one that save_noise wrote: {error}") from error

@@ -80,8 +80,7 @@ def iteration(
         return base.total(dynamic_loss(logits, theta, logits, 0)), logits
 
     found = meta.meta_gradient(virtual_loss, lambda p: (meta_loss(p), ()), meta_params, params, opt_state, optimizer)
-    updates, meta_opt_state = meta_optimizer.update(found.gradient, meta_opt_state, meta_params)
-    meta_params = optax.apply_updates(meta_params, updates)
+    meta_params, meta_opt_state = meta.follow(found.gradient, meta_params, meta_opt_state, meta_optimizer)
 
     def real_loss(params: Any) -> tuple[jax.Array, base.Attempt]:
         logits, stats = strong(params)
@@ -258,11 +257,11 @@ def dynamic_loss(
                 trust = weights(theta, batch.labels, base.recall(state.ranks, batch.index))
                 return base.mean(base.Term(corrector_warmup_loss(trust, batch.labels, weak_logits), batch.mask))
 
-            updates, new_opt_state = meta_optimizer.update(jax.grad(corrector_objective)(theta), meta_opt_state, theta)
+            new = meta.follow(jax.grad(corrector_objective)(theta), theta, meta_opt_state, meta_optimizer)
             active = state.steps < corrector_warmup_steps
             theta, meta_opt_state = jax.tree.map(
                 lambda new, old: jnp.where(active, new, old),
-                (optax.apply_updates(theta, updates), new_opt_state),
+                new,
                 (theta, meta_opt_state),
             )
         state = state._replace(meta_params=theta, meta_opt_state=meta_opt_state)

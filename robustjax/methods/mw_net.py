@@ -92,8 +92,7 @@ def mw_net(
             (plain, plain.init(learner.params)) if virtual == "sgd" else (task.optimizer(clock.rate), learner.opt_state)
         )
         found = meta.meta_gradient(train_loss, meta_loss, state.theta, learner.params, opt_state, optimizer)
-        updates, meta_opt_state = meta_optimizer.update(found.gradient, state.meta_opt_state, state.theta)
-        theta = optax.apply_updates(state.theta, updates)
+        theta, meta_opt_state = meta.follow(found.gradient, state.theta, state.meta_opt_state, meta_optimizer)
 
         attempt = base.attempt_on(task, learner, inputs, model_key, lambda logits: terms(logits, theta))
         learner, metrics, _ = base.descend(task, learner, batch, clock, attempt)

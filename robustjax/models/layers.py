@@ -53,7 +53,7 @@ def tap(module: nn.Module, value: jax.Array) -> jax.Array:
     Called inside the module, whose name becomes the tap's.
     """
     if module.has_variable(TAPS, LEAF):
-        value = value + module.get_variable(TAPS, LEAF)
+        value = value + module.get_variable(TAPS, LEAF).astype(value.dtype)
     module.sow(HIDDEN, LEAF, value, init_fn=lambda: None, reduce_fn=lambda _, new: new)
     return value
 
