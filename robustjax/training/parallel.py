@@ -142,7 +142,8 @@ def _state_shardings(layout: Layout, tree: Any) -> Any:
     whole, mesh = _sharding(layout), layout.mesh
 
     def place(node: Any) -> Any:
-        if isinstance(node, PerExample) and mesh is not None and node.rows.shape[0] % len(layout.devices) == 0:
+        rows = node.rows.shape[0] if isinstance(node, PerExample) else 0  # of no examples there is nothing to spread
+        if mesh is not None and rows and rows % len(layout.devices) == 0:
             by_rows: Any = NamedSharding(mesh, PartitionSpec("data"))
             return PerExample(by_rows)
         return jax.tree.map(lambda leaf: whole, node)
