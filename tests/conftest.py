@@ -7,6 +7,8 @@ tests start.
 import os
 import tempfile
 
+import pytest
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Nothing here runs long enough to earn back what LLVM's optimisations cost: they are half of all compile time.
 for _flag in ("--xla_force_host_platform_device_count=4", "--xla_backend_optimization_level=0"):
@@ -19,3 +21,19 @@ os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="robustjax-tests-"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
+
+# Files of which every test is left out at an edit (`-m "not slow"`): whole runs, thousands of small programs, figures.
+SLOW_FILES = {
+    "autoaugment_test.py", "contributing_test.py", "cost_test.py", "custom_loss_test.py", "custom_model_test.py",
+    "doctest_test.py", "dynamic_loss_test.py", "elr_theory_test.py", "figures_elr_test.py", "figures_sr_test.py",
+    "har_test.py", "har_theory_test.py", "lstm_test.py", "mixtures_test.py", "models_test.py", "oracle_test.py",
+    "own_code_test.py", "parallel_test.py", "run_test.py", "same_runs_test.py", "strict_promotion_test.py",
+    "text_test.py", "trusted_test.py",
+}  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of slow files before -m chooses."""
+    for item in items:
+        if item.path.name in SLOW_FILES:
+            item.add_marker(pytest.mark.slow)

@@ -114,8 +114,9 @@ def test_refusals(options, message):
 
 
 VARIANTS = [
-    name for name in methods.names() if name.startswith("dynamic_loss_")
-] + ["views=1", "pseudo_label=soft", "rank_form=code"]  # fmt: skip
+    *(pytest.param(name, marks=pytest.mark.exhaustive) for name in methods.names() if name.startswith("dynamic_loss_")),
+    *("views=1", "pseudo_label=soft", "rank_form=code"),
+]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

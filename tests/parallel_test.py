@@ -11,8 +11,7 @@ from tests import toys
 BATCH_NORM = {"model": "small_cnn", "stages": ((8,), (8,)), "pools": 1}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["cross_entropy", "dynamic_loss"])
+@pytest.mark.parametrize("name", ["cross_entropy", pytest.param("dynamic_loss", marks=pytest.mark.exhaustive)])
 def test_convolutions_on_a_mesh_equal_one_device(name):
     """With batch normalisation, a padded last batch and (Dynamic Loss) the meta-gradient."""
     task = toys.task(epochs=2, **BATCH_NORM)
@@ -23,7 +22,7 @@ def test_convolutions_on_a_mesh_equal_one_device(name):
     np.testing.assert_allclose(split.test_logits[0], single.test_logits[0], rtol=1e-2, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", pytest.param("dynamic_loss", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["cross_entropy", pytest.param("dynamic_loss", marks=pytest.mark.exhaustive)])
 def test_one_seed_a_device_equals_single_runs(name):
     task, seeds = toys.task(epochs=2), (3, 4, 5, 6)
     together = toys.train(name, task, seeds, "seeds", devices=jax.devices()[:4])[-1]
