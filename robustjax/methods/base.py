@@ -542,6 +542,11 @@ def everything(key: jax.Array, count: int) -> Stream:
     return Stream(jax.random.permutation(key, count).astype(jnp.int32), jnp.int32(count))
 
 
+def draw_all(state: State, survey: Survey, clock: Clock, key: jax.Array) -> tuple[State, Plan]:
+    """The plan of a stage that draws everything, beside stages of the same method that choose by `shuffled`."""
+    return state, {"train": shuffled(jax.random.split(key)[0], jnp.ones(survey.labels.shape, bool))}
+
+
 def one_pass(step: StepFunction, *others: Draw) -> tuple[Pass, ...]:
     """The passes of a stage that makes one step after the other over the whole training set, and over `others`."""
     return ((Step(step, (Draw(), *others)),),)

@@ -270,9 +270,6 @@ def har(
         drawn = ~base.recall_all(state.held_out, len(survey.labels))
         return state, {"train": base.shuffled(jax.random.split(key)[0], drawn)}
 
-    def draw_all(state: HarState, survey: base.Survey, clock: base.Clock, key: jax.Array) -> tuple[HarState, base.Plan]:
-        return state, {"train": base.shuffled(jax.random.split(key)[0], jnp.ones(survey.labels.shape, bool))}
-
     def pretraining_step(
         state: HarState, batches: base.Batches, clock: base.Clock, key: jax.Array
     ) -> tuple[HarState, base.Metrics]:
@@ -333,7 +330,7 @@ def har(
         schedule=base.in_short(task, max(first_epochs, 1)),
         preliminary=True,
     )
-    final = base.Stage(task.epochs, base.one_pass(step), draw_all, strengthen, schedule=task.schedule)
+    final = base.Stage(task.epochs, base.one_pass(step), base.draw_all, strengthen, schedule=task.schedule)
     if staged:
         final = final._replace(enter=start_anew, look=predict, when="entry")
     return base.method(init, [first, final], predict, inspect if staged else None)

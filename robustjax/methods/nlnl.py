@@ -89,12 +89,6 @@ def nlnl(
 
         return plan
 
-    def plan_all(
-        state: NlnlState, survey: base.Survey, clock: base.Clock, key: jax.Array
-    ) -> tuple[NlnlState, base.Plan]:
-        """Draw everything, in an order by the same key as the other phases'."""
-        return state, {"train": base.shuffled(jax.random.split(key)[0], jnp.ones(survey.labels.shape, bool))}
-
     def start_anew(state: NlnlState, survey: base.Survey, key: jax.Array) -> NlnlState:
         """A fresh network, and the labels that it learns."""
         probs, of_given = confidence(survey)
@@ -149,11 +143,11 @@ def nlnl(
     negative, positive_, learn = (base.one_pass(one) for one in (negative_step, positive_step, pseudo_step))
     sure = plan_above(positive_threshold)
     stages = [
-        base.Stage(selective, negative, plan_all),
+        base.Stage(selective, negative, base.draw_all),
         base.Stage(positive - selective, negative, plan_above(1 / num_classes), look=predict, when="epoch"),
         base.Stage(pseudo - positive, positive_, sure, look=predict, when="epoch"),
         base.Stage(
-            task.epochs - pseudo, learn, plan_all, start_anew, predict, "entry",
+            task.epochs - pseudo, learn, base.draw_all, start_anew, predict, "entry",
             base.in_short(task, max(task.epochs - pseudo, 1)),
         ),
     ]  # fmt: skip

@@ -32,11 +32,6 @@ def average_logits(
     return average._replace(stats=stats), logits
 
 
-def predict_average(task: base.Task, average: Variables, inputs: jax.Array) -> jax.Array:
-    """Logits [B, C] of stored `inputs` by the averaged weights in evaluation mode."""
-    return task.model.apply(average.params, average.stats, task.plain(inputs), train=False)[0]
-
-
 def ensemble(task: base.Task, learners: Sequence[base.Learner], inputs: jax.Array) -> jax.Array:
     """The mean of the networks' logits [B, C] of stored `inputs` in evaluation mode."""
     first, *rest = each(task, learners, inputs)
