@@ -296,9 +296,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = shlex.join(["python", "-m", "experiments.run", *arguments])
     try:
         if (text := command_line.answer(arguments)) is not None:
-            _print(text)
+            print_text(text)
             return 0
-        settings, sources = config.resolve(command_line.parse(arguments))
+        given = command_line.parse(arguments)
+        settings, sources = config.resolve(given)
+        if not settings.quiet:
+            print(_origin(sources, config.unsaid(given)), flush=True)
         path = pathlib.Path(settings.out or directory.default_path(settings))
         settings = dataclasses.replace(settings, out=str(path))
         summary = execute(settings, sources, command)
@@ -315,7 +318,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _print(text: str) -> None:
+def _origin(sources: Sequence[str], unsaid: Mapping[str, Any]) -> str:
+    """Where a run's settings come from, and what nobody has named."""
+    text = f"settings: {'; '.join(sources) or 'no recipe'}"
+    return text + ("; by default " * bool(unsaid)) + ", ".join(f"{name}={value}" for name, value in unsaid.items())
+
+
+def print_text(text: str) -> None:
     """Print; a reader that has seen enough (`| head`) is no error."""
     try:
         print(text, flush=True)
