@@ -95,6 +95,7 @@ def execute(settings: config.Config, sources: Sequence[str] = (), command: str =
                 artefacts.save_labels(path, seed, own, made.dataset, made.pool)
         seconds = _train(
             made, path, resuming, track_every=settings.track_every, checkpoint_every=settings.checkpoint_every,
+            keep_checkpoints=settings.keep_checkpoints,
             patience=settings.early_stopping, quiet=settings.quiet,
         )  # fmt: skip
         lines = records.read_records(path / "metrics.jsonl")
@@ -173,6 +174,7 @@ def _train(
     *,
     track_every: int,
     checkpoint_every: int,
+    keep_checkpoints: int,
     patience: int,
     quiet: bool,
 ) -> float:
@@ -201,7 +203,7 @@ def _train(
     began = time.monotonic()
     with (
         _signals() as stop_asked,
-        checkpoints.open_writer(folder) as save,
+        checkpoints.open_writer(folder, keep=keep_checkpoints) as save,
         progress.progress(
             epochs, made.task.steps_per_epoch, start_epoch=start, mode="quiet" if quiet else "auto"
         ) as shown,

@@ -93,6 +93,7 @@ class Config:
     resume: bool = setting(False, "run", "go on with a run that was cut")
     overwrite: bool = setting(False, "run", "delete what is in the run directory and start anew")
     checkpoint_every: int = setting(1, "run", "epochs between checkpoints; 0: only at the end")
+    keep_checkpoints: int = setting(2, "run", "how many of the newest checkpoints stay")
     track_every: int = setting(1, "run", "epochs between looks at the training set (memorization); 0: never")
     compilation_cache: str | None = setting(None, "run", "folder for compiled programs; 'off' for none")
     quiet: bool = setting(False, "run", "print the final table only")
@@ -104,7 +105,8 @@ _SPARSE = composable.options_of(sparse.sparse_terms)
 
 # Settings that change where or how a run is carried out, but not its result.
 _NOT_IDENTITY = (
-    "out", "resume", "overwrite", "checkpoint_every", "quiet", "data_dir", "parallel", "compilation_cache",
+    "out", "resume", "overwrite", "checkpoint_every", "keep_checkpoints", "quiet", "data_dir", "parallel",
+    "compilation_cache",
     "recipe",  # what it says is in the settings
 )  # fmt: skip
 IDENTITY = tuple(field.name for field in dataclasses.fields(Config) if field.name not in _NOT_IDENTITY)
@@ -284,7 +286,7 @@ def check(config: Config) -> None:
     )
     need(config.labels is None or config.noise == "none", "noise", "--labels are what they are: --noise=none")
     need(config.imbalance != "none" or config.imbalance_ratio == 1, "imbalance_ratio", "a ratio needs --imbalance=KIND")
-    for name in ("epochs", "batch_size", "seeds"):
+    for name in ("epochs", "batch_size", "seeds", "keep_checkpoints"):
         need(getattr(config, name) >= 1, name, "at least 1 is accepted")
     for name in (
         "checkpoint_every",
