@@ -13,8 +13,7 @@ from experiments.settings import config
 from experiments.settings.config import Config
 from robustjax.training import engine, parallel
 
-# As in run_test.py, so that the programs are compiled once.
-RUN = ["--method=dynamic_loss", "--epochs=3", "--warmup-epochs=1", "--num-bins=5", "--hidden=8", "--model=mlp",
+RUN = ["--method=dynamic_loss", "--epochs=2", "--warmup-epochs=0", "--num-bins=5", "--hidden=8", "--model=mlp",
        "--batch-size=128", "--parallel=single", "--augmentation=none", "--quiet"]  # fmt: skip
 
 
@@ -30,7 +29,7 @@ def trained(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine.Programs, "begin", noted)
-        assert run.main([*RUN, "--keep-checkpoints=3", f"--out={path}"]) == 0
+        assert run.main([*RUN, f"--out={path}"]) == 0
     return path, plans
 
 
@@ -50,24 +49,23 @@ def make_run(path, margins, method="dynamic_loss", **settings):
     return path
 
 
+@pytest.mark.exhaustive
 def test_the_next_epochs_draw_is_the_one_that_the_run_made(trained):
-    """At each checkpoint and for each seed: what the method's plan picks is what it then trained on."""
+    """What the method's plan picks from a checkpoint is what the run then trained on."""
     path, plans = trained
-    first = restore.restore_run(path, epoch=1)
-    for run_, made in ((first, plans[1]), (restore.restore_run(path, epoch=2), plans[2])):
-        for k, plan in enumerate(made):
-            drawn = restore.next_draw(run_, k)
-            assert drawn.keys() == plan.keys() == {"train", "meta"}
-            for name, stream in plan.items():
-                np.testing.assert_array_equal(drawn[name], stream.order[: stream.size])
-            everything = np.sort(np.concatenate([drawn["meta"], drawn["train"]]))
-            np.testing.assert_array_equal(everything, np.arange(len(run_.labels[k].train.given)))
-    # A second look finds the states as they were.
-    np.testing.assert_array_equal(restore.next_draw(first)["meta"], plans[1][0]["meta"].order[: len(drawn["meta"])])
+    restored, ((made,), _) = restore.restore_run(path, epoch=1), plans[::-1]
+    for _ in range(2):  # a second look finds the state as it was
+        drawn = restore.next_draw(restored)
+        assert drawn.keys() == made.keys() == {"train", "meta"}
+        for name, stream in made.items():
+            np.testing.assert_array_equal(drawn[name], stream.order[: stream.size])
+    everything = np.sort(np.concatenate([drawn["meta"], drawn["train"]]))
+    np.testing.assert_array_equal(everything, np.arange(len(restored.labels[0].train.given)))
 
 
+@pytest.mark.exhaustive
 def test_command_line_draws_all_four(trained, tmp_path, monkeypatch, capsys):
-    path, _ = trained
+    path, plans = trained
     drawn = {}
     show = plots.embeddings
 
@@ -76,16 +74,15 @@ def test_command_line_draws_all_four(trained, tmp_path, monkeypatch, capsys):
         return show(points, classes, names, path, crossed)
 
     monkeypatch.setattr(plots, "embeddings", noted)
-    assert dynamic_loss.main([str(path), f"--out={tmp_path}", "--epochs=2,3,7"]) == 0
+    assert dynamic_loss.main([str(path), f"--out={tmp_path}", "--epochs=1,7"]) == 0
     said = capsys.readouterr()
     names = ("correction.png", "margins.png", "margin_history.png", "meta_set.png")
     assert said.out.split() == [str(tmp_path / name) for name in names]
     assert "no checkpoint of epoch 7" in said.err
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in names)
-    assert [title.splitlines()[1].split(":")[0] for title in drawn["points"]] == ["epoch 2", "epoch 3"]
-    labels = restore.restore_run(path, epoch=2).labels[0].train
-    chosen = restore.next_draw(restore.restore_run(path, epoch=2))["meta"]
-    title = next(iter(drawn["points"]))
+    assert [title.splitlines()[1].split(":")[0] for title in drawn["points"]] == ["epoch 1"]
+    labels, meta = restore.restore_run(path, epoch=1).labels[0].train, plans[1][0]["meta"]
+    chosen, (title,) = meta.order[: meta.size], drawn["points"]
     np.testing.assert_array_equal(drawn["classes"][title], labels.given[chosen])
     np.testing.assert_array_equal(drawn["crossed"][title], (labels.given != labels.clean)[chosen])
 

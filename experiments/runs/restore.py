@@ -24,20 +24,20 @@ class Restored(NamedTuple):
     Attributes:
       settings: the run's settings.
       dataset: its data, before corruption.
-      labels: each seed's.
       task: what was learned.
       method: with what; `method.predict(states[k], inputs)` gives logits.
       states: one method state a seed, on the first device.
       epoch: epochs done; with `best`, by the seed that was trained longest.
+      labels: each seed's.
     """
 
     settings: Config
     dataset: data.Dataset
-    labels: list[build.SeedLabels]
     task: Task
     method: Method
     states: list[Any]
     epoch: int
+    labels: list[build.SeedLabels]
 
 
 def restore_run(
@@ -74,7 +74,7 @@ def restore_run(
         states, epoch = [state for state, _, _ in found], max(epoch for _, _, epoch in found)
     else:
         states, _, epoch = checkpoints.restore(path / "checkpoints", [like] * settings.seeds, epoch)
-    return Restored(settings, dataset, labels, task, method, states, epoch)
+    return Restored(settings, dataset, task, method, states, epoch, labels)
 
 
 def predict(run: Restored, inputs: np.ndarray, k: int = 0) -> np.ndarray:
