@@ -238,7 +238,7 @@ METHODS: dict[tuple[str, ...], Recipe] = {
         {}, _NEGATIVE_ALONE | {"complementary": 110},
         (
             "SR (ICCV 2021), code: NLNL's negative learning alone",
-            "NLNL (ICCV 2019), section 4: 110 complementary labels on CIFAR-100 (SR's code has 1)",
+            "NLNL (ICCV 2019): 110 complementary labels on CIFAR-100 (SR's code has 1)",
         ),
     ),
     ("nlnl", "digits"): _recipe(
