@@ -155,7 +155,8 @@ def command_for(job: Job, settings: config.Config, *, anywhere: bool = False) ->
     """The `experiments.run` command that does the same; with `anywhere` without what is of this machine (folders)."""
     given = {**job.settings, "seed": settings.seed, "seeds": settings.seeds}
     if anywhere:
-        given = {name: value for name, value in given.items() if name in _flat(config.identity(settings))}
+        kept = {"recipe", *_flat(config.identity(settings))}
+        given = {name: value for name, value in given.items() if name in kept}
     return shlex.join(["python", "-m", "experiments.run", *commands.flags(given)])
 
 
@@ -218,7 +219,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs"), metavar="DIR",
                         help="folder of the run directories (default: runs)")  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="print the commands and the reasons, run nothing")
-    parser.add_argument("--list", action="store_true", help="print the tables, or with --table their cells")
+    parser.add_argument("--list", action="store_true",
+                        help="print the tables, or with --table their cells; - marks what cannot be run")  # fmt: skip
     return parser
 
 
@@ -236,7 +238,8 @@ def main(argv: Sequence[str] | None = None, cells: Sequence[Cell] | None = None)
     there = tables.load() if cells is None else tuple(cells)
     try:
         if options.list:
-            return _list(there, options)
+            run.print_text("\n".join(_listed(there, options)))
+            return 0
         if options.table is None:
             raise ValueError(f"--table is missing: there are {', '.join(tables.table_names(there))}, and globs.")
         chosen = tables.select(there, options.table, options.cells)
@@ -251,10 +254,11 @@ def main(argv: Sequence[str] | None = None, cells: Sequence[Cell] | None = None)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    _show_reasons(outlook.reasons)
+    told = _reasons(outlook.reasons)
     if options.dry_run:
-        _show_jobs(outlook.jobs, rows)
+        run.print_text("\n".join([*told, *_jobs(outlook.jobs, rows)]))
         return 0
+    print(*told, sep="\n", end="\n" if told else "")
     return _work(outlook.jobs, rows, options)
 
 
@@ -285,40 +289,56 @@ def _work(jobs: Sequence[Job], rows: Sequence[Mapping[str, Any]], options: argpa
     return 1 if failed else 0
 
 
-def _show_jobs(jobs: Sequence[Job], rows: Sequence[Mapping[str, Any]]) -> None:
+def _jobs(jobs: Sequence[Job], rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for job in jobs:
         seeds = missing_seeds(job, rows)
-        print(f"\n{_names(job.cells)}")
+        yield f"\n{_names(job.cells)}"
         if job.changed:
-            print("  reduced: " + ", ".join(f"{k} {b} (paper: {a})" for k, (a, b) in job.changed.items()))
+            yield "  reduced: " + ", ".join(f"{k} {b} (paper: {a})" for k, (a, b) in job.changed.items())
         for settings in batches(job, seeds):
-            print(f"  {command_for(job, settings)}")
+            yield f"  {command_for(job, settings)}"
         if not seeds:
-            print("  done already")
-    print(f"\n{len(jobs)} run(s) that {len({cell for job in jobs for cell in job.cells})} cell(s) read")
+            yield "  done already"
+    yield f"\n{len(jobs)} run(s) that {len({cell for job in jobs for cell in job.cells})} cell(s) read"
 
 
-def _show_reasons(reasons: Mapping[Cell, Reason]) -> None:
-    by_text: dict[str, list[Cell]] = {}
-    for cell, reason in reasons.items():
-        by_text.setdefault(reason.text, []).append(cell)
-    for text, cells in sorted(by_text.items(), key=lambda item: -len(item[1])):
-        print(f"not run, {len(cells)} cell(s): {text} ({_names(cells)})")
+def _reasons(reasons: Mapping[Cell, Reason]) -> list[str]:
+    return [
+        f"not run, {len(cells)} cell(s): {text} ({_names(cells)})" for text, cells in _by_text(reasons, reasons).items()
+    ]
+
+
+def _by_text(reasons: Mapping[Cell, Reason], cells: Iterable[Cell]) -> dict[str, list[Cell]]:
+    """The cells that have a reason, by its text, the most frequent first."""
+    found: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if cell in reasons:
+            found.setdefault(reasons[cell].text, []).append(cell)
+    return dict(sorted(found.items(), key=lambda item: -len(item[1])))
 
 
 def _names(cells: Sequence[Cell]) -> str:
     return ", ".join(cell.key for cell in cells[:3]) + (f" and {len(cells) - 3} more" if len(cells) > 3 else "")
 
 
-def _list(cells: Sequence[Cell], options: argparse.Namespace) -> int:
+def _listed(cells: Sequence[Cell], options: argparse.Namespace) -> Iterator[str]:
+    """A line a table, or with --table a line a cell. A dash stands before what cannot be run, the reason behind it."""
+    chosen = cells if options.table is None else tables.select(cells, options.table, options.cells)
+    reasons = plan(chosen, {}, 1, ()).reasons
     if options.table is None:
         for name in tables.table_names(cells):
-            print(f"{name}: {sum(cell.table_name == name for cell in cells)} cells")
-        return 0
-    for cell in tables.select(cells, options.table, options.cells):
+            own = [cell for cell in cells if cell.table_name == name]
+            not_run = _by_text(reasons, own)
+            count = sum(map(len, not_run.values()))
+            told = "; ".join(f"{len(group)} {text}" for text, group in not_run.items())
+            yield f"{'-' if count == len(own) else ' '} {name}: {len(own)} cells" + (
+                f", {count} cannot be run: {told}" if count else ""
+            )
+        return
+    for cell in chosen:
         spread = "" if cell.std is None else f" ± {cell.std:g}"
-        print(f"{cell.key}  {cell.mean:g}{spread}  {cell.metric}")
-    return 0
+        told = f"  ({reasons[cell].text})" if cell in reasons else ""
+        yield f"{'-' if told else ' '} {cell.key}  {cell.mean:g}{spread}  {cell.metric}{told}"
 
 
 if __name__ == "__main__":

@@ -95,6 +95,7 @@ def execute(settings: config.Config, sources: Sequence[str] = (), command: str =
                 artefacts.save_labels(path, seed, own, made.dataset, made.pool)
         seconds = _train(
             made, path, resuming, track_every=settings.track_every, checkpoint_every=settings.checkpoint_every,
+            keep_checkpoints=settings.keep_checkpoints,
             patience=settings.early_stopping, quiet=settings.quiet,
         )  # fmt: skip
         lines = records.read_records(path / "metrics.jsonl")
@@ -173,6 +174,7 @@ def _train(
     *,
     track_every: int,
     checkpoint_every: int,
+    keep_checkpoints: int,
     patience: int,
     quiet: bool,
 ) -> float:
@@ -201,7 +203,7 @@ def _train(
     began = time.monotonic()
     with (
         _signals() as stop_asked,
-        checkpoints.open_writer(folder) as save,
+        checkpoints.open_writer(folder, keep=keep_checkpoints) as save,
         progress.progress(
             epochs, made.task.steps_per_epoch, start_epoch=start, mode="quiet" if quiet else "auto"
         ) as shown,
@@ -296,9 +298,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = shlex.join(["python", "-m", "experiments.run", *arguments])
     try:
         if (text := command_line.answer(arguments)) is not None:
-            _print(text)
+            print_text(text)
             return 0
-        settings, sources = config.resolve(command_line.parse(arguments))
+        given = command_line.parse(arguments)
+        settings, sources = config.resolve(given)
+        if not settings.quiet:
+            print(_origin(sources, config.unsaid(given)), flush=True)
         path = pathlib.Path(settings.out or directory.default_path(settings))
         settings = dataclasses.replace(settings, out=str(path))
         summary = execute(settings, sources, command)
@@ -315,7 +320,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _print(text: str) -> None:
+def _origin(sources: Sequence[str], unsaid: Mapping[str, Any]) -> str:
+    """Where a run's settings come from, and what nobody has named."""
+    text = f"settings: {'; '.join(sources) or 'no recipe'}"
+    return text + ("; by default " * bool(unsaid)) + ", ".join(f"{name}={value}" for name, value in unsaid.items())
+
+
+def print_text(text: str) -> None:
     """Print; a reader that has seen enough (`| head`) is no error."""
     try:
         print(text, flush=True)

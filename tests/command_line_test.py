@@ -1,13 +1,14 @@
 """The command line's words: help in a screenful or two, lists, which options belong where, settings from recipes."""
 
+import dataclasses
 import re
-import subprocess
 import sys
 
 import pytest
 
-from experiments import run
+from experiments import run, tables
 from experiments.settings import catalogue, command_line, config, listing, recipes
+from experiments.tables import commands
 from robustjax import methods
 from robustjax.methods import base
 
@@ -79,7 +80,9 @@ def test_lists(capsys, monkeypatch):
     assert "Liu et al., NeurIPS" in lines[elr_plus] and "2020" in lines[elr_plus] and "2 C" in lines[elr_plus]
     assert "resnet32" in shown(capsys, "--list-models")
     datasets = shown(capsys, "--list-datasets")
-    assert "cifar10 " in datasets and "--dataset=folder:DIR --recipe=clothing1m" in datasets
+    assert "cifar10 " in datasets and "--dataset=folder:DIR --recipe=elr/clothing1m" in datasets
+    (cifar,) = [line.split(maxsplit=1)[1] for line in datasets.splitlines() if line.startswith("cifar10 ")]
+    assert cifar.startswith("dynamic_loss, sr, elr,")
 
 
 def test_a_list_names_needs_and_aliases():
@@ -93,14 +96,6 @@ def test_a_list_names_needs_and_aliases():
     ]
     assert [row.split()[0] for row in rows] == ["whole", "part", "orphan"]
     assert " ".join(rows[0].split()) == "whole (w) A, B 2000 trusted examples, noise rate 2 none 3.5"
-
-
-def test_a_reader_that_has_seen_enough_is_no_error():
-    command = [sys.executable, "-m", "experiments.run", "--list-datasets"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        process.stdout.readline()
-        process.stdout.close()
-        assert process.stderr.read() == b"" and process.wait(60) == 0
 
 
 def test_the_program_is_named_as_it_was_called(monkeypatch):
@@ -158,3 +153,88 @@ def test_every_recipe_resolves():
         for dataset in recipes.datasets():
             settings, sources = config.resolve({"method": name, "dataset": dataset})
             assert settings.method == name and (sources or dataset in ("clothing1m", "webvision"))
+
+
+def protocol(settings):
+    """How a run trains, on which labels."""
+    fields = dataclasses.fields(config.Config)
+    kept = {f.name: getattr(settings, f.name) for f in fields if f.metadata["group"] in ("labels", "training")}
+    return kept | {"model": settings.model, "initialization": settings.initialization}
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "mnist"])
+def test_a_bare_data_set_means_one_protocol_for_all_without_a_paper_of_their_own(dataset):
+    shared, _ = config.resolve({"method": "cross_entropy", "dataset": dataset})
+    others = set()
+    for name in methods.names():
+        settings, _ = config.resolve({"method": name, "dataset": dataset})
+        if settings.options.get("regularizer") != "sparse" and protocol(settings) != protocol(shared):
+            others.add(catalogue.family(name))
+    assert others <= set(recipes.papers(dataset))
+    assert not others & {"gce", "focal", "nlnl", "phuber_ce", "balanced_softmax"}
+
+
+def test_another_papers_protocol_is_asked_for_by_name():
+    def chosen(method, recipe, **more):
+        return config.resolve({"method": method, "dataset": "cifar10", "recipe": recipe, **more})
+
+    focal, sources = chosen("focal", "sr/cifar10")
+    assert (focal.model, focal.epochs, focal.noise, focal.imbalance) == ("cnn8", 120, "symmetric_exclusive", "none")
+    assert sources == ("SR (ICCV 2021), code: CIFAR-10",) and focal.options["regularizer"] == "none"
+    for name in ("gce", "ce_sr", "elr", "har", "dynamic_loss"):
+        assert protocol(chosen(name, "sr/cifar10")[0]) == protocol(focal), name
+    elr, sources = chosen("elr", "sr/cifar10")
+    assert (elr.options["strength"], elr.options["beta"]) == (3.0, 0.7) and any("ELR" in each for each in sources)
+    own, _ = config.resolve({"method": "elr", "dataset": "cifar10"})
+    assert protocol(chosen("gce", "elr/cifar10")[0]) == protocol(own)
+    tail, _ = chosen("gce", "sr/cifar10", imbalance="long_tailed")
+    assert (tail.noise, tail.imbalance_ratio, tail.gradient_clip) == ("none", 10.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"method": "gce", "recipe": "webvision"},
+            "none for method='gce'; there are elr/webvision, elr_plus/webvision",
+        ),
+        ({"method": "gce", "recipe": "sr/webvision"}, "none of 'sr'; there are elr/webvision, elr_plus/webvision"),
+        (
+            {"method": "gce", "recipe": "elrr/cifar10"},
+            "none of 'elrr'; there are dynamic_loss/cifar10, sr/cifar10, elr/",
+        ),
+        ({"method": "elr", "recipe": "sr"}, "recipe='sr': there are recipes for cifar10"),
+    ],
+)
+def test_a_recipe_that_there_is_not_is_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        config.resolve(given)
+
+
+def test_the_first_line_tells_whose_settings_they_are(monkeypatch, capsys):
+    def first_line(*flags):
+        assert run.main([*flags, "--out=nowhere"]) == 2
+        return capsys.readouterr().out.splitlines()[0]
+
+    def stop(*_):
+        raise ValueError("not run")
+
+    monkeypatch.setattr(run, "execute", stop)
+    assert first_line("--method=gce", "--dataset=cifar10").startswith("settings: Dynamic Loss (TPAMI 2023)")
+    assert first_line("--method=gce", "--dataset=cifar10", "--recipe=sr/cifar10") == (
+        "settings: SR (ICCV 2021), code: CIFAR-10"
+    )
+    fallback = first_line("--method=gce", "--dataset=fashion_mnist", "--epochs=3")
+    assert fallback.startswith("settings: no recipe; by default model=small_cnn, augmentation=none, batch_size=128")
+    assert "epochs" not in fallback
+    assert "by default model=small_cnn, augmentation=none" in first_line("--method=elr", "--recipe=webvision")
+
+
+def test_nlnls_complementary_labels_are_credited_to_its_paper():
+    """110 on CIFAR-100 are the paper's; the code that SR's table comes from draws one."""
+    settings, sources = config.resolve({"method": "nlnl", "dataset": "cifar100"})
+    assert settings.options["complementary"] == 110
+    (credited,) = [each for each in sources if "110" in each]
+    assert credited.startswith("NLNL (ICCV 2019)")
+    (cell,) = tables.select(tables.load(), "sr/1", "cifar100/sym0.4/nlnl")
+    assert config.resolve(commands.plan(cell).settings)[0].options["complementary"] == 1

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import run
-from experiments.figures import runs, sr
+from experiments.figures import runs, sr, tsne
 from experiments.pictures import plots
 from experiments.settings import config
 from experiments.settings.config import Config
@@ -44,20 +44,20 @@ def test_neighbour_agreement():
     rng = np.random.default_rng(0)
     classes = np.arange(400) % 4
     apart = 100.0 * np.eye(4)[classes] + rng.normal(size=(400, 4))
-    assert sr.neighbour_agreement(apart, classes) == 1
-    assert sr.neighbour_agreement(rng.normal(size=(400, 4)), classes) == pytest.approx(1 / 4, abs=0.05)
+    assert tsne.neighbour_agreement(apart, classes) == 1
+    assert tsne.neighbour_agreement(rng.normal(size=(400, 4)), classes) == pytest.approx(1 / 4, abs=0.05)
     line = np.array([[0.0], [1.0], [2.1], [3.3]])  # nearest others: 1, 0, 1, 2
-    assert sr.neighbour_agreement(line, np.array([0, 0, 1, 1]), k=1) == pytest.approx(3 / 4)
-    assert sr.neighbour_agreement(np.zeros((4, 1)), np.array([0, 1, 2, 3]), k=3) == 0  # itself does not count
+    assert tsne.neighbour_agreement(line, np.array([0, 0, 1, 1]), k=1) == pytest.approx(3 / 4)
+    assert tsne.neighbour_agreement(np.zeros((4, 1)), np.array([0, 1, 2, 3]), k=3) == 0  # itself does not count
 
 
 def test_embedding_keeps_classes_apart_and_repeats_itself():
     rng = np.random.default_rng(0)
     classes = np.arange(60) % 3
     features = 50 * np.eye(3, 5)[classes] + rng.normal(size=(60, 5))
-    embedded = sr.embed(features)
-    assert embedded.shape == (60, 2) and sr.neighbour_agreement(embedded, classes) == 1
-    np.testing.assert_array_equal(sr.embed(features), embedded)
+    embedded = tsne.embed(features)
+    assert embedded.shape == (60, 2) and tsne.neighbour_agreement(embedded, classes) == 1
+    np.testing.assert_array_equal(tsne.embed(features), embedded)
 
 
 def test_curves_are_the_records_and_what_lacks_is_said(tmp_path, monkeypatch, capsys):

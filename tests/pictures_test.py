@@ -259,6 +259,13 @@ def test_embeddings_show_each_class_where_it_lies():
             np.testing.assert_array_equal(drawn.get_offsets(), expected[labels == c])
         assert len({tuple(drawn.get_facecolor()[0]) for drawn in ax.collections}) == 3
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["cat", "dog", "eel"]
+    own = {"a": labels, "b": np.array([1, 0])}
+    crossed = {"a": labels == 2, "b": np.zeros(2, bool)}
+    figure = plots.draw_embeddings({"a": points, "b": points[:2]}, own, ["cat", "dog", "eel"], crossed)
+    a, b = figure.axes
+    np.testing.assert_array_equal(a.collections[3].get_offsets(), points[labels == 2])
+    assert len(b.collections) == 3
+    np.testing.assert_array_equal(b.collections[1].get_offsets(), points[:1])
     many = plots.draw_embeddings({"a": np.zeros((21, 2))}, np.arange(21))
     assert not many.legends and len(many.axes[0].collections) == 21
 

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import pathlib
+import sys
 
 import pytest
 
@@ -199,10 +201,28 @@ def test_dry_run_and_list_run_nothing(tmp_path, monkeypatch, capsys):
     assert "reduced: epochs 1 (paper: 2)" in out
     assert "not run, 1 cell(s): method nobody_has_this is not registered" in out
     assert reproduce_toy(tmp_path, "--list") == 0
-    assert "toy/2: 2 cells" in capsys.readouterr().out
+    listed = capsys.readouterr().out.splitlines()
+    assert "  toy/2: 2 cells" in listed
+    assert "  toy/1: 3 cells, 1 cannot be run: 1 method nobody_has_this is not registered" in listed
     assert reproduce_toy(tmp_path, "--list", "--table=toy/2") == 0
-    assert "toy/2:digits/sym0.4/cross_entropy/best  90 ± 1  test_accuracy_best" in capsys.readouterr().out
+    assert "  toy/2:digits/sym0.4/cross_entropy/best  90 ± 1  test_accuracy_best\n" in capsys.readouterr().out
+    assert reproduce_toy(tmp_path, "--list", "--table=toy/1") == 0
+    marked = [line for line in capsys.readouterr().out.splitlines() if line.startswith("-")]
+    assert marked == [
+        "- toy/1:digits/sym0.4/nobody_has_this  90 ± 1  test_accuracy  (method nobody_has_this is not registered)"
+    ]
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("flags", [("--list",), ("--list", "--table=toy/2"), ("--table=toy/*", "--dry-run")])
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path, monkeypatch, flags):
+    """As in `… --list | head -1`."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        assert reproduce_toy(tmp_path, *flags) == 0
+        print("what is still to come", flush=True)
 
 
 @pytest.mark.parametrize(

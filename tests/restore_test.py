@@ -8,17 +8,28 @@ import pytest
 from experiments import run
 from experiments.runs import directory, restore
 from robustjax.data import corruptions
-from robustjax.training import checkpoints, evaluation
+from robustjax.training import checkpoints, engine, evaluation, parallel
 
 OPTIONS = ["--method=ce_sr", "--model=mlp", "--batch-size=256", "--epochs=2", "--seeds=2", "--seed=3",
            "--noise=symmetric", "--noise-rate=0.4", "--imbalance=none", "--imbalance-ratio=1", "--learning-rate=0.02",
            "--parallel=single", "--quiet"]  # fmt: skip
 
 
+PLANS = []  # of each epoch of the run, a list of the seeds'
+
+
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    made = tmp_path_factory.mktemp("restore") / "run"
-    assert run.main([*OPTIONS, f"--out={made}"]) == 0
+    made, begin = tmp_path_factory.mktemp("restore") / "run", engine.Programs.begin
+
+    def noted(self, *args):
+        state, plan = begin(self, *args)
+        PLANS.append(parallel.by_seed(self.layout, plan))
+        return state, plan
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine.Programs, "begin", noted)
+        assert run.main([*OPTIONS, f"--out={made}"]) == 0
     return made
 
 
@@ -32,15 +43,24 @@ def test_restored_networks_predict_as_recorded(path, epoch):
     before = {file: file.stat().st_mtime_ns for file in path.rglob("*")}
     found = restore.restore_run(path, epoch=epoch)
     assert {file: file.stat().st_mtime_ns for file in path.rglob("*")} == before
-    settings, dataset, _, _, states, done = found
+    settings, dataset, _, _, states, done, labels = found
     assert (settings.method, len(states), done) == ("ce_sr", 2, epoch or 2)
     for k, record in enumerate(recorded(path, done)):
         logits = restore.predict(found, dataset.test_inputs, k)
         assert evaluation.accuracy(logits, dataset.test_labels) == pytest.approx(record["test_accuracy"], abs=1e-6)
         noise = corruptions.load_noise(path / f"labels-seed{settings.seed + k}.npz")
+        np.testing.assert_array_equal(labels[k].train.given, noise.given)
         logits = restore.predict(found, dataset.train_inputs[noise.kept], k)
         for name, temperature in (("sparse_rate", 1.0), ("sharpened_sparse_rate", 0.1)):
             assert evaluation.sparse_rate(logits, temperature) == pytest.approx(record[name], rel=1e-4)
+
+
+def test_the_next_epochs_draw_is_the_one_that_the_run_made(path):
+    found = restore.restore_run(path, epoch=1)
+    for k, plan in enumerate(PLANS[1]):
+        assert plan.keys() == {"train"}
+        np.testing.assert_array_equal(restore.next_draw(found, k)["train"], plan["train"].order)
+    assert not np.array_equal(PLANS[1][0]["train"].order, PLANS[1][1]["train"].order)
 
 
 def test_features_are_what_the_classifier_sees(path):

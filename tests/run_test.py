@@ -25,7 +25,7 @@ FAST = ["--model=mlp", "--batch-size=128", "--parallel=single", "--quiet", "--au
 METHODS = {
     "cross_entropy": [],
     "dynamic_loss": ["--warmup-epochs=1", "--num-bins=5", "--hidden=8"],
-    "elr": ["--validation-split=0.1", "--learning-rate=0.02"],
+    "elr": ["--validation-split=0.1", "--learning-rate=0.02", "--keep-checkpoints=3"],
 }
 
 
@@ -66,6 +66,8 @@ def test_a_run_directory_is_complete(tmp_path, method, capsys):
         assert 0 <= last["target_accuracy"] <= 1 and 0 <= last["validation_accuracy"] <= 1
         pictures |= {"target_accuracy.png", "elr_coefficients.png"}
     assert {p.name for p in (out / "plots").iterdir()} == pictures
+    kept = {p.name for p in (out / "checkpoints").iterdir()}
+    assert kept == ({"1", "2", "3"} if method == "elr" else {"2", "3"})
     noise = corruptions.load_noise(out / "labels-seed1.npz")
     assert corruptions.label_hash(noise.given) == json.loads(read(out / "config.json"))["labels"]["1"]
 

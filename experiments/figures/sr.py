@@ -12,10 +12,8 @@ import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from sklearn.manifold import TSNE
-from sklearn.neighbors import NearestNeighbors
 
-from experiments.figures import runs
+from experiments.figures import runs, tsne
 from experiments.pictures import plots
 from experiments.runs import measure, restore
 from robustjax.training import checkpoints
@@ -24,25 +22,6 @@ SPARSE_RATES = {
     "sparse_rate": "sparse rate",
     "sharpened_sparse_rate": f"sparse rate, sharpened (τ = {measure.SHARPENING:g})",
 }
-
-
-def embed(features: np.ndarray, seed: int = 0) -> np.ndarray:
-    """t-SNE of features [N, D] in the plane, float32 [N, 2]: perplexity 30 (less for N < 91), PCA init, fixed seed.
-
-    The paper tells neither perplexity nor iterations.
-    """
-    perplexity = min(30.0, (len(features) - 1) / 3)
-    return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(np.asarray(features, np.float32))
-
-
-def neighbour_agreement(features: np.ndarray, classes: np.ndarray, k: int = 10) -> float:
-    """Share of the `k` nearest neighbours of an example that are of its own class, mean over examples [N, D], [N].
-
-    A number for what a t-SNE shows: 1 for classes well apart, about 1/C for C mixed ones.
-    """
-    # The query without data leaves each example out of its own neighbourhood, duplicates or not.
-    nearest = NearestNeighbors(n_neighbors=k).fit(features).kneighbors(return_distance=False)
-    return float(np.mean(classes[nearest] == classes[:, None]))
 
 
 def draw_tsne(
@@ -56,7 +35,7 @@ def draw_tsne(
       images: how many at most.
 
     Returns:
-      The path, and each run's `neighbour_agreement` in the space of its features, which its title tells too.
+      The path, and each run's `tsne.neighbour_agreement` in the space of its features, which its title tells too.
     """
     dataset = next(iter(restored.values())).dataset
     count = min(images, len(dataset.test_labels))
@@ -65,8 +44,8 @@ def draw_tsne(
     points, agreement = {}, {}
     for label, run in restored.items():
         found = restore.features(run, dataset.test_inputs[chosen])
-        agreement[label] = neighbour_agreement(found, classes)
-        points[f"{label}\nepoch {run.epoch}, 10-NN of own class {100 * agreement[label]:.0f} %"] = embed(found)
+        agreement[label] = tsne.neighbour_agreement(found, classes)
+        points[f"{label}\nepoch {run.epoch}, 10-NN of own class {100 * agreement[label]:.0f} %"] = tsne.embed(found)
     return plots.embeddings(points, classes, dataset.class_names, path), agreement
 
 

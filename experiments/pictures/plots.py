@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib import colormaps, rc_context
+from matplotlib import rc_context
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from experiments.pictures import style
 from experiments.pictures.style import BLUE, GREEN, PURPLE, RED, PathLike, Records
@@ -155,44 +155,54 @@ def draw_gradient_coefficients(records: Records, name: str | None = None) -> Fig
     return figure
 
 
+ByPanel = np.ndarray | Mapping[str, np.ndarray]
+"""The same for all panels, or by their titles."""
+
+
 def embeddings(
-    points: Mapping[str, np.ndarray], labels: np.ndarray, class_names: Sequence[str] | None, path: PathLike
-) -> Path:
+    points: Mapping[str, np.ndarray], labels: ByPanel, class_names: Sequence[str] | None, path: PathLike,
+    crossed: Mapping[str, np.ndarray] | None = None,
+) -> Path:  # fmt: skip
     """Save points in the plane coloured by class, a panel a run, see ``draw_embeddings``."""
-    return style.save(draw_embeddings(points, labels, class_names), path)
+    return style.save(draw_embeddings(points, labels, class_names, crossed), path)
 
 
 @rc_context(style.STYLE | {"axes.grid": False})
 def draw_embeddings(
-    points: Mapping[str, np.ndarray], labels: np.ndarray, class_names: Sequence[str] | None = None
-) -> Figure:
-    """Draw examples embedded in the plane, a panel a run, coloured by class (SR, Figs. 1 and 5).
+    points: Mapping[str, np.ndarray], labels: ByPanel, class_names: Sequence[str] | None = None,
+    crossed: Mapping[str, np.ndarray] | None = None,
+) -> Figure:  # fmt: skip
+    """Draw examples embedded in the plane, a panel a run, coloured by class (SR, Figs. 1, 5; Dynamic Loss, 4, 5, 9).
 
     Axes have no ticks: in a t-SNE neither position nor scale means anything. With more than 20 classes neighbouring
     classes have similar colours and there is no legend.
 
     Args:
       points: by title (long ones are wrapped), [N, 2].
-      labels: classes of the same N examples in every panel, integers [N].
+      labels: classes of the examples, integers [N]; one array where all panels have the same examples.
       class_names: default class 0, class 1, …
+      crossed: by title, the examples that get a cross, bool [N].
     """
-    labels = np.asarray(labels)
-    names = style.names_or_numbers(class_names, int(labels.max()) + 1 if class_names is None else len(class_names))
-    if len(names) <= 20:
-        colors = colormaps["tab10" if len(names) <= 10 else "tab20"](np.arange(len(names)))
-    else:
-        colors = colormaps["turbo"](np.linspace(0, 1, len(names)))
+    by_title = labels if isinstance(labels, Mapping) else dict.fromkeys(points, np.asarray(labels))
+    most = max(int(np.max(each)) for each in by_title.values()) + 1
+    names = style.names_or_numbers(class_names, most if class_names is None else len(class_names))
+    colors = style.class_colors(len(names))
     figure, axes = style.panels(len(points), columns=3, size=(3.2, 3.2))
+    size = 5 if max(map(len, points.values())) > 300 else 16
     for ax, (title, found) in zip(axes, points.items(), strict=True):
-        found = style.matrix(found, "points", (len(labels), 2))
+        classes = np.asarray(by_title[title])
+        found = style.matrix(found, "points", (len(classes), 2))
         for c, name in enumerate(names):
-            members = found[labels == c]
-            ax.scatter(members[:, 0], members[:, 1], s=5, color=colors[c], linewidths=0, alpha=0.8, label=name)
+            members = found[classes == c]
+            ax.scatter(members[:, 0], members[:, 1], s=size, color=colors[c], linewidths=0, alpha=0.8, label=name)
+        if crossed is not None and crossed[title].any():
+            struck = found[crossed[title]]
+            ax.scatter(struck[:, 0], struck[:, 1], s=3 * size, marker="x", color="black", linewidths=0.8)
         wrapped = "\n".join(textwrap.fill(part, 42) for part in title.splitlines())
         ax.set(title=wrapped, xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
     if len(names) <= 20:
-        style.legend_below(figure, axes[0], columns=10, markerscale=2.5)
+        style.legend_below(figure, axes[0], columns=10, markerscale=(40 / size) ** 0.5)
     return figure
 
 
@@ -215,7 +225,10 @@ class Line(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """One panel of `draw_lines`: lines by label (not in the legend where it starts with "_"), title, and axes."""
+    """One panel of `draw_lines`: lines by label (not in the legend where it starts with "_"), title, and axes.
+
+    `whole_x` puts ticks at whole numbers only.
+    """
 
     lines: Mapping[str, Line]
     title: str = ""
@@ -225,6 +238,7 @@ class Panel(NamedTuple):
     y_scale: str = "linear"
     y_limits: tuple[float, float] | None = None
     percent: bool = False
+    whole_x: bool = False
 
 
 def lines(panels: Sequence[Panel], columns: int, path: PathLike) -> Path:
@@ -259,6 +273,8 @@ def draw_lines(panels: Sequence[Panel], columns: int = 2) -> Figure:
                 axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
                 axis.set_major_formatter("{x:g}")
                 axis.set_minor_formatter(NullFormatter())
+        if panel.whole_x:
+            ax.xaxis.set_major_locator(MaxNLocator(10, integer=True, steps=[1, 2, 5, 10]))
         below = panels[number + columns] if number + columns < len(panels) else None
         if below is None or below.x_label != panel.x_label:
             ax.set_xlabel(panel.x_label)

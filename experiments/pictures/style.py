@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -20,6 +21,7 @@ Records = Sequence[Mapping[str, Any]]
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 CYCLE = (BLUE, RED, GREEN, ORANGE, PURPLE, SKY)
 LINES = ("-", "--", "-.", ":")
+SHADES = ("#08306b", "#3182bd", "#6baed6", "#9ecae1")  # late to early
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 9,
@@ -89,6 +91,13 @@ def legend_below(figure: Figure, source: Axes | Mapping[str, Any], columns: int 
     width = 0.5 + 0.07 * max(map(len, labels))  # inches of an entry, roughly
     columns = int(np.clip(figure.get_figwidth() / width, 1, columns))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, **look)
+
+
+def class_colors(count: int) -> np.ndarray:
+    """A colour a class, [count, 4]; beyond 20, neighbours have similar ones."""
+    if count <= 20:
+        return colormaps["tab10" if count <= 10 else "tab20"](np.arange(count))
+    return colormaps["turbo"](np.linspace(0, 1, count))
 
 
 def names_or_numbers(names: Sequence[str] | None, count: int) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.runs import artefacts, directory
@@ -14,7 +15,7 @@ from experiments.settings.config import Config
 from robustjax import data
 from robustjax.methods import Method, Task
 from robustjax.methods.base import Learner
-from robustjax.training import checkpoints
+from robustjax.training import checkpoints, engine, parallel
 
 
 class Restored(NamedTuple):
@@ -27,6 +28,7 @@ class Restored(NamedTuple):
       method: with what; `method.predict(states[k], inputs)` gives logits.
       states: one method state a seed, on the first device.
       epoch: epochs done; with `best`, by the seed that was trained longest.
+      labels: each seed's.
     """
 
     settings: Config
@@ -35,6 +37,7 @@ class Restored(NamedTuple):
     method: Method
     states: list[Any]
     epoch: int
+    labels: list[build.SeedLabels]
 
 
 def restore_run(
@@ -71,7 +74,7 @@ def restore_run(
         states, epoch = [state for state, _, _ in found], max(epoch for _, _, epoch in found)
     else:
         states, _, epoch = checkpoints.restore(path / "checkpoints", [like] * settings.seeds, epoch)
-    return Restored(settings, dataset, task, method, states, epoch)
+    return Restored(settings, dataset, task, method, states, epoch, labels)
 
 
 def predict(run: Restored, inputs: np.ndarray, k: int = 0) -> np.ndarray:
@@ -94,6 +97,23 @@ def features(run: Restored, inputs: np.ndarray, k: int = 0) -> np.ndarray:
     return _in_batches(
         lambda batch: run.task.model.features(learner.params, learner.stats, run.task.plain(batch))[0], inputs
     )
+
+
+def next_draw(run: Restored, k: int = 0) -> dict[str, np.ndarray]:
+    """What the epoch after the checkpoint draws, by the method's own plan and the run's own randomness.
+
+    Of a finished run: what one more epoch of its last stage would.
+
+    Returns:
+      By stream, positions int32 [M] in its pool, for the training set in `run.labels[k].train`, in the order drawn.
+    """
+    layout = parallel.make_layout("single", batch_size=run.settings.batch_size)
+    programs = engine.Programs(run.method, run.task, layout, lambda phase: None)
+    own = parallel.place_seeds(layout, [build.own(run.labels[k], run.settings.seed + k)])
+    shared = parallel.place_shared(layout, build.resident(run.dataset))
+    state = parallel.place_seeds(layout, [jax.tree.map(jnp.copy, run.states[k])])  # its buffers are given up
+    (plan,) = parallel.by_seed(layout, programs.begin(state, own, shared, run.epoch)[1])
+    return {name: stream.order[: int(stream.size)] for name, stream in plan.items()}
 
 
 def _in_batches(apply: Callable[[Any], jax.Array], inputs: np.ndarray, size: int = 500) -> np.ndarray:

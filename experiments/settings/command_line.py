@@ -139,8 +139,10 @@ def help_text(argv: Sequence[str], width: int | None = None) -> str:
     parts = [
         f"usage: {program()} [--method=NAME] [--dataset=NAME] [--SETTING=VALUE …]",
         _filled(
-            "Train one method on one data set. What is not given comes from the recipe of the method on the data set; "
-            f"the values shown here in parentheses are those for {known.name} on {settings.dataset}"
+            "Train one method on one data set. What is not given comes from a recipe: that of the method's own paper "
+            "for the data set if there is one, else the one that all other methods share; --recipe=PAPER/DATASET takes "
+            "any paper's, whatever the method (--list-datasets). "
+            f"The values shown here in parentheses are those for {known.name} on {settings.dataset}"
             + (f" ({'; '.join(sources)})." if sources else "."),
             width,
         ),

@@ -22,7 +22,10 @@ class Config:
 
     method: str = setting("dynamic_loss", "what", "training method (--list-methods), or FILE.py:NAME of your own")
     dataset: str = setting("digits", "what", "digits (embedded), a TFDS name, npz:FILE or folder:DIR")
-    recipe: str | None = setting(None, "what", "data set whose recipe to use; default: that of the data set itself")
+    recipe: str | None = setting(
+        None, "what", "PAPER/DATASET: a paper's settings for a data set, e.g. sr/cifar10 (--list-datasets); DATASET: "
+        "the method's own, else those that all share; default: that data set"
+    )  # fmt: skip
     max_tokens: int | None = setting(None, "what", "texts: how many of the last tokens are kept; default: 256")
     model: str = setting("small_cnn", "what", "classifier (--list-models), or FILE.py:NAME of your own")
     model_options: str | None = setting(None, "what", "options of the classifier: KEY=VALUE,KEY=VALUE")
@@ -90,6 +93,7 @@ class Config:
     resume: bool = setting(False, "run", "go on with a run that was cut")
     overwrite: bool = setting(False, "run", "delete what is in the run directory and start anew")
     checkpoint_every: int = setting(1, "run", "epochs between checkpoints; 0: only at the end")
+    keep_checkpoints: int = setting(2, "run", "how many of the newest checkpoints stay")
     track_every: int = setting(1, "run", "epochs between looks at the training set (memorization); 0: never")
     compilation_cache: str | None = setting(None, "run", "folder for compiled programs; 'off' for none")
     quiet: bool = setting(False, "run", "print the final table only")
@@ -101,7 +105,8 @@ _SPARSE = composable.options_of(sparse.sparse_terms)
 
 # Settings that change where or how a run is carried out, but not its result.
 _NOT_IDENTITY = (
-    "out", "resume", "overwrite", "checkpoint_every", "quiet", "data_dir", "parallel", "compilation_cache",
+    "out", "resume", "overwrite", "checkpoint_every", "keep_checkpoints", "quiet", "data_dir", "parallel",
+    "compilation_cache",
     "recipe",  # what it says is in the settings
 )  # fmt: skip
 IDENTITY = tuple(field.name for field in dataclasses.fields(Config) if field.name not in _NOT_IDENTITY)
@@ -145,13 +150,7 @@ def resolve(given: Mapping[str, Any]) -> tuple[Config, tuple[str, ...]]:
         given = {**given, "groups": files.pin_groups(given["groups"])}
     if given.get("model") is not None:
         given = {**given, "model": catalogue.canonical_model(given["model"])}
-    recipe = recipes.get(
-        catalogue.family(method),
-        given.get("recipe") or given.get("dataset", Config.dataset),
-        regularizer=_regularizer(given, options),
-        noise=given.get("noise"),
-        imbalance=given.get("imbalance"),
-    )
+    recipe = _recipe(given, method, options)
     settings = _settings(given, method, recipe)
     chosen = {k: option.default for k, option in options.items()}
     chosen |= {k: v for k, v in recipe.options.items() if k in options}
@@ -159,6 +158,47 @@ def resolve(given: Mapping[str, Any]) -> tuple[Config, tuple[str, ...]]:
     config = Config(**settings, options=_adapted(chosen, given, settings, recipe))
     check(config)
     return config, recipe.sources
+
+
+def _recipe(given: Mapping[str, Any], method: str, options: Mapping[str, catalogue.Option]) -> recipes.Recipe:
+    paper, _, dataset = (given.get("recipe") or "").rpartition("/")
+    return recipes.get(
+        catalogue.family(method),
+        dataset or given.get("dataset", Config.dataset),
+        paper=paper,
+        regularizer=_regularizer(given, options),
+        noise=given.get("noise"),
+        imbalance=given.get("imbalance"),
+    )
+
+
+def unsaid(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the recipe, if any, names no network: the settings of training that nobody has named, at their defaults.
+
+    Raises:
+      as `resolve`.
+    """
+    config, _ = resolve(given)
+    said = _recipe(given, config.method, catalogue.options(catalogue.entry(config.method))).settings
+    if "model" in said:
+        return {}
+    wanted = ("model", "augmentation", "epochs", "batch_size", "optimizer", "learning_rate", "schedule")
+    return {name: getattr(config, name) for name in wanted if name not in {*said, *given}}
+
+
+def _refuse_recipe(given: Mapping[str, Any], method: str, name: str) -> None:
+    """Refuse a recipe that there is none of for the method, telling what there is."""
+    paper, _, dataset = given["recipe"].rpartition("/")
+    there = [f"{each}/{dataset}" for each in recipes.papers(dataset)]
+    if dataset not in recipes.datasets():
+        known = ", ".join(recipes.datasets())
+        raise ValueError(f"recipe={given['recipe']!r}: there are recipes for {known}; PAPER/DATASET takes a paper's.")
+    if f"{paper}/{dataset}" in there or (not paper and recipes.has_settings(catalogue.family(method), dataset)):
+        return
+    whose = f"of {paper!r}" if paper else f"for method={name!r}"
+    raise ValueError(
+        f"recipe={given['recipe']!r}: there is none {whose}; there are {', '.join(there)}, for any method."
+    )
 
 
 def _regularizer(given: Mapping[str, Any], options: Mapping[str, catalogue.Option]) -> str:
@@ -182,8 +222,8 @@ def _refuse_foreign(
     unused = [key for key in _SPARSE[1:] if key in given]
     if unused and "regularizer" in options and _regularizer(given, options) == "none":
         raise ValueError(f"--{unused[0]} needs --regularizer=sparse.")
-    if given.get("recipe") is not None and given["recipe"] not in recipes.datasets():
-        raise ValueError(f"recipe={given['recipe']!r}: there are recipes for {', '.join(recipes.datasets())}.")
+    if given.get("recipe") is not None:
+        _refuse_recipe(given, method, name)
     if given.get("groups") is not None and "weighting" not in options:
         raise ValueError(
             f"--groups belongs to {', '.join(catalogue.owners('weighting'))}; method={name!r} has no groups."
@@ -246,7 +286,7 @@ def check(config: Config) -> None:
     )
     need(config.labels is None or config.noise == "none", "noise", "--labels are what they are: --noise=none")
     need(config.imbalance != "none" or config.imbalance_ratio == 1, "imbalance_ratio", "a ratio needs --imbalance=KIND")
-    for name in ("epochs", "batch_size", "seeds"):
+    for name in ("epochs", "batch_size", "seeds", "keep_checkpoints"):
         need(getattr(config, name) >= 1, name, "at least 1 is accepted")
     for name in (
         "checkpoint_every",

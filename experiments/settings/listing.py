@@ -59,13 +59,17 @@ def list_models(width: int | None = None) -> str:
 
 
 def list_datasets(width: int | None = None) -> str:
-    """The data sets known by name, those with a recipe first."""
+    """The data sets known by name, those with a recipe first, and whose settings there are."""
     there, known = data.sources.names(), recipes.datasets()
-    table = _table("data set", "recipe")
+    table = _table("data set", "settings of")
     for name in (*known, *(each for each in there if each not in known)):
-        note = "yes" if name in there else "yes, for --dataset=folder:DIR --recipe=" + name
-        table.add_row(name, note if name in known else _NONE)
-    return _text(table, width) + "\nOf your own: --dataset=npz:FILE or folder:DIR."
+        papers = recipes.papers(name)
+        note = ", ".join(papers) or _NONE
+        table.add_row(name, note if name in there else f"{note}: for --dataset=folder:DIR --recipe={papers[0]}/{name}")
+    return (
+        _text(table, width) + "\n--recipe=PAPER/DATASET takes a paper's settings, for any method. Without it a method "
+        "has its own paper's; all others have the first.\nOf your own: --dataset=npz:FILE or folder:DIR."
+    )
 
 
 def _table(*columns: str) -> Table:

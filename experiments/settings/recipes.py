@@ -1,6 +1,11 @@
 """The papers' hyperparameters: (method, data set) -> settings, each with its source.
 
 A recipe is the data set's protocol, then what the method changes in it. Command-line flags override both.
+
+A bare data set means one protocol for all methods, that of `DATASETS`, except for a method whose own paper has another
+for it here: then that one. So losses and baselines compare under equal settings, whichever paper they come from;
+`--recipe=PAPER/DATASET` asks for another paper's protocol, whatever the method (`papers`), and the method's options
+stay those of the method.
 """
 
 import copy
@@ -96,9 +101,8 @@ SPARSE: dict[tuple[str, str], Recipe] = {
 }  # fmt: skip
 
 
-def _sr_baseline(dataset: str, **options: Any) -> Recipe:
-    settings = {"cifar10": _SR_CIFAR10, "cifar100": _SR_CIFAR100}.get(dataset, {})
-    return _recipe("SR (ICCV 2021), code: baselines", options, **settings)
+def _sr_baseline(**options: Any) -> Recipe:
+    return _recipe("SR (ICCV 2021), code: baselines", options)
 
 
 _HAR = _recipe(
@@ -168,6 +172,8 @@ def _dividemix(source: str, warmup_epochs: int, unlabeled_strength: float) -> Re
     )  # fmt: skip
 
 
+_NEGATIVE_ALONE: dict[str, Any] = {"selective_from": 1.0, "positive_from": 1.0}
+
 # What a method changes in a data set's protocol: (method, data set), or (method, data set, kind of corruption) for what
 # it changes besides; (method, "*") holds for every data set.
 METHODS: dict[tuple[str, ...], Recipe] = {
@@ -217,23 +223,24 @@ METHODS: dict[tuple[str, ...], Recipe] = {
     ("fl_sr", "*"): _recipe("SR, code: no gradient through the focal factor", {"detach": True}),
     ("gce_sr", "mnist"): _recipe("SR, code: MNIST", {"temperature": 0.5, "strength": 3.0}),
     ("gce_sr", "cifar100"): _recipe("SR, code: CIFAR-100", {"q": 0.001}),
-    ("focal", "mnist"): _sr_baseline("mnist", detach=True),
+    ("focal", "mnist"): _sr_baseline(detach=True),
     ("sce", "mnist"): _recipe("APL (ICML 2020), code (SR's has alpha = 1)", {"alpha": 0.01, "beta": 1.0}),
     ("apl", "mnist"): _recipe("APL (ICML 2020), code (SR's has beta = 100)", {"alpha": 1.0, "beta": 10.0}),
-    **{(name, dataset): _sr_baseline(dataset)
-       for name in ("gce", "mae", "nce", "rce", "sce", "apl", "nfl_mae", "nfl_rce", "phuber_ce")
-       for dataset in ("cifar10", "cifar100")},
-    ("sce", "cifar100"): _sr_baseline("cifar100", alpha=6.0, beta=0.1),
-    ("apl", "cifar100"): _sr_baseline("cifar100", alpha=10.0, beta=1.0),
+    ("sce", "cifar100"): _sr_baseline(alpha=6.0, beta=0.1),
+    ("apl", "cifar100"): _sr_baseline(alpha=10.0, beta=1.0),
     ("nce_mae", "mnist"): _recipe("APL (ICML 2020), code", {"alpha": 1.0, "beta": 10.0}),
-    ("nce_mae", "cifar10"): _sr_baseline("cifar10"),
-    ("nce_mae", "cifar100"): _sr_baseline("cifar100", alpha=10.0, beta=1.0),
-    ("nce_rce", "cifar10"): _sr_baseline("cifar10"),
-    ("nce_rce", "cifar100"): _sr_baseline("cifar100", alpha=10.0, beta=0.1),
-    ("phuber_ce", "cifar10"): _recipe("PHuber (ICLR 2020): tau = 2 on CIFAR-10", {"tau": 2.0}, **_SR_CIFAR10),
-    **{("nlnl", dataset): _sr_baseline(dataset, selective_from=1.0, positive_from=1.0,
-                                       complementary=110 if dataset == "cifar100" else 1)
-       for dataset in ("mnist", "cifar10", "cifar100")},  # negative learning alone
+    ("nce_mae", "cifar100"): _sr_baseline(alpha=10.0, beta=1.0),
+    ("nce_rce", "cifar100"): _sr_baseline(alpha=10.0, beta=0.1),
+    ("phuber_ce", "cifar10"): _recipe("PHuber (ICLR 2020): tau = 2 on CIFAR-10", {"tau": 2.0}),
+    **{("nlnl", dataset): _recipe("SR (ICCV 2021), code: NLNL's negative learning alone", _NEGATIVE_ALONE)
+       for dataset in ("mnist", "cifar10")},
+    ("nlnl", "cifar100"): Recipe(
+        {}, _NEGATIVE_ALONE | {"complementary": 110},
+        (
+            "SR (ICCV 2021), code: NLNL's negative learning alone",
+            "NLNL (ICCV 2019): 110 complementary labels on CIFAR-100 (SR's code has 1)",
+        ),
+    ),
     ("nlnl", "digits"): _recipe(
         "ours: many complementary labels make up for few steps; chosen on seed 100", {"complementary": 20},
         learning_rate=0.02,
@@ -273,6 +280,11 @@ METHODS: dict[tuple[str, ...], Recipe] = {
     ("forward", "cifar100"): _recipe("Patrini et al. (CVPR 2017), code: the surest example", {"percentile": 100.0}),
 }  # fmt: skip
 
+# Whose the protocols of `DATASETS` are.
+_OWNERS = {
+    "digits": "ours", "mnist": "sr", "cifar10": "dynamic_loss", "cifar100": "dynamic_loss", "imdb_reviews": "har"
+}  # fmt: skip
+
 
 def datasets() -> tuple[str, ...]:
     """The data sets that there is any recipe for, sorted."""
@@ -280,18 +292,43 @@ def datasets() -> tuple[str, ...]:
     return tuple(sorted(set(keys) - {"*"}))
 
 
+def papers(dataset: str) -> tuple[str, ...]:
+    """Whose protocols there are for a data set, that of `DATASETS` first; each goes by its method, SR's by "sr"."""
+    own = [key[0] for key, recipe in METHODS.items() if key[1] == dataset and recipe.settings]
+    sparse = ["sr" for key, recipe in SPARSE.items() if key[0] == dataset and recipe.settings]
+    return tuple(dict.fromkeys([*([_OWNERS[dataset]] if dataset in _OWNERS else []), *sparse, *own]))
+
+
+def has_settings(family: str, dataset: str) -> bool:
+    """Whether there are settings for a method's family on a data set."""
+    return dataset in DATASETS or bool(METHODS.get((family, dataset), Recipe({}, {}, ())).settings)
+
+
 def get(
-    family: str, dataset: str, *, regularizer: str = "none", noise: str | None = None, imbalance: str | None = None
-) -> Recipe:
+    family: str, dataset: str, *, paper: str = "", regularizer: str = "none", noise: str | None = None,
+    imbalance: str | None = None,
+) -> Recipe:  # fmt: skip
     """The recipe of a method's family on a data set, by their exact names; "" for a method that has none.
 
-    `regularizer`, and `noise` and `imbalance` as far as the user named them, choose among the papers' presets.
+    `paper`, of `papers(dataset)`, takes its settings in place of the method's own. `regularizer`, and `noise` and
+    `imbalance` as far as the user named them, choose among the papers' presets.
     """
     base = dataset.split(":")[0].split("/")[0]
     corruption = "imbalanced" if imbalance not in (None, "none") else "asymmetric" if noise == "asymmetric" else ""
-    sparse = SPARSE.get((base, corruption), SPARSE.get((base, ""))) if regularizer == "sparse" else None
-    own = [METHODS.get(key) for key in ((family, "*"), (family, base), (family, base, corruption))]
+
+    def changes(name: str, sparse: bool) -> list[Recipe]:
+        found = [SPARSE.get((base, corruption), SPARSE.get((base, ""))) if sparse else None]
+        return [*filter(None, [*found, *map(METHODS.get, ((name, "*"), (name, base), (name, base, corruption)))])]
+
+    parts = changes(family, regularizer == "sparse")
+    if paper:
+        protocol = [part._replace(options={}) for part in changes(paper, paper == "sr") if part.settings]
+        parts = protocol + [part._replace(settings={}) for part in parts if part.options]
+    parts = [DATASETS[base], *parts] if base in DATASETS else parts
     merged = Recipe({}, {}, ())
-    for part in filter(None, [DATASETS.get(base), sparse, *own]):
-        merged = Recipe(merged.settings | part.settings, merged.options | part.options, merged.sources + part.sources)
+    for number, part in enumerate(parts):
+        later = {name for each in parts[number + 1 :] for name in (*each.settings, *each.options)}
+        heard = not later.issuperset([*part.settings, *part.options])  # what is said anew altogether has no share
+        sources = tuple(source for source in part.sources if heard and source not in merged.sources)
+        merged = Recipe(merged.settings | part.settings, merged.options | part.options, merged.sources + sources)
     return copy.deepcopy(merged)

@@ -13,6 +13,7 @@ import itertools
 import math
 import os
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -33,7 +34,7 @@ class Cell(NamedTuple):
 
     Attributes:
       paper: "har", "sr", "dynamic_loss" or "elr".
-      table: the table's number in the paper, as text.
+      table: the table's number in the paper, as text; "text" for a number that no table holds.
       dataset: what is trained on, by the command line's name.
       tested_on: the test set where it is another data set's, else "".
       noise: kind of label noise, "none", or "real" for noise that the data set has of itself.
@@ -219,7 +220,7 @@ def _id(cell: Cell, with_metric: bool) -> str:
 
 def _natural(table: str) -> tuple[int, str]:
     digits = table[: len(table) - len(table.lstrip("0123456789"))]
-    return int(digits or 0), table
+    return int(digits) if digits else sys.maxsize, table  # what the text tells comes last
 
 
 def _numbers(text: str) -> list[float]:

@@ -91,9 +91,12 @@ RULES: tuple[Rule, ...] = (
          "the regulariser is that of the paper, a root of the sum of squares; the authors' code takes a sum of norms"),
 
     Rule({"paper": "sr", "dataset": "mnist"}, _protocol(recipes.DATASETS["mnist"].settings), _SR),
-    Rule({"paper": "sr", "dataset": "cifar10"}, _protocol(recipes.SPARSE["cifar10", ""].settings), _SR),
-    Rule({"paper": "sr", "dataset": "cifar100"}, _protocol(recipes.SPARSE["cifar100", ""].settings), _SR),
+    *(Rule({"paper": "sr", "dataset": name},
+           _protocol(recipes.SPARSE[name, ""].settings) | {"recipe": f"sr/{name}"}, _SR)
+      for name in ("cifar10", "cifar100")),
     Rule({"paper": "sr", "table": "5", "dataset": "cifar10|cifar100"}, {"gradient_clip": 0.0}),
+    Rule({"paper": "sr", "dataset": "cifar100", "method": "nlnl"}, {"complementary": 1}, "",
+         "SR's code draws 1 complementary label an example; NLNL's paper 110 on CIFAR-100"),
     Rule({"paper": "sr", "method": "focal"}, {"gamma": 0.5, "detach": True}),
     Rule({"paper": "sr", "dataset": "mnist", "method": "sce|apl"}, {}, "",
          "the weights of the two losses are those of APL's code on MNIST; SR's code has others"),

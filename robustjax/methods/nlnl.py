@@ -42,7 +42,8 @@ def nlnl(
     """NLNL. Phases start at shares of the run; 1 is never. The paper's take 720 epochs each.
 
     Args:
-      complementary: complementary labels that an example draws in each step; 110 in the paper for CIFAR-100.
+      complementary: complementary labels that an example draws in each step: 1 in the paper, 110 on
+        CIFAR-100; 1 wherever SR and APL compare with it (their code).
       selective_from: share of the run after which negative learning leaves out labels with p_y of at most 1/C.
       positive_from: share of the run after which labels with p_y above the threshold are learned positively.
       pseudo_from: share of the run after which a fresh network learns pseudo-labels, with a learning-rate schedule

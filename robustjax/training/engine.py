@@ -201,6 +201,23 @@ class Programs:
 
         return self.call("entry", program, state, (own, seen), np.int32(epoch), key=("entry", stage))
 
+    def begin(self, state: State, own: Own, shared: Resident, epoch: int, logits: Any = None) -> tuple[State, Plan]:
+        """What comes before the steps of an epoch: the look, the entry into a stage, the plan.
+
+        `logits` are those of the training set, if known. An epoch beyond the last is one more of the last stage.
+        """
+        number, start = self.method.stage_at(min(epoch, self.method.epochs - 1))
+        stage = self.method.stages[number]
+        seen = None
+        if _looks(stage, epoch == start):
+            known = logits is not None and stage.look is self.method.predict
+            seen = logits if known else self.survey(_there(stage.look), state, own, shared)
+        if stage.enter is not None and epoch == start:
+            state = self.enter(stage, state, own, seen, epoch)
+            if stage.when == "epoch":  # what it has become
+                seen = self.survey(_there(stage.look), state, own, shared)
+        return self.plan(stage, state, own, seen if stage.when == "epoch" else None, epoch, start)
+
     def plan(self, stage: Stage, state: State, own: Own, seen: Any, epoch: int, start: int) -> tuple[State, Plan]:
         """The stage's plan for the epoch."""
 
@@ -432,15 +449,7 @@ def train(
         number, start = method.stage_at(epoch)
         stage = method.stages[number]
 
-        seen = None
-        if _looks(stage, epoch == start):
-            known = logits is not None and stage.look is method.predict
-            seen = logits if known else programs.survey(_there(stage.look), state, own, shared)
-        if stage.enter is not None and epoch == start:
-            state = programs.enter(stage, state, own, seen, epoch)
-            if stage.when == "epoch":  # what it has become
-                seen = programs.survey(_there(stage.look), state, own, shared)
-        state, plan = programs.plan(stage, state, own, seen if stage.when == "epoch" else None, epoch, start)
+        state, plan = programs.begin(state, own, shared, epoch, logits)
         sizes = parallel.by_seed(layout, {name: stream.size for name, stream in plan.items()})
         lengths = [[_steps(work, size, task) for work in stage.passes] for size in sizes]
         metrics: list[dict[str, tuple[float, float]]] = [{} for _ in owns]
