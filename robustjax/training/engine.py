@@ -133,12 +133,13 @@ def _in_chunks(apply: Callable[[jax.Array], Any], count: int, chunk: int) -> Any
 class Programs:
     """The compiled programs of one (method, task, layout).
 
-    A class only because it remembers what has been compiled; each program is a pure function.
+    A class only because it remembers what has been traced and compiled; each program is a pure function.
     """
 
     def __init__(self, method: Method, task: Task, layout: parallel.Layout, on_phase: Callable[[str], None]):
         self.method, self.task, self.layout, self._on_phase = method, task, layout, on_phase
         self._compiled: dict[Any, Callable[..., Any]] = {}
+        self._tallies: dict[Any, Tally] = {}
         self._chunk = task.batch_size * max(1, 1024 // task.batch_size)
 
     def call(self, name: str, program: Callable[[Any, Any, Any], Any], *args: Any, key: Any = None) -> Any:
@@ -353,15 +354,19 @@ class Programs:
 
     def _zero_tally(self, stage: Stage, number: int, state: State, seed: Any, shared: Any) -> Tally:
         """An empty tally for each seed, of all metrics of the pass's steps."""
-        lead = len(self.layout.lead)
-        one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[lead:], leaf.dtype), (state, seed))
-        metrics: Metrics = {}
-        for step in dict.fromkeys(stage.passes[number]):
-            _, found = jax.eval_shape(functools.partial(self._apply_step, stage, number, step), *one, shared)
-            metrics |= found
-        none: Any = np.int32(-1)
-        zeros = Tally(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), metrics), none)
-        return parallel.place_seeds(self.layout, [zeros] * self.layout.seeds)
+        work = stage.passes[number]
+        key = (stage.schedule, number, work)
+        if key not in self._tallies:  # finding the metrics costs as much as tracing the steps
+            lead = len(self.layout.lead)
+            one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[lead:], leaf.dtype), (state, seed))
+            metrics: Metrics = {}
+            for step in dict.fromkeys(work):
+                _, found = jax.eval_shape(functools.partial(self._apply_step, stage, number, step), *one, shared)
+                metrics |= found
+            none: Any = np.int32(-1)
+            zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), metrics)
+            self._tallies[key] = Tally(zeros, none)
+        return parallel.place_seeds(self.layout, [self._tallies[key]] * self.layout.seeds)
 
 
 def _there(value: _T | None) -> _T:
