@@ -248,6 +248,7 @@ def test_apl_pairs_are_what_their_names_say():
     ("name", "options", "message"),
     [
         ("gce", {"q": 1.5}, "q must be"),
+        ("gce", {"clip": 1.0}, "clip=1.0"),
         ("sce", {"alpha": -1.0}, "alpha must be"),
         ("focal", {"gamma": -0.1}, "gamma must be"),
         ("apl", {"active": "ce"}, "active='ce'"),

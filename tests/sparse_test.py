@@ -101,6 +101,21 @@ def test_protocols_are_the_papers():
     assert resolve(method="ce_sr", dataset="cifar100", imbalance="long_tailed").gradient_clip == 0.0
 
 
+def test_gce_below_its_limit_has_no_gradient():
+    """What SR's code does with labels that the sharpened prediction rules out: the regulariser alone moves them."""
+    task = make_task(rate=0.1, optimizer=optax.sgd)
+    presets = resolve(method="gce_sr", dataset="mnist").options
+    params = methods.get("ce")(task).init(jax.random.key(1), digits().train_labels).learner.params
+    worst = jnp.argmin(task.model.apply(params, {}, task.plain(digits().train_inputs[:8]), train=True)[0], -1)
+    for name, clip, moves in (("code", presets["clip"], False), ("paper", 0.0, True)):
+        method = methods.get("gce_sr")(task, temperature=1e-3, strength=1e-30, normalize=False, clip=clip)
+        state, _, (after, _) = one_step(method, task, labels=worst)
+        difference = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.learner.params, after.learner.params)
+        assert (max(jax.tree.leaves(difference)) > 1e-3) == moves, name
+    assert resolve(method="gce", dataset="cifar10").options["clip"] == presets["clip"] == 1e-7
+    assert resolve(method="gce", dataset="digits").options["clip"] == 0.0
+
+
 def test_options_without_the_regulariser_are_refused():
     with pytest.raises(ValueError, match="--temperature needs --regularizer=sparse"):
         resolve(method="gce", temperature=0.2)

@@ -95,6 +95,7 @@ RULES: tuple[Rule, ...] = (
     Rule({"paper": "sr", "dataset": "cifar100"}, _protocol(recipes.SPARSE["cifar100", ""].settings), _SR),
     Rule({"paper": "sr", "table": "5", "dataset": "cifar10|cifar100"}, {"gradient_clip": 0.0}),
     Rule({"paper": "sr", "method": "focal"}, {"gamma": 0.5, "detach": True}),
+    Rule({"paper": "har|elr", "method": "gce"}, {"clip": 0.0}),  # the recipe's is SR's
     Rule({"paper": "sr", "dataset": "mnist", "method": "sce|apl"}, {}, "",
          "the weights of the two losses are those of APL's code on MNIST; SR's code has others"),
     Rule({"paper": "sr", "noise": "symmetric"}, {"noise": "symmetric_exclusive"}),

@@ -173,13 +173,17 @@ def focal(task: base.Task, *, gamma: float = 0.5, detach: bool = False, **terms:
 
 
 @composable
-def gce(task: base.Task, *, q: float = 0.7, **terms: Any) -> base.Method:
+def gce(task: base.Task, *, q: float = 0.7, clip: float = 0.0, **terms: Any) -> base.Method:
     """Generalized cross entropy (Zhang and Sabuncu, NeurIPS 2018).
 
     Args:
       q: in (0, 1]: near 0 it is cross entropy, at 1 it is MAE.
+      clip: p_y counts as at least this, and an example below it has no gradient; 1e-7 in SR's code, 0 for none.
     """
-    return erm(task, functools.partial(losses.generalized_cross_entropy, q=q), **terms)
+    if not 0 <= clip < 1:
+        raise ValueError(f"clip={clip} must be in [0, 1).")
+    limits = (clip, 1.0) if clip else None
+    return erm(task, functools.partial(losses.generalized_cross_entropy, q=q, clip=limits), **terms)
 
 
 @composable
