@@ -215,8 +215,8 @@ METHODS: dict[tuple[str, ...], Recipe] = {
         },
     ),
     ("fl_sr", "*"): _recipe("SR, code: no gradient through the focal factor", {"detach": True}),
-    # A label whose sharpened p is below the limit has no gradient in GCE, only in the regulariser. Logits of norm 1 (the
-    # CIFAR presets) never get there.
+    # A label whose sharpened p is below the limit has no gradient in GCE, only in the regulariser. Logits of norm 1 (as
+    # on CIFAR) never get there.
     ("gce_sr", "*"): _recipe("SR, code: p at least 1e-7 in GCE", {"clip": 1e-7}),
     ("gce_sr", "mnist"): _recipe("SR, code: MNIST", {"temperature": 0.5, "strength": 3.0}),
     ("gce_sr", "cifar100"): _recipe("SR, code: CIFAR-100", {"q": 0.001}),
