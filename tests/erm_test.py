@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+from experiments.settings import config
 from robustjax import backend, data, losses, margins, methods, models
 from robustjax.data import augment
 from robustjax.methods import base, erm
@@ -187,6 +188,25 @@ def test_deferred_weights_start_on_time_and_weigh_the_mean():
         ((step,),) = method.stages[method.stage_at(epoch)[0]].passes
         _, metrics = step.apply(state, {"train": batch}, clock_at(method, task, epoch), jax.random.key(0))
         np.testing.assert_allclose(metrics["loss"][0] / metrics["loss"][1], expected, rtol=1e-5)
+
+
+def test_ldam_has_the_head_that_its_scale_is_for():
+    for given, head, scale in (
+        ({}, "cosine", 30.0),
+        ({"scale": 8.0}, "cosine", 8.0),
+        ({"head": "linear"}, "linear", 1.0),
+        ({"model_options": "head=linear"}, "cosine", 1.0),  # what is said last of the network holds
+    ):
+        settings, _ = config.resolve({"method": "ldam_drw", **given})
+        assert (settings.head, settings.options["scale"]) == (head, scale)
+        assert settings.options["reweight_from"] == 0.8
+    for given, message in (
+        ({"head": "linear", "scale": 30.0}, "head='linear': LDAM's scale=30 is for --head=cosine"),
+        ({"scale": 1.0}, "head='cosine': its logits are at most scale=1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            config.resolve({"method": "ldam", **given})
+    assert config.resolve({"method": "cb_focal"})[0].head is None
 
 
 def test_generalized_jensen_shannon_sees_two_different_views():

@@ -68,8 +68,9 @@ _SR_CIFAR10 = _SR_CIFAR | {
 _SR_CIFAR100 = _SR_CIFAR | {
     "model": "resnet34", "epochs": 200, "learning_rate": 0.1, "weight_decay": 1e-5, "augmentation": "crop-flip-rotate"
 }  # fmt: skip
+# The script for unequal classes neither clips gradients nor rotates images.
 _SR_TAIL = {"noise": "none", "noise_rate": 0.0, "imbalance": "long_tailed", "imbalance_ratio": 10.0,
-            "gradient_clip": 0.0}  # fmt: skip
+            "gradient_clip": 0.0, "augmentation": "crop-flip"}  # fmt: skip
 
 
 def _sr(source: str, temperature: float, p: float, strength: float, growth: float, every: int, normalize: bool,
@@ -214,6 +215,7 @@ METHODS: dict[tuple[str, ...], Recipe] = {
             "num_bins": 20, "warmup_epochs": 2, "corrector_warmup_steps": 0, "corrector_bias": 2.0,
         },
     ),
+    ("ldam", "*"): _recipe("LDAM-DRW (NeurIPS 2019), code: logits are cosines, times 30", head="cosine"),
     ("fl_sr", "*"): _recipe("SR, code: no gradient through the focal factor", {"detach": True}),
     # A label whose sharpened p is below the limit has no gradient in GCE, only in the regulariser. Logits of norm 1 (as
     # on CIFAR) never get there.

@@ -321,7 +321,7 @@ def ldam(
 
     Args:
       max_margin: margin of the rarest class.
-      scale: factor on logits and margins; 30 is for a cosine classifier (`--head=cosine`).
+      scale: factor on logits and margins: 30 for a cosine classifier (`--head=cosine`), 1 for a linear one.
       reweight_from: share of the run after which classes are weighted (DRW), 0.8 in the paper; 1 is never.
       balance: β of the effective number of examples, in [0, 1); near 1 classes weigh as 1/n.
     """
