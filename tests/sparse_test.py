@@ -102,15 +102,15 @@ def test_protocols_are_the_papers():
 
 def test_gce_below_its_limit_has_no_gradient():
     """What SR's code does with labels that the sharpened prediction rules out: the regulariser alone moves them."""
-    task = make_task(rate=0.1, optimizer=optax.sgd)
-    presets = resolve(method="gce_sr", dataset="mnist").options
-    params = methods.get("ce")(task).init(jax.random.key(1), digits().train_labels).learner.params
-    worst = jnp.argmin(task.model.apply(params, {}, task.plain(digits().train_inputs[:8]), train=True)[0], -1)
-    for name, clip, moves in (("code", presets["clip"], False), ("paper", 0.0, True)):
-        method = methods.get("gce_sr")(task, temperature=1e-3, strength=1e-30, normalize=False, clip=clip)
-        state, _, (after, _) = one_step(method, task, labels=worst)
-        difference = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.learner.params, after.learner.params)
-        assert (max(jax.tree.leaves(difference)) > 1e-3) == moves, name
+    task, presets = make_task(rate=0.1, optimizer=optax.sgd), resolve(method="gce_sr", dataset="mnist").options
+    # At so low a temperature every label but one is ruled out; the regulariser is too weak to be seen.
+    method = methods.get("gce_sr")(task, temperature=1e-6, strength=1e-30, normalize=False, clip=presets["clip"])
+    params = method.init(jax.random.key(1), digits().train_labels).learner.params  # as `one_step` begins
+    logits = task.model.apply(params, {}, task.plain(digits().train_inputs[:8]), train=True)[0]
+    _, _, (after, metrics) = one_step(method, task, labels=np.argmin(np.asarray(logits), -1))
+    capped = (1 - 1e-7**0.01) / 0.01
+    np.testing.assert_allclose(metrics["unregularized_loss"][0], 8 * capped, rtol=1e-5)
+    chex.assert_trees_all_equal(after.learner.params, params)
     assert resolve(method="gce", dataset="cifar10").options["clip"] == presets["clip"] == 1e-7
     assert resolve(method="gce", dataset="digits").options["clip"] == 0.0
 

@@ -342,7 +342,9 @@ def ldam(
 
     plain = erm(task, loss, constants=constants, **terms)
     weighted = erm(task, loss, constants=constants, weights=weights, **terms)
-    return then(plain, weighted, round(reweight_from * task.epochs))
+    method = then(plain, weighted, round(reweight_from * task.epochs))
+    # The scale is part of the classifier: of cosines alone, no prediction would be sure.
+    return method._replace(predict=lambda state, inputs: scale * method.predict(state, inputs))
 
 
 @composable
