@@ -218,10 +218,11 @@ def sigmoid_rampup(length: float) -> Schedule:
 
 
 def averaging_decay(decay: float, ramp: float) -> Schedule:
-    """The memory γ of ELR+'s averaged weights, Θ̄ ← γ Θ̄ + (1 − γ) Θ, by steps done before this one (Liu et al., 2020).
+    """The memory γ of ELR+'s averaged weights, Θ̄ ← γ Θ̄ + (1 − γ) Θ, by the step's number t (Liu et al., 2020, code).
 
-    It rises as `sigmoid_rampup` does to `decay` at `ramp` steps; or, for `ramp` = 0, as 1 − 1/(t + 1), which makes Θ̄
-    the plain mean of all weights so far, until it meets `decay` (Clothing1M and WebVision in the authors' code).
+    It rises as `sigmoid_rampup` does at t + 1, to `decay`; or, for `ramp` = 0, as 1 − 1/(t + 1) until it meets `decay`
+    (Clothing1M and WebVision in the authors' code). ELR+'s first step is 1, so that Θ̄ is then the plain mean of its
+    start and all weights since; counted from 0, it is the mean of the weights alone.
 
     Raises:
       ValueError: `decay` is outside [0, 1) or `ramp` is negative.

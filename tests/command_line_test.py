@@ -221,7 +221,7 @@ def test_the_first_line_tells_whose_settings_they_are(monkeypatch, capsys):
 
     monkeypatch.setattr(run, "execute", stop)
     assert first_line("--method=gce", "--dataset=cifar10").startswith("settings: Dynamic Loss (TPAMI 2023)")
-    assert first_line("--method=gce", "--dataset=cifar10", "--recipe=sr/cifar10") == (
+    assert first_line("--method=mae", "--dataset=cifar10", "--recipe=sr/cifar10") == (
         "settings: SR (ICCV 2021), code: CIFAR-10"
     )
     fallback = first_line("--method=gce", "--dataset=fashion_mnist", "--epochs=3")

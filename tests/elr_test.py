@@ -98,8 +98,9 @@ def test_two_networks_teach_each_other():
         teacher = before.students[1 - which].average
         probs = jax.nn.softmax(task.model.apply(teacher.params, {}, task.plain(batch.inputs), train=True)[0])
         np.testing.assert_allclose(table(mine)[np.asarray(batch.index)], 0.3 * probs, rtol=1e-4, atol=1e-6)
-        # min(1 − 1/(t + 1), 0.9) is 0 at first: the average is the new weights.
-        chex.assert_trees_all_close(mine.average.params, mine.learner.params, rtol=1e-6)
+        # min(1 − 1/(t + 1), 0.9) is 1/2 at the first step, which the code calls 1: the mean of start and new weights.
+        halfway = jax.tree.map(lambda a, b: (a + b) / 2, before.students[which].average.params, mine.learner.params)
+        chex.assert_trees_all_close(mine.average.params, halfway, rtol=1e-5, atol=1e-7)
         assert (int(mine.steps), int(other.steps)) == (1, 0)
     state = after
     logits = [base.predict_with(task, student.learner, batch.inputs) for student in state.students]
@@ -126,7 +127,7 @@ def test_the_loss_is_on_mixed_inputs_labels_and_targets():
     y = y * t / jnp.sum(y * t, -1, keepdims=True)
     logits = task.model.apply(params, {}, x, train=True)[0]
     p = jnp.clip(jax.nn.softmax(logits), 1e-4, 1 - 1e-4)
-    amount = 2.0 * np.exp(-5)  # the ramp at its first step
+    amount = 2.0 * np.exp(-5 * (1 - 1 / 4) ** 2)  # the ramp at its first step, which is 1
     expected = jnp.mean(-jnp.sum(y * jax.nn.log_softmax(logits), -1) + amount * jnp.log(1 - jnp.sum(p * t, -1)))
     np.testing.assert_allclose(metrics["loss"][0] / 8, expected, rtol=1e-4)
     assert metrics["regularizer_strength"][0] == pytest.approx(amount)
@@ -136,9 +137,9 @@ def test_averaged_weights_follow_the_ramp():
     task = make_task(**SGD)
     method = methods.get("elr_plus_one_network_no_mixup")(task, average_decay=0.9, average_ramp_steps=4)
     states, _, _ = steps(method, task, 3)
-    for t, (before, after) in enumerate(itertools.pairwise(states)):
+    for t, (before, after) in enumerate(itertools.pairwise(states), 1):
         (old,), (new,) = before.students, after.students
-        decay = 0.9 * np.exp(-5 * (1 - (t + 1) / 4) ** 2)
+        decay = 0.9 * np.exp(-5 * (1 - min(t + 1, 4) / 4) ** 2)
         expected = jax.tree.map(lambda e, w, d=decay: d * e + (1 - d) * w, old.average.params, new.learner.params)
         chex.assert_trees_all_close(new.average.params, expected, rtol=1e-5, atol=1e-7)
 

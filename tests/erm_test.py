@@ -10,7 +10,10 @@ import numpy as np
 import optax
 import pytest
 
-from robustjax import backend, data, losses, margins, methods, models
+from experiments import tables
+from experiments.settings import config
+from experiments.tables import commands
+from robustjax import backend, data, losses, margins, methods, models, schedules
 from robustjax.data import augment
 from robustjax.methods import base, erm
 from robustjax.training import streams
@@ -25,8 +28,8 @@ NAMES = (
 # Normalised and bounded losses have small gradients; phases of one epoch are enough to see each.
 RATES = {"nce": 5.0, "mae": 0.2, "apl": 0.5, "nce_mae": 0.5, "nfl_mae": 0.5, "gce": 0.2, "nlnl": 0.3}
 OPTIONS = {
-    "forward": {"warmup_epochs": 1},
-    "dmi": {"warmup_epochs": 1, "dmi_learning_rate": 1e-3},
+    "forward": {"pretrain_epochs": 3},
+    "dmi": {"tuning_epochs": 1, "dmi_learning_rate": 1e-3},
     "ldam": {"scale": 2.0},
     "ldam_drw": {"scale": 2.0, "reweight_from": 0.5},
     "nlnl": {"complementary": 9, "selective_from": 1.0, "positive_from": 1.0},
@@ -182,11 +185,32 @@ def test_deferred_weights_start_on_time_and_weigh_the_mean():
     values = losses.ldam(
         logits_of(task, state.learner.params, batch), batch.labels, margins=margins.ldam_margins(counts), scale=2.0
     )
+    seen = method.predict(state, images)
+    np.testing.assert_allclose(seen, 2.0 * logits_of(task, state.learner.params, batch), rtol=1e-4, atol=1e-5)
     weights = margins.class_balanced_weights(counts, 0.99)[batch.labels]
     for epoch, expected in ((0, values.mean()), (7, values.mean()), (8, (weights * values).sum() / weights.sum())):
         ((step,),) = method.stages[method.stage_at(epoch)[0]].passes
         _, metrics = step.apply(state, {"train": batch}, clock_at(method, task, epoch), jax.random.key(0))
         np.testing.assert_allclose(metrics["loss"][0] / metrics["loss"][1], expected, rtol=1e-5)
+
+
+def test_ldam_has_the_head_that_its_scale_is_for():
+    for given, head, scale in (
+        ({}, "cosine", 30.0),
+        ({"scale": 8.0}, "cosine", 8.0),
+        ({"head": "linear"}, "linear", 1.0),
+        ({"model_options": "head=linear"}, "cosine", 1.0),  # what is said last of the network holds
+    ):
+        settings, _ = config.resolve({"method": "ldam_drw", **given})
+        assert (settings.head, settings.options["scale"]) == (head, scale)
+        assert settings.options["reweight_from"] == 0.8
+    for given, message in (
+        ({"head": "linear", "scale": 30.0}, "head='linear': LDAM's scale=30 is for --head=cosine"),
+        ({"scale": 1.0}, "head='cosine': its logits are at most scale=1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            config.resolve({"method": "ldam", **given})
+    assert config.resolve({"method": "cb_focal"})[0].head is None
 
 
 def test_generalized_jensen_shannon_sees_two_different_views():
@@ -203,36 +227,59 @@ def test_generalized_jensen_shannon_sees_two_different_views():
     assert np.abs(views[0] - views[1]).max() > 0.1
 
 
-def test_forward_estimates_its_matrix_once():
-    task = make_task(epochs=3)
-    method = methods.get("forward")(task, warmup_epochs=1, percentile=100.0)
-    matrices = [epoch.state.constants["transition"] for epoch in train(method, task)]
-    np.testing.assert_array_equal(matrices[0], np.eye(C))
-    np.testing.assert_allclose(matrices[1].sum(-1), 1, rtol=1e-5)
-    assert np.abs(matrices[1] - np.eye(C)).max() > 1e-3
-    np.testing.assert_array_equal(matrices[1], matrices[2])
+def test_forward_estimates_from_a_finished_network_and_trains_another():
+    """The first network has the whole schedule, in as many epochs if none are given; nothing of it is kept but T."""
+    task = make_task(epochs=2, examples=64, schedule=schedules.cosine(0.1, 2))
+    method = methods.get("forward")(task, percentile=100.0)
+    first, final = method.stages
+    assert [(s.epochs, s.preliminary) for s in method.stages] == [(2, True), (2, False)]
+    rates = [float(clock_at(method, task, epoch).rate) for epoch in range(4)]
+    np.testing.assert_allclose(rates, [0.1, 0.05, 0.1, 0.05], rtol=1e-6)
+    state = method.init(jax.random.key(1), digits().train_labels)
+    np.testing.assert_array_equal(state.constants["transition"], np.eye(C))
+    seen = jax.random.normal(jax.random.key(0), (64, C))
+    fresh = jit(final.enter)(state, base.Survey(seen, *2 * [jnp.zeros(64, jnp.int32)]), jax.random.key(2))
+    matrix = losses.estimate_transition(jax.nn.softmax(seen), percentile=100.0)
+    np.testing.assert_allclose(fresh.constants["transition"], matrix, rtol=1e-5)
+    chex.assert_trees_all_close(fresh.learner, base.init_learner(jax.random.key(2), task), rtol=1e-5)
+    assert final.look == method.predict and final.when == "entry" and first.enter is None
+    short = methods.get("forward")(make_task(epochs=4, schedule=schedules.cosine(0.1, 4)), pretrain_epochs=2)
+    np.testing.assert_allclose([float(clock_at(short, task, e).rate) for e in (0, 1, 2)], [0.1, 0.05, 0.1], rtol=1e-6)
+
+
+def test_the_regulariser_of_forwards_second_network_grows_anew():
+    task = make_task(epochs=2, examples=64)
+    method = methods.get("forward")(task, regularizer="sparse", strength=4.0, growth=2.0)
+    _, _, (_, metrics) = one_step(method, task, epoch=3)  # its second
+    np.testing.assert_allclose(metrics["regularizer_strength"][0], 4 * 2)
 
 
 def test_forward_takes_a_given_matrix(tmp_path):
     matrix = 0.7 * np.eye(C) + 0.03
     np.save(tmp_path / "t.npy", matrix)
     task = make_task()
-    state, batch, (_, metrics) = one_step(
-        methods.get("forward")(task, transition=str(tmp_path / "t.npy"), warmup_epochs=0), task
-    )
+    state, batch, (_, metrics) = one_step(methods.get("forward")(task, transition=str(tmp_path / "t.npy")), task)
     p = jax.nn.softmax(logits_of(task, state.learner.params, batch))
     expected = -np.log((p @ matrix)[np.arange(8), batch.labels]).mean()
     np.testing.assert_allclose(metrics["loss"][0] / 8, expected, rtol=1e-5)
     np.save(tmp_path / "bad.npy", np.ones((C, C)))
     with pytest.raises(ValueError, match="row-stochastic"):
-        methods.get("forward")(task, transition=str(tmp_path / "bad.npy"), warmup_epochs=0)
+        methods.get("forward")(task, transition=str(tmp_path / "bad.npy"))
 
 
-def test_second_phase_has_its_own_rate():
-    task = make_task(epochs=4)
-    method = methods.get("dmi")(task, warmup_epochs=2, dmi_learning_rate=1e-5)
-    rates = [float(one_step(method, task, epoch=epoch)[2][1]["learning_rate"][0]) for epoch in (0, 1, 2, 3)]
-    np.testing.assert_allclose(rates, [0.1, 0.1, 1e-5, 1e-5], rtol=1e-6)
+def test_dmi_tunes_a_finished_network():
+    """Cross entropy has the whole of its schedule; DMI's epochs come after it, and in every cell of the tables."""
+    task = make_task(epochs=2, schedule=schedules.cosine(0.1, 2))
+    method = methods.get("dmi")(task, tuning_epochs=3, dmi_learning_rate=1e-5)
+    assert [stage.epochs for stage in method.stages] == [2, 3] and method.stages[1].enter is None
+    rates = [float(clock_at(method, task, epoch).rate) for epoch in range(5)]
+    np.testing.assert_allclose(rates, [0.1, 0.05, 1e-5, 1e-5, 1e-5], rtol=1e-6)
+    assert methods.get("dmi")(task).epochs == 4
+    (cell, *_) = tables.select(tables.load(), "har/2", "cifar100/*/dmi/*")
+    settings, _ = config.resolve(commands.plan(cell).settings)
+    made = methods.get("dmi")(task._replace(epochs=settings.epochs), **settings.options)
+    assert [stage.epochs for stage in made.stages] == [120, 100]
+    assert float(made.stages[1].schedule(0.0)) == pytest.approx(1e-6)
 
 
 def test_apl_pairs_are_what_their_names_say():
@@ -248,6 +295,7 @@ def test_apl_pairs_are_what_their_names_say():
     ("name", "options", "message"),
     [
         ("gce", {"q": 1.5}, "q must be"),
+        ("gce", {"clip": 1.0}, "clip=1.0"),
         ("sce", {"alpha": -1.0}, "alpha must be"),
         ("focal", {"gamma": -0.1}, "gamma must be"),
         ("apl", {"active": "ce"}, "active='ce'"),
@@ -260,10 +308,11 @@ def test_apl_pairs_are_what_their_names_say():
         ("cb_focal", {"balance": 1.0}, "beta must be"),
         ("ldam", {"max_margin": 0.0}, "max_margin must be"),
         ("ldam", {"reweight_from": 1.1}, "reweight_from=1.1"),
-        ("forward", {"warmup_epochs": 3}, "warmup_epochs=3"),
-        ("forward", {"warmup_epochs": 0, "percentile": 101.0}, "percentile=101.0"),
-        ("dmi", {"warmup_epochs": -1}, "warmup_epochs=-1"),
-        ("dmi", {"warmup_epochs": 0, "dmi_learning_rate": 0.0}, "dmi_learning_rate=0.0"),
+        ("forward", {"pretrain_epochs": -1}, "pretrain_epochs=-1"),
+        ("forward", {"pretrain_epochs": 1, "transition": "t.npy"}, "no first network with transition"),
+        ("forward", {"percentile": 101.0}, "percentile=101.0"),
+        ("dmi", {"tuning_epochs": -1}, "tuning_epochs=-1"),
+        ("dmi", {"dmi_learning_rate": 0.0}, "dmi_learning_rate=0.0"),
     ],
 )
 def test_options_out_of_range_are_refused_before_training(name, options, message):

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from experiments.settings import build, config
+from robustjax import data
 from robustjax.data import corruptions, labelling
 
 LABELS = np.repeat(np.arange(10), 100)[np.random.default_rng(0).permutation(1000)]
@@ -54,6 +56,28 @@ def test_equal_seeds_equal_labels():
     a, b, c = (labelling.corrupt(LABELS, 10, seed, noise="symmetric", rate=0.5) for seed in (7, 7, 8))
     np.testing.assert_array_equal(a.given, b.given)
     assert (a.given != c.given).any()
+
+
+def test_the_form_of_asymmetric_noise_reaches_the_labels():
+    """Class after class, as authors' code has it: cats that became dogs turn back, and counts do not vary."""
+    clean = np.repeat(np.arange(10), 100)
+
+    def counts(form: str, seed: int) -> list[int]:
+        made = labelling.corrupt(clean, 10, seed, noise="asymmetric", rate=0.4, form=form, dataset="cifar10")
+        return np.bincount(made.given).tolist()
+
+    for seed in (0, 1):
+        assert counts("sequential_sr", seed) == [140, 140, 60, 116, 60, 84, 100, 140, 100, 60]
+        assert counts("sequential_elr", seed) == [140, 140, 60, 116, 60, 84, 100, 140, 100, 60]
+    assert counts("independent", 0) != counts("independent", 1)
+    settings, _ = config.resolve({"dataset": "digits", "noise": "asymmetric", "noise_form": "sequential_sr",
+                                  "noise_rate": 0.5, "imbalance": "none", "imbalance_ratio": 1.0})  # fmt: skip
+    one, other = (build.corrupt(settings, data.load("digits"), seed).train.given for seed in (0, 1))
+    assert (one != other).any() and (np.bincount(one) == np.bincount(other)).all()
+    with pytest.raises(ValueError, match="noise_form='blocks'"):
+        config.resolve({"noise": "symmetric", "noise_form": "blocks"})
+    plain, _ = config.resolve({"noise": "asymmetric"})
+    assert "noise_form" not in config.identity(plain) and config.identity(settings)["noise_form"] == "sequential_sr"
 
 
 @pytest.mark.parametrize(

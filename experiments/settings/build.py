@@ -216,6 +216,7 @@ def corrupt(config: Config, dataset: Dataset, seed: int, pool: Dataset | None = 
             data_seed,
             noise=config.noise,
             rate=config.noise_rate,
+            form=config.noise_form,
             imbalance=config.imbalance,
             ratio=config.imbalance_ratio,
             dataset=dataset.name,

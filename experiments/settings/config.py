@@ -6,7 +6,7 @@ from typing import Any
 
 from experiments.settings import catalogue, files, recipes
 from robustjax import user_code
-from robustjax.data import augment, labelling
+from robustjax.data import augment, corruptions, labelling
 from robustjax.methods import base, composable, custom, sparse
 from robustjax.training import parallel
 
@@ -34,6 +34,11 @@ class Config:
 
     noise: str = setting("none", "labels", "how labels are made wrong", choices=labelling.NOISES)
     noise_rate: float = setting(0.0, "labels", "noise rate in [0, 1]")
+    noise_form: str = setting(
+        "independent", "labels", "how asymmetric noise is drawn: every label by itself, or as authors' code does (SR's "
+        "and ELR's on CIFAR-10, class after class; blocks of five classes on CIFAR-100)",
+        choices=corruptions.ASYMMETRIC_FORMS,
+    )  # fmt: skip
     imbalance: str = setting("none", "labels", "how classes are made unequal", choices=labelling.IMBALANCES)
     imbalance_ratio: float = setting(1.0, "labels", "largest class over smallest, at least 1")
     train_examples: int | None = setting(None, "labels", "start from a random class-balanced subset of this size")
@@ -112,7 +117,7 @@ _NOT_IDENTITY = (
 IDENTITY = tuple(field.name for field in dataclasses.fields(Config) if field.name not in _NOT_IDENTITY)
 # Settings that runs were made without. At their defaults they are no part of a run's identity, so that it stays what it
 # was before they were known.
-_LATER = ("model_options", "trusted_examples", "trusted")
+_LATER = ("model_options", "noise_form", "trusted_examples", "trusted")
 
 
 def identity(config: Config) -> dict[str, Any]:
@@ -255,12 +260,22 @@ def _adapted(
         chosen["loss"] = user_code.pin(chosen["loss"], "loss", custom.FORM)
     if chosen.get("forget_rate", 0) is None and settings.get("noise_rate"):
         chosen["forget_rate"] = settings["noise_rate"]  # it is known here, since the noise was made
+    if "max_margin" in chosen and "scale" not in given and _head(settings) != "cosine":
+        chosen["scale"] = 1.0  # LDAM's is that of cosines
     warmup = chosen.get("warmup_epochs")
     if warmup is not None and "epochs" in given and "warmup_epochs" not in given:
         # A short run keeps the recipe's proportion, so that it still reaches the method's main phase.
         full = recipe.settings.get("epochs", Config.epochs)
         chosen["warmup_epochs"] = min(warmup, warmup * given["epochs"] // full + 1, max(given["epochs"] - 1, 0))
     return chosen
+
+
+def _head(settings: Mapping[str, Any]) -> str:
+    """The classifier layer of a registered model; "" where only its file says."""
+    if user_code.find(settings.get("model", Config.model)):
+        return ""
+    chosen = {"head": settings.get("head")} | catalogue.parse_options(settings.get("model_options") or "")
+    return str(chosen["head"] or "linear")
 
 
 def check(config: Config) -> None:
@@ -274,13 +289,14 @@ def check(config: Config) -> None:
         if not condition:
             raise ValueError(f"{name}={getattr(config, name)!r}: {accepted}.")
 
-    for name in ("noise", "imbalance", "optimizer", "precision", "parallel"):
+    for name in ("noise", "noise_form", "imbalance", "optimizer", "precision", "parallel"):
         choices = next(f for f in dataclasses.fields(Config) if f.name == name).metadata["choices"]
         need(getattr(config, name) in choices, name, f"one of {', '.join(choices)} is accepted")
     need(0 <= config.noise_rate <= 1, "noise_rate", "a rate in [0, 1] is accepted")
     need(config.imbalance_ratio >= 1, "imbalance_ratio", "largest over smallest class, at least 1, is accepted")
     need(config.noise == "none" or config.noise_rate > 0, "noise_rate", f"noise={config.noise!r} needs a rate above 0")
     need(config.noise != "none" or config.noise_rate == 0, "noise_rate", "a rate needs --noise=KIND")
+    need(config.noise == "asymmetric" or config.noise_form == "independent", "noise_form", "it is --noise=asymmetric's")
     need(
         config.labels is None or config.noise_file is None, "labels", "--noise-file holds labels too: give one of them"
     )
@@ -319,5 +335,9 @@ def check(config: Config) -> None:
     else:
         model_options(config)
         need(config.precision == "float32", "precision", "a model of your own computes in the type that its file says")
+    if "max_margin" in config.options:
+        head, scale = _head(dataclasses.asdict(config)), config.options["scale"]
+        need(head != "linear" or scale == 1, "head", f"LDAM's scale={scale:g} is for --head=cosine; linear has 1")
+        need(head != "cosine" or scale > 1, "head", f"its logits are at most scale={scale:g}, which must be above 1")
     for spec in (config.augmentation, config.weak_augmentation):
         augment.make_view(spec, (0.0,), (1.0,))

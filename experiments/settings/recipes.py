@@ -73,8 +73,9 @@ _SR_CIFAR10 = _SR_CIFAR | {
 _SR_CIFAR100 = _SR_CIFAR | {
     "model": "resnet34", "epochs": 200, "learning_rate": 0.1, "weight_decay": 1e-5, "augmentation": "crop-flip-rotate"
 }  # fmt: skip
+# The script for unequal classes neither clips gradients nor rotates images.
 _SR_TAIL = {"noise": "none", "noise_rate": 0.0, "imbalance": "long_tailed", "imbalance_ratio": 10.0,
-            "gradient_clip": 0.0}  # fmt: skip
+            "gradient_clip": 0.0, "augmentation": "crop-flip"}  # fmt: skip
 
 
 def _sr(source: str, temperature: float, p: float, strength: float, growth: float, every: int, normalize: bool,
@@ -220,9 +221,14 @@ METHODS: dict[tuple[str, ...], Recipe] = {
             "num_bins": 20, "warmup_epochs": 2, "corrector_warmup_steps": 0, "corrector_bias": 2.0,
         },
     ),
+    ("ldam", "*"): _recipe("LDAM-DRW (NeurIPS 2019), code: logits are cosines, times 30", head="cosine"),
     ("fl_sr", "*"): _recipe("SR, code: no gradient through the focal factor", {"detach": True}),
+    # A label whose sharpened p is below the limit has no gradient in GCE, only in the regulariser. Logits of norm 1 (as
+    # on CIFAR) never get there.
+    ("gce_sr", "*"): _recipe("SR, code: p at least 1e-7 in GCE", {"clip": 1e-7}),
     ("gce_sr", "mnist"): _recipe("SR, code: MNIST", {"temperature": 0.5, "strength": 3.0}),
     ("gce_sr", "cifar100"): _recipe("SR, code: CIFAR-100", {"q": 0.001}),
+    **{("gce", dataset): _sr_baseline(clip=1e-7) for dataset in ("mnist", "cifar10", "cifar100")},
     ("focal", "mnist"): _sr_baseline(detach=True),
     ("sce", "mnist"): _recipe("APL (ICML 2020), code (SR's has alpha = 1)", {"alpha": 0.01, "beta": 1.0}),
     ("apl", "mnist"): _recipe("APL (ICML 2020), code (SR's has beta = 100)", {"alpha": 1.0, "beta": 10.0}),

@@ -28,6 +28,7 @@ def corrupt(
     *,
     noise: str = "none",
     rate: float = 0.0,
+    form: str = "independent",
     imbalance: str = "none",
     ratio: float = 1.0,
     dataset: str | None = None,
@@ -47,6 +48,7 @@ def corrupt(
       seed: of everything random here.
       noise: one of `NOISES`.
       rate: noise rate in [0, 1].
+      form: of asymmetric noise, one of `corruptions.ASYMMETRIC_FORMS`; the others are those of SR's and ELR's code.
       imbalance: one of `IMBALANCES`; "step_rare_noisy" makes HAR's noisy classes rare, "step_rare_clean" all others.
       ratio: largest over smallest class.
       dataset: name of the data set, for noise that is defined by data set.
@@ -69,6 +71,7 @@ def corrupt(
     """
     check_choice("noise", noise, NOISES)
     check_choice("imbalance", imbalance, IMBALANCES)
+    check_choice("form", form, corruptions.ASYMMETRIC_FORMS)
     if given is not None:
         given = check_labels(given, num_classes, "given labels")
         if noise != "none" or len(given) != len(labels):
@@ -88,7 +91,7 @@ def corrupt(
         counts = profile(np.bincount(labels[kept], minlength=num_classes), ratio)
         kept = kept[corruptions.subsample(labels[kept], counts, int(subset_seed))]
     clean = np.asarray(labels)[kept].astype(np.int32)
-    given = _relabel(clean, num_classes, int(noise_seed), noise, rate, dataset) if given is None else given[kept]
+    given = _relabel(clean, num_classes, int(noise_seed), noise, rate, form, dataset) if given is None else given[kept]
     if imbalance in ("step_rare_noisy", "step_rare_clean"):
         noisy = {c for group in corruptions.noisy_groups(dataset) for c in group}
         rare = noisy if imbalance == "step_rare_noisy" else set(range(num_classes)) - noisy
@@ -196,7 +199,7 @@ def _rest(total: int, without: np.ndarray) -> np.ndarray:
 
 
 def _relabel(
-    clean: np.ndarray, num_classes: int, seed: int, noise: str, rate: float, dataset: str | None
+    clean: np.ndarray, num_classes: int, seed: int, noise: str, rate: float, form: str, dataset: str | None
 ) -> np.ndarray:
     match noise:
         case "none":
@@ -206,7 +209,7 @@ def _relabel(
         case "symmetric_exclusive":
             return corruptions.symmetric(clean, rate, num_classes, seed, include_own=False)
         case "asymmetric":
-            return corruptions.asymmetric(clean, rate, seed, dataset=dataset)
+            return corruptions.asymmetric(clean, rate, seed, dataset=dataset, form=form)
         case "pair_flip":
             return corruptions.pair_flip(clean, rate, num_classes, seed)
         case "heteroskedastic":

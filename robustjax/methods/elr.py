@@ -92,7 +92,8 @@ def elr(
       mixup: α of mixup's Beta(α, α), at least 0; 0 mixes nothing.
       ramp_steps: steps of a network in which the weight of ELR's regulariser rises as exp(−5(1 − t)²); 0: none.
       average_decay: memory of the averaged weights in the end, in [0, 1).
-      average_ramp_steps: steps in which that memory rises; 0: the mean of all weights until it meets average_decay.
+      average_ramp_steps: steps in which that memory rises; 0: the mean of the start and all weights since, until it
+        meets average_decay.
       refine: ELR+'s label refinement for CIFAR-100: labels, once mixed, are multiplied by the targets.
       early_learning: "log" for ELR's term, "kl" for the cross entropy to the targets that its appendix C rejects.
       clip: clip probabilities to [1e-4, 1 − 1e-4], as the authors' code does.
@@ -155,7 +156,8 @@ def elr(
             if mixup:
                 mixed = functools.partial(apply_mix, mix=draw_mix(mix_key, len(labels), mixup, keep_larger=True))
             inputs, labels = mixed(inputs), mixed(labels)
-            amount = strength * ramp(student.steps)
+            now = student.steps + 1  # the code counts the step that it makes
+            amount = strength * ramp(now)
 
             def attempt(params: Any) -> base.Attempt:
                 logits, stats = base.train_apply(task, student.learner, params, inputs, model_key)
@@ -175,9 +177,9 @@ def elr(
             learner, metrics, targets = base.descend(task, student.learner, batch, clock, attempt)
             average = student.average
             if weight_averaging:
-                average = peers.averaged(average, learner.params, 1 - decay(student.steps))
+                average = peers.averaged(average, learner.params, 1 - decay(now))
             memory = base.remember(student.targets, batch, targets)
-            return _with(state, which, Student(learner, average, memory, student.steps + 1)), metrics
+            return _with(state, which, Student(learner, average, memory, now)), metrics
 
         return step
 

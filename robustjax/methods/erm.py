@@ -124,14 +124,13 @@ def erm(
     return base.method(init, [base.Stage(task.epochs, base.one_pass(step))], predict)
 
 
-def then(first: base.Method, second: base.Method, start: int, **changes: Any) -> base.Method:
+def then(first: base.Method, second: base.Method, start: int) -> base.Method:
     """`first` until epoch `start` (0-based) of the run, then `second` from the state that it left.
 
-    Both are of one stage with states of one form, as those of `erm` with equal constants are. `changes` are what is
-    special about the second stage: what it does on entry, say.
+    Both are of one stage with states of one form, as those of `erm` with equal constants are.
     """
     (one,), (other,) = first.stages, second.stages
-    rest = other._replace(epochs=other.epochs - start, **changes)
+    rest = other._replace(epochs=other.epochs - start)
     return base.method(first.init, [one._replace(epochs=start), rest], first.predict)
 
 
@@ -173,13 +172,17 @@ def focal(task: base.Task, *, gamma: float = 0.5, detach: bool = False, **terms:
 
 
 @composable
-def gce(task: base.Task, *, q: float = 0.7, **terms: Any) -> base.Method:
+def gce(task: base.Task, *, q: float = 0.7, clip: float = 0.0, **terms: Any) -> base.Method:
     """Generalized cross entropy (Zhang and Sabuncu, NeurIPS 2018).
 
     Args:
       q: in (0, 1]: near 0 it is cross entropy, at 1 it is MAE.
+      clip: p_y counts as at least this, and an example below it has no gradient; 1e-7 in SR's code, 0 for none.
     """
-    return erm(task, functools.partial(losses.generalized_cross_entropy, q=q), **terms)
+    if not 0 <= clip < 1:
+        raise ValueError(f"clip={clip} must be in [0, 1).")
+    limits = (clip, 1.0) if clip else None
+    return erm(task, functools.partial(losses.generalized_cross_entropy, q=q, clip=limits), **terms)
 
 
 @composable
@@ -317,7 +320,7 @@ def ldam(
 
     Args:
       max_margin: margin of the rarest class.
-      scale: factor on logits and margins; 30 is for a cosine classifier (`--head=cosine`).
+      scale: factor on logits and margins: 30 for a cosine classifier (`--head=cosine`), 1 for a linear one.
       reweight_from: share of the run after which classes are weighted (DRW), 0.8 in the paper; 1 is never.
       balance: β of the effective number of examples, in [0, 1); near 1 classes weigh as 1/n.
     """
@@ -339,63 +342,84 @@ def ldam(
 
     plain = erm(task, loss, constants=constants, **terms)
     weighted = erm(task, loss, constants=constants, weights=weights, **terms)
-    return then(plain, weighted, round(reweight_from * task.epochs))
+    method = then(plain, weighted, round(reweight_from * task.epochs))
+    # The scale is part of the classifier: of cosines alone, no prediction would be sure.
+    return method._replace(predict=lambda state, inputs: scale * method.predict(state, inputs))
 
 
 @composable
 def forward(
-    task: base.Task, *, transition: str = "", warmup_epochs: int = 10, percentile: float = 97.0, **terms: Any
+    task: base.Task, *, transition: str = "", pretrain_epochs: int = 0, percentile: float = 97.0, **terms: Any
 ) -> base.Method:
     """Forward correction (Patrini et al., CVPR 2017) with a transition matrix that is given or estimated.
 
-    It is estimated from the network itself after `warmup_epochs` of cross entropy (which is forward correction with
-    the identity); training then goes on. The authors start a second network instead.
+    It is estimated from a first network, which learns by cross entropy (forward correction with the identity) and is
+    then thrown away: two stages.
 
     Args:
       transition: .npy file of the matrix [C, C], rows P(given label | true label); estimated if not given.
-      warmup_epochs: epochs before the method's own phase.
+      pretrain_epochs: epochs of the first network, in which the schedule runs in short; 0: as many as `epochs`.
       percentile: which example of each class is its anchor: 97 in the authors' code, 100 (the surest) in the paper.
 
     Raises:
-      ValueError: for a matrix that is not one, or a warm-up that does not fit the run.
+      ValueError: for a matrix that is not one, or an option out of its range.
       FileNotFoundError: if the file is not there.
     """
-    base.check_warmup(task, warmup_epochs)
+    if pretrain_epochs < 0:
+        raise ValueError(f"pretrain_epochs={pretrain_epochs} must be at least 0.")
+    if pretrain_epochs and transition:
+        raise ValueError(
+            f"pretrain_epochs={pretrain_epochs}: there is no first network with transition={transition!r}."
+        )
     if not 0 <= percentile <= 100:
         raise ValueError(f"percentile={percentile} must be in [0, 100].")
     start = np.load(transition).astype(np.float32) if transition else np.eye(task.num_classes, dtype=np.float32)
     check_transition(start, task.num_classes)
-    method = erm(task, losses.forward_correction, constants=lambda labels: {"transition": start}, **terms)
+
+    def corrected(**terms: Any) -> base.Method:
+        return erm(task, losses.forward_correction, constants=lambda labels: {"transition": start}, **terms)
+
+    method = corrected(**terms)
     if transition:
         return method
+    first_epochs = pretrain_epochs or task.epochs
+    if "strength" in terms:  # the second network's regulariser grows from the beginning
+        grows = terms["strength"]
+        terms["strength"] = lambda progress: grows(progress - first_epochs)
 
-    def estimate(state: ErmState, survey: base.Survey, key: jax.Array) -> ErmState:
+    def start_anew(state: ErmState, survey: base.Survey, key: jax.Array) -> ErmState:
         found = losses.estimate_transition(jax.nn.softmax(survey.seen), percentile=percentile)
-        return state._replace(constants={"transition": found})
+        return ErmState(base.new_learner(key, task), {"transition": found})
 
-    return then(method, method, warmup_epochs, enter=estimate, look=method.predict, when="entry")
+    (plain,), (final,) = method.stages, corrected(**terms).stages
+    first = plain._replace(epochs=first_epochs, schedule=base.in_short(task, first_epochs), preliminary=True)
+    final = final._replace(enter=start_anew, look=method.predict, when="entry", schedule=task.schedule)
+    return base.method(method.init, [first, final], method.predict)
 
 
 @composable
-def dmi(task: base.Task, *, warmup_epochs: int = 10, dmi_learning_rate: float = 1e-6, **terms: Any) -> base.Method:
-    """Determinant-based mutual information (Xu et al., NeurIPS 2019), after a phase of cross entropy.
+def dmi(task: base.Task, *, tuning_epochs: int = 0, dmi_learning_rate: float = 1e-6, **terms: Any) -> base.Method:
+    """Determinant-based mutual information (Xu et al., NeurIPS 2019), which tunes what cross entropy has learned.
 
-    It is a loss of the whole batch: every example has the batch's value.
+    The run of cross entropy comes first, with the whole of its schedule; `tuning_epochs` follow. The loss is of the
+    whole batch: every example has the batch's value.
 
     Args:
-      warmup_epochs: epochs before the method's own phase.
-      dmi_learning_rate: constant learning rate of that phase.
+      tuning_epochs: epochs of DMI after those of cross entropy, 100 in the authors' code; 0: as many as `epochs`.
+      dmi_learning_rate: constant learning rate of DMI.
     """
-    base.check_warmup(task, warmup_epochs)
+    if tuning_epochs < 0:
+        raise ValueError(f"tuning_epochs={tuning_epochs} must be at least 0.")
     if dmi_learning_rate <= 0:
         raise ValueError(f"dmi_learning_rate={dmi_learning_rate} must be positive.")
 
     def loss(logits: jax.Array, labels: jax.Array, *, mask: jax.Array) -> jax.Array:
         return jnp.full(labels.shape[:1], losses.dmi(logits, labels, mask=mask))
 
-    tuned = erm(task, loss, of_the_batch=True, **terms)
-    rate = schedules.constant(dmi_learning_rate)
-    return then(erm(task, losses.cross_entropy, **terms), tuned, warmup_epochs, schedule=rate)
+    learned = erm(task, losses.cross_entropy, **terms)
+    (tuned,) = erm(task, loss, of_the_batch=True, **terms).stages
+    tuned = tuned._replace(epochs=tuning_epochs or task.epochs, schedule=schedules.constant(dmi_learning_rate))
+    return base.method(learned.init, [*learned.stages, tuned], learned.predict)
 
 
 def _entry(name: str, make: base.Factory, paper: str, *aliases: str, **facts: Any) -> base.Entry:
@@ -421,9 +445,9 @@ ENTRIES = (
     _entry("nfl_rce", functools.partial(apl, active="nfl", passive="rce"), _APL),
     _entry("phuber_ce", phuber_ce, "Menon et al., ICLR 2020", "phuber"),
     _entry("bootstrap", bootstrap, "Reed et al., ICLR workshop 2015"),
-    _entry("forward", forward, "Patrini et al., CVPR 2017", small={"warmup_epochs": 1}),
+    _entry("forward", forward, "Patrini et al., CVPR 2017", small={"pretrain_epochs": 1}),
     _entry("gjs", gjs, "Englesson and Azizpour, NeurIPS 2021", cost=2.0),
-    _entry("dmi", dmi, "Xu et al., NeurIPS 2019", small={"warmup_epochs": 1, "dmi_learning_rate": 1e-3}),
+    _entry("dmi", dmi, "Xu et al., NeurIPS 2019", small={"tuning_epochs": 2, "dmi_learning_rate": 1e-3}),
     _entry("cb_focal", cb_focal, "Cui et al., CVPR 2019"),
     _entry("ldam", ldam, "Cao et al., NeurIPS 2019", small={"scale": 4.0}),
     _entry("ldam_drw", functools.partial(ldam, reweight_from=0.8), "Cao et al., NeurIPS 2019", family="ldam",

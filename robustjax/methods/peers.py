@@ -14,7 +14,7 @@ NO_AVERAGE = Variables({}, {})
 
 
 def init_average(key: jax.Array, task: base.Task) -> Variables:
-    """An average with a random start of its own, as ELR+'s code has it: its first steps forget it."""
+    """An average with a random start of its own, as ELR+'s code has it; a memory that rises forgets it soon."""
     start = base.init_learner(key, task)
     return Variables(start.params, start.stats)
 
