@@ -7,10 +7,10 @@ is an entry in each of the tables below and one in `experiments.pictures.finding
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from robustjax import backend
 from robustjax import findings as kinds
 from robustjax.data.labelling import Labels
 from robustjax.findings import Finding
@@ -20,8 +20,8 @@ Named = Mapping[str, Any]
 """Findings of one kind by name."""
 Values = dict[str, Any]
 
-_coefficients = jax.jit(evaluation.gradient_coefficients)
-_auroc = jax.jit(evaluation.noise_detection_auroc)
+_coefficients = backend.jit(evaluation.gradient_coefficients)
+_auroc = backend.jit(evaluation.noise_detection_auroc)
 
 
 def judge(findings: Mapping[str, Finding], labels: Labels, logits: np.ndarray | None) -> Values:
