@@ -17,6 +17,11 @@ import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from experiments import launch
+
+if __name__ == "__main__":
+    launch.begin_anew()  # before JAX is imported
+
 from experiments import run, tables
 from experiments.runs import directory, records
 from experiments.settings import catalogue, command_line, config

@@ -16,6 +16,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from experiments import launch
+
+if __name__ == "__main__":
+    launch.begin_anew()  # before JAX is imported
+
 import numpy as np
 from rich.console import Console
 
@@ -116,7 +121,9 @@ def _prepare(settings: config.Config, path: pathlib.Path, console: Console) -> P
     if resumed:
         directory.check_same(path, settings)
     seeds = [settings.seed + k for k in range(settings.seeds)]
-    layout = parallel.make_layout(settings.parallel, seeds=settings.seeds, batch_size=settings.batch_size)
+    layout = parallel.make_layout(
+        settings.parallel, seeds=settings.seeds, batch_size=settings.batch_size, cpu_kernels=settings.cpu_kernels
+    )
     with console.status(f"reading {settings.dataset}…"):
         dataset = data.load(settings.dataset, settings.data_dir, max_tokens=settings.max_tokens)
         pool = build.trusted_pool(settings, dataset)

@@ -4,37 +4,86 @@ import functools
 import os
 import pathlib
 import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
-# XLA:CPU runs convolution gradients up to 7× faster outside the YNN library; reductions are better left inside it.
-_FAST_CPU_CONVOLUTIONS: dict[str, str | bool] = {
-    "xla_cpu_experimental_ynn_fusion_type": ",".join(
-        f"LIBRARY_FUSION_TYPE_{kind}" for kind in ("DOT", "ELTWISE", "REDUCE")
-    )
+_YNN = "xla_cpu_experimental_ynn_fusion_type"
+CPU_KERNELS = ("safe", "fast")
+"""What XLA:CPU may fuse into calls of the YNN library (its own default since jaxlib 0.10.2: about everything).
+
+safe: nothing. fast: matrix products, elementwise operations and reductions, but not convolutions, whose gradients are
+up to 7 times slower there. Fused, a sum over a product of matrices can be silently wrong (tests/backend_test.py); what
+it saves are BatchNorm's reductions.
+"""
+_LISTS: dict[str, str] = {
+    "safe": "",
+    "fast": ",".join(f"LIBRARY_FUSION_TYPE_{kind}" for kind in ("DOT", "ELTWISE", "REDUCE")),
 }
-
-
 # Programs that run once (initialisation) are not worth optimising. Level 1 gives the same bits as the default.
-_QUICK_CPU_COMPILATION: dict[str, str | bool] = {"xla_backend_optimization_level": "1"}
+_ONCE: dict[str, str] = {"xla_backend_optimization_level": "1"}
+
+_R = TypeVar("_R")
 
 
 @functools.cache
-def compiler_options(once: bool = False) -> dict[str, str | bool] | None:
-    """Compile options on the default backend; None where there are none or XLA refuses them.
+def compiler_options(kernels: str = "safe", once: bool = False) -> dict[str, str | bool] | None:
+    """Compile options on the default backend, those of `kernels` and `once` that XLA knows; None where there are none.
 
     Args:
+      kernels: one of `CPU_KERNELS`; says nothing on an accelerator.
       once: for a program that runs once, rather than in every step.
+
+    Raises:
+      ValueError: for unknown kernels.
     """
+    if kernels not in CPU_KERNELS:
+        raise ValueError(f"cpu_kernels={kernels!r}: one of {', '.join(CPU_KERNELS)} is accepted.")
     if jax.default_backend() != "cpu":
         return None
-    options = _QUICK_CPU_COMPILATION if once else _FAST_CPU_CONVOLUTIONS
+    wanted: dict[str, str | bool] = {_YNN: _LISTS[kernels], **(_ONCE if once else {})}
+    return {name: value for name, value in wanted.items() if _is_known(name, value)} or None
+
+
+@functools.cache
+def _is_known(name: str, value: str | bool) -> bool:
+    """Whether XLA takes the option; those above are experimental, and a jaxlib without YNN does not know the first."""
     try:
-        jax.jit(jnp.sin).lower(jnp.zeros(())).compile(compiler_options=options)
-    except Exception:  # the options are experimental: any other jaxlib may not know them
-        return None
-    return options
+        jax.jit(jnp.sin).lower(jnp.zeros(())).compile(compiler_options={name: value})
+    except Exception:
+        return False
+    return True
+
+
+def jit(function: Callable[..., _R], *, once: bool = False, **arguments: Any) -> Callable[..., _R]:
+    """`jax.jit` with the safe kernels: for every program but those that `parallel.compile_program` compiles.
+
+    Called while another program is traced it is a part of that, which has options of its own.
+
+    Args:
+      function: what to compile, at its first call.
+      once: see `compiler_options`.
+      **arguments: of `jax.jit`.
+    """
+    part = jax.jit(function, **arguments)
+
+    @functools.cache
+    def whole() -> Callable[..., _R]:  # only now: the options ask for the backend, which nothing may at import
+        return jax.jit(function, compiler_options=compiler_options(once=once), **arguments)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> _R:
+        return (part if _is_traced(args, kwargs) else whole())(*args, **kwargs)
+
+    return call
+
+
+def _is_traced(*arguments: Any) -> bool:
+    """Whether a call is part of a program that is being traced: by its arguments, or by what an operation gives."""
+    leaves = (*jax.tree.leaves(arguments), jnp.zeros(()))
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
 
 
 def loops_on_device() -> bool:

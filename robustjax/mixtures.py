@@ -17,6 +17,7 @@ from jax import Array
 from jax.scipy.special import betaln
 from jax.typing import ArrayLike
 
+from robustjax import backend
 from robustjax._checks import check
 from robustjax._probabilities import promote
 
@@ -108,7 +109,7 @@ def min_max(values: ArrayLike, weights: ArrayLike | None = None) -> Array:
     return (values - low) / jnp.where(high > low, high - low, 1)
 
 
-@functools.partial(jax.jit, static_argnames="components")
+@functools.partial(backend.jit, static_argnames="components")
 def _fit_gaussians(
     values: Array, weights: Array, components: int, max_steps: int, tolerance: float, regularization: float
 ) -> GaussianMixture:
@@ -236,7 +237,7 @@ def beta_noise_probability(mixture: BetaMixture, values: ArrayLike, bins: int = 
     return beta_noise_table(mixture, bins)[entries]
 
 
-@jax.jit
+@backend.jit
 def _fit_betas(values: Array, weights: Array, max_steps: int) -> BetaMixture:
     values = jnp.clip(values, 1e-4, 1 - 1e-4)
     tiny = jnp.finfo(values.dtype).tiny

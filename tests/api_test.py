@@ -11,7 +11,7 @@ import tomllib
 import pytest
 
 import robustjax
-from experiments import run
+from experiments import launch
 
 
 def declared():
@@ -67,10 +67,11 @@ def test_star_import():
     assert robustjax.__version__[0].isdigit()
 
 
-def test_the_console_command_is_the_module(capsys):
+def test_the_console_command_is_the_module(capsys, monkeypatch):
+    monkeypatch.setattr(launch, "begin_anew", lambda: pytest.fail("called with arguments it leaves the process alone"))
     project = tomllib.loads((pathlib.Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     module, _, name = project["scripts"]["robustjax"].partition(":")
     command = getattr(importlib.import_module(module), name)
-    assert command is run.main
+    assert command is launch.main
     assert command(["--method=nothing"]) == 2  # a status, which is what a console script needs
     assert "nothing" in capsys.readouterr().err

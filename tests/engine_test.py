@@ -238,8 +238,3 @@ def test_padding_does_not_count():
         assert epoch.metrics[0]["train_accuracy"] * toys.N == pytest.approx(
             round(epoch.metrics[0]["train_accuracy"] * toys.N), abs=1e-3
         )
-
-
-def test_compiler_options_are_accepted():
-    options = backend.compiler_options()
-    assert jax.jit(lambda x: x + 1).lower(1.0).compile(compiler_options=options)(1.0) == 2.0

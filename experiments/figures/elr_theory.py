@@ -28,7 +28,7 @@ import numpy as np
 from scipy import optimize, stats
 
 from experiments.pictures import plots, style
-from robustjax import losses, regularizers
+from robustjax import backend, losses, regularizers
 from robustjax.data import corruptions
 from robustjax.training import evaluation
 
@@ -147,7 +147,7 @@ def coefficients(
     return fit, pull
 
 
-@functools.partial(jax.jit, static_argnames=("regularizer", "clip", "steps"))
+@functools.partial(backend.jit, static_argnames=("regularizer", "clip", "steps"))
 def _descend(
     inputs: jax.Array,
     true: jax.Array,

@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike
 from scipy import interpolate, linalg, optimize, special
 
 from experiments.pictures import plots, style
-from robustjax import losses, meta, models
+from robustjax import backend, losses, meta, models
 from robustjax.data import augment, corruptions, sources
 from robustjax.training import evaluation
 
@@ -372,7 +372,7 @@ def slope_net(params: Mapping[str, Any], x: jax.Array) -> jax.Array:
     return jax.jvp(functools.partial(apply_net, params), (x,), (jnp.ones_like(x),))[1]
 
 
-@functools.partial(jax.jit, static_argnames="steps")
+@functools.partial(backend.jit, static_argnames="steps")
 def _fit_nets(
     keys: jax.Array, x: jax.Array, y: jax.Array, at: jax.Array, weights: jax.Array, steps: int
 ) -> dict[str, Any]:
@@ -456,7 +456,7 @@ def sample_digits(seed: int, frequent: int = 125, rare: int = 12, noise_rate: fl
     return Digits(images, true, given)
 
 
-@functools.partial(jax.jit, static_argnames=("epochs", "batch_size"))
+@functools.partial(backend.jit, static_argnames=("epochs", "batch_size"))
 def _train_digits(
     key: jax.Array, images: jax.Array, labels: jax.Array, rate: float, epochs: int, batch_size: int
 ) -> jax.Array:

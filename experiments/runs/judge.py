@@ -7,10 +7,10 @@ is an entry in each of the tables below and one in `experiments.pictures.finding
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from robustjax import backend
 from robustjax import findings as kinds
 from robustjax.data.labelling import Labels
 from robustjax.findings import Finding
@@ -20,8 +20,10 @@ Named = Mapping[str, Any]
 """Findings of one kind by name."""
 Values = dict[str, Any]
 
-_coefficients = jax.jit(evaluation.gradient_coefficients)
-_auroc = jax.jit(evaluation.noise_detection_auroc)
+_accuracy = backend.jit(evaluation.accuracy)
+_trust = backend.jit(evaluation.label_trust)
+_coefficients = backend.jit(evaluation.gradient_coefficients)
+_auroc = backend.jit(evaluation.noise_detection_auroc)
 
 
 def judge(findings: Mapping[str, Finding], labels: Labels, logits: np.ndarray | None) -> Values:
@@ -129,9 +131,9 @@ def titles(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _label_distributions(named: Named, labels: Labels, logits: Any) -> Values:
     if labels.clean is None:
         given = jnp.asarray(labels.given)
-        return {f"{name}_changed": 1 - evaluation.accuracy(each.values, given) for name, each in named.items()}
+        return {f"{name}_changed": 1 - _accuracy(each.values, given) for name, each in named.items()}
     clean = jnp.asarray(labels.clean)
-    return {f"{name}_accuracy": evaluation.accuracy(each.values, clean) for name, each in named.items()}
+    return {f"{name}_accuracy": _accuracy(each.values, clean) for name, each in named.items()}
 
 
 def _label_weights(named: Named, labels: Labels, logits: Any) -> Values:
@@ -140,7 +142,7 @@ def _label_weights(named: Named, labels: Labels, logits: Any) -> Values:
     found: Values = {}
     given, clean = jnp.asarray(labels.given), jnp.asarray(labels.clean)
     for name, each in named.items():
-        trust = evaluation.label_trust(each.values, given, clean)
+        trust = _trust(each.values, given, clean)
         found |= {f"{name}_{which}": value for which, value in trust.items()}
         found[f"{name}_auroc"] = _auroc(-each.values, given != clean)
     return found

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from experiments.runs import judge
-from robustjax import losses
+from robustjax import backend, losses
 from robustjax.data.labelling import Labels
 from robustjax.training import evaluation
 from robustjax.training.engine import Epoch
@@ -16,7 +16,7 @@ from robustjax.training.engine import Epoch
 SHARPENING = 0.1  # SR's temperature on MNIST, at which its outputs are to be one-hot
 
 
-@jax.jit
+@backend.jit
 def _test_metrics(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
     return {
         "test_accuracy": evaluation.accuracy(logits, labels),
@@ -27,7 +27,7 @@ def _test_metrics(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
     }
 
 
-@jax.jit
+@backend.jit
 def _validation_metrics(logits: jax.Array, given: jax.Array) -> dict[str, jax.Array]:
     return {
         "validation_accuracy": evaluation.accuracy(logits, given),
@@ -35,7 +35,7 @@ def _validation_metrics(logits: jax.Array, given: jax.Array) -> dict[str, jax.Ar
     }
 
 
-@jax.jit
+@backend.jit
 def _train_metrics(logits: jax.Array, given: jax.Array, clean: jax.Array) -> dict[str, jax.Array]:
     auroc = evaluation.noise_detection_auroc(losses.cross_entropy(logits, given), given != clean)
     return {
@@ -53,7 +53,7 @@ def _sparse_rates(logits: jax.Array) -> dict[str, jax.Array]:
     }
 
 
-_unjudged_metrics = jax.jit(_sparse_rates)  # what there is without true labels
+_unjudged_metrics = backend.jit(_sparse_rates)  # what there is without true labels
 
 
 def record(

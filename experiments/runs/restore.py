@@ -12,7 +12,7 @@ import numpy as np
 from experiments.runs import artefacts, directory
 from experiments.settings import build
 from experiments.settings.config import Config
-from robustjax import data
+from robustjax import backend, data
 from robustjax.methods import Method, Task
 from robustjax.methods.base import Learner
 from robustjax.training import checkpoints, engine, parallel
@@ -119,5 +119,5 @@ def next_draw(run: Restored, k: int = 0) -> dict[str, np.ndarray]:
 def _in_batches(apply: Callable[[Any], jax.Array], inputs: np.ndarray, size: int = 500) -> np.ndarray:
     if not len(inputs):
         raise ValueError("inputs must hold at least one example")
-    compiled = jax.jit(apply)
+    compiled = backend.jit(apply)
     return np.concatenate([compiled(inputs[start : start + size]) for start in range(0, len(inputs), size)])

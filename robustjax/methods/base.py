@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from robustjax.backend import compiler_options
+from robustjax import backend
 from robustjax.findings import Findings
 from robustjax.margins import weighted_mean
 from robustjax.meta import optimizer_step
@@ -462,7 +462,7 @@ def tally(values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
 def init_learner(key: jax.Array, task: Task) -> Learner:
     """A freshly initialised network with its optimizer's state, compiled; `new_learner` is for use within a program."""
     # The same function object for every seed, so that it is compiled once.
-    return new_learner(key, task, jax.jit(task.model.init, compiler_options=compiler_options(once=True)))
+    return new_learner(key, task, backend.jit(task.model.init, once=True))
 
 
 def new_learner(key: jax.Array, task: Task, init: Callable[..., Any] | None = None) -> Learner:

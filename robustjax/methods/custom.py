@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from robustjax import user_code
+from robustjax import backend, user_code
 from robustjax.methods import base, erm
 from robustjax.methods.composable import composable
 
@@ -85,7 +85,7 @@ def check_loss(loss: Loss, num_classes: int, name: str = "loss") -> None:
         return jnp.sum(values), values
 
     try:
-        compiled = jax.jit(jax.value_and_grad(total, has_aux=True))
+        compiled = backend.jit(jax.value_and_grad(total, has_aux=True))
         found = {case: compiled(logits) for case, logits in cases.items()}
     except Exception as error:
         raise ValueError(

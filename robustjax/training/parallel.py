@@ -38,12 +38,14 @@ class Layout(NamedTuple):
       seeds: K, how many seeds train at once.
       devices: the devices in use.
       mesh: for "data", the mesh over them; else None.
+      cpu_kernels: what programs are compiled with on a CPU, see `backend.CPU_KERNELS`.
     """
 
     mode: str
     seeds: int
     devices: tuple[jax.Device, ...]
     mesh: jax.sharding.Mesh | None = None
+    cpu_kernels: str = "safe"
 
     @property
     def lead(self) -> tuple[int, ...]:
@@ -61,7 +63,12 @@ class Layout(NamedTuple):
 
 
 def make_layout(
-    mode: str = "auto", *, seeds: int = 1, batch_size: int, devices: Sequence[jax.Device] | None = None
+    mode: str = "auto",
+    *,
+    seeds: int = 1,
+    batch_size: int,
+    devices: Sequence[jax.Device] | None = None,
+    cpu_kernels: str = "safe",
 ) -> Layout:
     """Arrange `seeds` seeds on the devices at hand.
 
@@ -71,14 +78,17 @@ def make_layout(
       seeds: how many seeds train at once.
       batch_size: global batch size.
       devices: the devices to use; all of the default backend if None.
+      cpu_kernels: what programs are compiled with on a CPU, see `backend.CPU_KERNELS`.
 
     Raises:
-      ValueError: for an unknown mode, several seeds with "data", or a batch that the devices do not divide.
+      ValueError: for an unknown mode or unknown kernels, several seeds with "data", or a batch that the devices do not
+        divide.
     """
     available = tuple(jax.devices() if devices is None else devices)
     if mode not in MODES:
         close = difflib.get_close_matches(mode, MODES, 1)
         raise ValueError(f"parallel={mode!r} is none of {', '.join(MODES)}" + (f"; {close[0]}?" if close else "."))
+    compiler_options(cpu_kernels)
     if seeds < 1:
         raise ValueError(f"seeds={seeds} must be at least 1.")
     if mode == "auto":
@@ -99,12 +109,12 @@ def make_layout(
                 f"batch_size={batch_size} does not divide over {count} devices; the nearest that do are {nearest}."
             )
         mesh = jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=available)
-        return Layout("data", 1, available, mesh)
+        return Layout("data", 1, available, mesh, cpu_kernels)
     if mode == "seeds" and seeds > 1:
         count = max(n for n in range(1, len(available) + 1) if seeds % n == 0)
         if count > 1:
-            return Layout("seeds", seeds, available[:count])
-    return Layout("single", seeds, available[:1])
+            return Layout("seeds", seeds, available[:count], None, cpu_kernels)
+    return Layout("single", seeds, available[:1], None, cpu_kernels)
 
 
 def split_batch(layout: Layout, batch: Any) -> Any:
@@ -193,4 +203,4 @@ def lift(layout: Layout, program: Callable[[Any, Any, Any], Any]) -> jax.stages.
 
 def compile_program(layout: Layout, program: Callable[[Any, Any, Any], Any], *args: Any) -> Callable[..., Any]:
     """An executable of `program(state, own, shared)` for arguments like `args`; `state` is donated."""
-    return lift(layout, program).lower(*args).compile(compiler_options=compiler_options())
+    return lift(layout, program).lower(*args).compile(compiler_options=compiler_options(layout.cpu_kernels))
