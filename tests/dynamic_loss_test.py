@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from experiments.settings import config
 from robustjax import backend, meta_nets, methods, models, selection, targets
-from robustjax.methods import Task, base
+from robustjax.methods import Task, base, dynamic_loss
 from robustjax.training import engine, parallel
 from tests import toys
 
@@ -247,12 +247,30 @@ def test_margins_learn_the_class_sizes(compiled_loops):
     assert learned > plain + 0.02 and learned > balanced - 0.03
 
 
-def test_label_weights_step_down_at_the_share_of_right_labels(compiled_loops):
-    """40 % asymmetric noise 0→1, 2↔3: labelled class 1 is 71 % right, 2 and 3 60 %, the others all."""
+def asymmetric():
+    """1000 points a class with 40 % asymmetric noise 0→1, 2↔3: inputs, given labels, true ones."""
     clean = np.repeat(np.arange(6), 1000)
     moved = np.random.default_rng(2).random(len(clean)) < 0.4
-    labels = np.where(moved, np.array([1, 1, 3, 2, 4, 5])[clean], clean)
-    inputs = gaussians(clean, 4.0, 3)
+    return gaussians(clean, 4.0, 3), np.where(moved, np.array([1, 1, 3, 2, 4, 5])[clean], clean), clean
+
+
+@pytest.mark.exhaustive
+def test_the_default_corrector_learns_and_one_that_was_warmed_up_is_stuck(compiled_loops):
+    """The nets themselves, from the options' defaults; the warm-up is the code's, all of its 235 steps here."""
+    inputs, labels, _ = asymmetric()
+    found = {}
+    for steps in (None, 2000):
+        more = {} if steps is None else {"corrector_warmup_steps": steps}
+        last, accuracy = fit("dynamic_loss", inputs, labels, 4.0, num_bins=20, **more)
+        table = meta_nets.weight_table(last.state.meta_params["corrector"], 6)
+        found[steps] = (accuracy, float(table.min()), float(np.abs(table - last.state.start).max()))
+    assert found[None][0] > 0.96 and found[None][1] < 0.01 and found[None][2] > 0.9
+    assert found[2000][0] < 0.85 and found[2000][1] > 0.999 and found[2000][2] < dynamic_loss.STILL
+
+
+def test_label_weights_step_down_at_the_share_of_right_labels(compiled_loops):
+    """Labelled class 1 is 71 % right, 2 and 3 60 %, the others all."""
+    inputs, labels, clean = asymmetric()
     last, learned = fit("dynamic_loss", inputs, labels, 4.0, **TABLES)
     weights = last.findings[0]["weight_table"].values
     # Class 1 took labels and gave none, so the classifier leans towards it: the step comes up to two bins late.
