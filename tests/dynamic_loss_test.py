@@ -158,10 +158,20 @@ def test_a_corrector_that_has_not_moved_is_told():
     (text,) = method.warnings(state)
     for flag in ("--corrector-warmup-steps=0", "--meta-learning-rate", "--corrector-bias than 3", "--epochs"):
         assert flag in text
-    table[1, 2] -= 2e-3
+    table[1, 2] -= 0.06
     assert method.warnings(state._replace(start=table)) == ()
     nothing = toys.method("dynamic_loss_no_corrector", toys.task())
     assert nothing.warnings(nothing.init(KEY, toys.given_labels(0))) == ()
+
+
+@pytest.mark.parametrize(
+    ("examples", "epochs", "every", "rate"),
+    [(1000, 60, 1, 0.003 * 1300 / 440), (500, 60, 1, 0.01), (3163, 60, 1, 0.003), (10**6, 5, 1, 0.003),
+     (3163, 60, 2, 0.003 * 2600 / 1375)],
+)  # fmt: skip
+def test_short_runs_have_a_larger_meta_rate(examples, epochs, every, rate):
+    task = toys.task(epochs, batch_size=128, num_examples=examples)
+    assert dynamic_loss.default_meta_rate(task, epochs // 12, every) == pytest.approx(rate)
 
 
 def test_the_corrector_has_no_warm_up_of_its_own_but_where_the_code_s_numbers_are_from():

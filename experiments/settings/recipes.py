@@ -105,7 +105,7 @@ def _sr_baseline(dataset: str, **options: Any) -> Recipe:
 _DYNAMIC_LOSS_CIFAR = _recipe(
     "Dynamic Loss, code, which the published numbers come from: up to 2,000 warm-up steps train the corrector too "
     "(not in the paper)",
-    {"corrector_warmup_steps": 2000},
+    {"corrector_warmup_steps": 2000, "meta_learning_rate": 3e-3},
 )
 
 _HAR = _recipe(
@@ -222,7 +222,7 @@ METHODS: dict[tuple[str, ...], Recipe] = {
     ("dynamic_loss", "digits"): _recipe(
         "ours: a small set gives the meta net few steps, so the corrector starts less saturated",
         {
-            "num_bins": 20, "warmup_epochs": 2, "corrector_bias": 2.0,
+            "num_bins": 20, "warmup_epochs": 2, "corrector_bias": 2.0, "meta_learning_rate": 3e-3,
         },
     ),
     ("fl_sr", "*"): _recipe("SR, code: no gradient through the focal factor", {"detach": True}),
