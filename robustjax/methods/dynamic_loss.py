@@ -186,7 +186,7 @@ def dynamic_loss(
       meta_learning_rate: Adam's learning rate for the meta net; default: 0.003, the paper's, and up to 0.01 in a run of
         fewer than 1300 meta steps, see `default_meta_rate`.
       corrector_warmup_steps: warm-up steps in which the corrector is trained on its own objective; 0 is the paper's,
-        2000 the code's, after which only a long run moves it again.
+        2000 the code's, which can leave it stuck for the rest of the run (Adam remembers the far larger gradients).
       corrector_bias: the corrector starts at sigmoid(bias).
       hidden: width of the meta net.
       meta_every: make the meta step in every k-th iteration only; 1 is the paper's.
