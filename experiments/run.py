@@ -98,7 +98,7 @@ def execute(settings: config.Config, sources: Sequence[str] = (), command: str =
         for seed, own in zip(made.seeds, made.labels, strict=True):
             if not artefacts.has_labels(path, seed):
                 artefacts.save_labels(path, seed, own, made.dataset, made.pool)
-        seconds = _train(
+        seconds, warnings = _train(
             made, path, resuming, track_every=settings.track_every, checkpoint_every=settings.checkpoint_every,
             keep_checkpoints=settings.keep_checkpoints,
             patience=settings.early_stopping, quiet=settings.quiet,
@@ -107,7 +107,7 @@ def execute(settings: config.Config, sources: Sequence[str] = (), command: str =
         summary = _summarise(config.identity(settings), made.seeds, lines)
         summary |= {
             "command": command, "seconds": seconds, "class_names": list(made.dataset.class_names),
-            "trusted_examples": made.num_trusted,
+            "trusted_examples": made.num_trusted, "warnings": warnings,
         }  # fmt: skip
         titled = dataclasses.replace(settings, method=user_code.short_name(settings.method))
         of_runs.draw_all(path, titled, made.dataset, [own.train for own in made.labels], made.seeds, lines)
@@ -184,18 +184,22 @@ def _train(
     keep_checkpoints: int,
     patience: int,
     quiet: bool,
-) -> float:
-    """Train to the end, writing records, diagnostics and checkpoints; returns the seconds it took in all."""
+) -> tuple[float, dict[str, list[int]]]:
+    """Train to the end, writing records, diagnostics and checkpoints.
+
+    Returns:
+      The seconds it took in all, and what the method warns of, with the seeds of each warning.
+    """
     seeds, layout, dataset, labels, method = made.seeds, made.layout, made.dataset, made.labels, made.method
     owns = [build.own(each, seed) for each, seed in zip(labels, seeds, strict=True)]
     epochs = method.epochs
     may_end = functools.partial(_is_over, patience, method)
     resident, folder, metrics = build.resident(dataset, made.pool), path / "checkpoints", path / "metrics.jsonl"
-    state, start, before = None, 0, 0.0
+    state, start, before, final = None, 0, 0.0, []
     if resuming and checkpoints.latest_epoch(folder) is not None:
         fresh = engine.init_states(method, layout, owns)
         saved, meta, start = checkpoints.restore(folder, parallel.by_seed(layout, fresh))
-        state, before = parallel.place_seeds(layout, saved), meta["seconds"]
+        state, before, final = parallel.place_seeds(layout, saved), meta["seconds"], saved
         checkpoints.discard_after(folder, start)
     records.truncate_records(metrics, start)
     for seed in seeds:
@@ -204,7 +208,7 @@ def _train(
     for line in records.read_records(metrics) if metrics.exists() else []:
         so_far[line["seed"]].append(line)
     if may_end(so_far, start):  # it was cut after its last epoch
-        return before
+        return before, _warnings(method, seeds, final)
     preliminary = sum(stage.preliminary for stage in method.stages)
 
     began = time.monotonic()
@@ -245,12 +249,22 @@ def _train(
             due = checkpoint_every and done % checkpoint_every == 0
             if due or stopping or over:
                 meta = {"seconds": before + time.monotonic() - began, "seeds": seeds}
-                save(done, parallel.by_seed(layout, epoch.state), meta)
+                final = parallel.by_seed(layout, epoch.state)
+                save(done, final, meta)
             if stopping:
                 raise Stopped(f"stopped by {stop_asked[0]} after epoch {done} of {epochs}; --resume goes on.")
             if over:
                 break
-    return before + time.monotonic() - began
+    return before + time.monotonic() - began, _warnings(method, seeds, final)
+
+
+def _warnings(method: Method, seeds: Sequence[int], states: Sequence[Any]) -> dict[str, list[int]]:
+    """What the method warns of at the end: each sentence with the seeds that it holds for."""
+    found: dict[str, list[int]] = {}
+    for seed, state in zip(seeds, states, strict=True):
+        for text in method.warnings(state) if method.warnings else ():
+            found.setdefault(text, []).append(seed)
+    return found
 
 
 def _is_over(patience: int, method: Method, so_far: Mapping[int, Sequence[Mapping[str, Any]]], done: int) -> bool:
@@ -296,6 +310,8 @@ def show(summary: dict[str, Any], path: pathlib.Path) -> None:
     Console().print(table.results_table(summary["seeds"], seeds=seeds, class_names=names))
     if count := summary.get("trusted_examples"):
         print(f"learned from {count} trusted examples besides")
+    for text, warned in summary.get("warnings", {}).items():
+        print(f"warning: {text}" + ("" if len(seeds) == 1 else f" (seeds {', '.join(map(str, warned))})"))
     print(f"run directory: {path}")
 
 

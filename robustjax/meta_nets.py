@@ -4,6 +4,7 @@ Linear weights are `[in, out]`. No state, no modules: `robustjax.meta` different
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from robustjax._checks import check_choice
 from robustjax._probabilities import promote
 
 # From the size of a loss to a weight: MW-Net and CMW-Net.
@@ -64,13 +66,27 @@ def _init_linear(key: Array, inputs: int, outputs: int) -> dict[str, Array]:
 
 # Label corrector and margin generator: Dynamic Loss (Jiang et al., TPAMI 2023).
 
+NETS = ("code", "paper")
 
-def init_mlp(key: Array, num_inputs: int, hidden: int, num_outputs: int, output_bias: float) -> dict[str, Any]:
-    """An embedding of `num_inputs` entries and three linear layers: what the corrector and the margin generator share.
 
-    Xavier-uniform embedding, Xavier-normal weights [in, out], zero biases but the last (authors' code).
+def init_mlp(
+    key: Array, num_inputs: int, hidden: int, num_outputs: int, output_bias: float, *, net: str = "code"
+) -> dict[str, Any]:
+    """What the corrector and the margin generator share: a net with `num_inputs` inputs, all of them constants.
+
+    Xavier-normal weights [in, out] and zero biases but the last (authors' code; the paper does not say).
+
+    Args:
+      key: PRNG key.
+      num_inputs: entries of the embedding, or length of the input vector.
+      hidden: width.
+      num_outputs: outputs.
+      output_bias: what the last bias starts at.
+      net: "code", a learned Xavier-uniform embedding [num_inputs, hidden] and three linear layers; "paper", two linear
+        layers on an input vector.
     """
-    sizes = [hidden, hidden, hidden, num_outputs]
+    check_choice("net", net, NETS)
+    sizes = [*([hidden, hidden] if net == "code" else [num_inputs]), hidden, num_outputs]
     keys = jax.random.split(key, len(sizes))
     xavier = jax.nn.initializers.glorot_normal()
     layers = [
@@ -78,20 +94,28 @@ def init_mlp(key: Array, num_inputs: int, hidden: int, num_outputs: int, output_
         for k, m, n in zip(keys, sizes[:-1], sizes[1:], strict=False)
     ]
     layers[-1]["bias"] += output_bias
-    return {"embedding": jax.nn.initializers.glorot_uniform()(keys[-1], (num_inputs, hidden)), "layers": layers}
+    embedded = {"embedding": jax.nn.initializers.glorot_uniform()(keys[-1], (num_inputs, hidden))}
+    return {**(embedded if net == "code" else {}), "layers": layers}
 
 
-def apply_mlp(params: dict[str, Any]) -> Array:
-    """The net's outputs for every entry of its embedding: [num_inputs, num_outputs]."""
+def apply_mlp(params: dict[str, Any], inputs: Array | None = None) -> Array:
+    """The net's outputs [K, num_outputs]: for every entry of its embedding, or for `inputs` [K, num_inputs]."""
     *hidden, last = params["layers"]
-    x = params["embedding"]
+    x = params["embedding"] if inputs is None else inputs
     for layer in hidden:
         x = jax.nn.relu(x @ layer["kernel"] + layer["bias"])
     return x @ last["kernel"] + last["bias"]
 
 
 def init_corrector(
-    key: Array, num_classes: int, num_bins: int, *, form: str = "mlp", hidden: int = 64, bias: float = 3.98
+    key: Array,
+    num_classes: int,
+    num_bins: int,
+    *,
+    form: str = "mlp",
+    hidden: int = 64,
+    bias: float = 3.98,
+    net: str = "code",
 ) -> dict[str, Any]:
     """Parameters of the label corrector, starting at g = sigmoid(bias): it trusts the given labels.
 
@@ -99,32 +123,50 @@ def init_corrector(
       key: PRNG key.
       num_classes: C.
       num_bins: R, the number of loss-rank bins.
-      form: "mlp" (class-wise), "agnostic" (one output for all classes), "vector" (a free table), "none".
+      form: "mlp" (class-wise), "agnostic" (one output for all classes), "vector" (the paper's ablation: a free number a
+        bin, for all classes; its C-vector is the margins'), "table" (a free number a class and bin), "none".
       hidden: width of the net.
       bias: output bias; 3.98 gives g = 0.982 (authors' code).
+      net: "code" or "paper" (a bin goes in as a one-hot vector), see `init_mlp`.
     """
     if form == "none":
         return {}
-    if form == "vector":
-        return {"table": jnp.full((num_bins, num_classes), bias)}
-    return init_mlp(key, num_bins, hidden, 1 if form == "agnostic" else num_classes, bias)
+    if form in ("vector", "table"):
+        return {"table": jnp.full((num_bins, num_classes if form == "table" else 1), bias)}
+    return init_mlp(key, num_bins, hidden, 1 if form == "agnostic" else num_classes, bias, net=net)
 
 
 def init_margin(
-    key: Array, num_classes: int, *, form: str = "mlp", hidden: int = 64, bias: float = 1.0
+    key: Array, num_classes: int, *, form: str = "mlp", hidden: int = 64, bias: float = 1.0, net: str = "code"
 ) -> dict[str, Any]:
-    """Parameters of the margin generator, starting near q = `bias`; forms "mlp", "vector", others have none."""
+    """Parameters of the margin generator; forms "mlp", "vector" (a free number a class), others have none.
+
+    It starts near q = `bias`, and there exactly as a vector and with net="paper", where q starts at ones: the last
+    weights are 0. The paper's input is all ones; its length, which the paper does not give, is C here.
+    """
     if form == "vector":
         return {"table": jnp.full((1, num_classes), bias)}
-    return init_mlp(key, 1, hidden, num_classes, bias) if form == "mlp" else {}
+    if form != "mlp":
+        return {}
+    params = init_mlp(key, 1 if net == "code" else num_classes, hidden, num_classes, bias, net=net)
+    if net == "paper":
+        params["layers"][-1]["kernel"] *= 0
+    return params
 
 
 def weight_table(corrector: dict[str, Any], num_classes: int) -> Array:
     """Learned label weights g(r | y), [C, R], in (0, 1)."""
-    outputs = corrector["table"] if "table" in corrector else apply_mlp(corrector)
+    outputs = _outputs(corrector, jnp.eye)
     return jax.nn.sigmoid(jnp.broadcast_to(outputs, (outputs.shape[0], num_classes))).T
 
 
 def margin_vector(margin: dict[str, Any]) -> Array:
     """The learned margins q, [C], added to the logits."""
-    return (margin["table"] if "table" in margin else apply_mlp(margin))[0]
+    return _outputs(margin, lambda length: jnp.ones((1, length)))[0]
+
+
+def _outputs(params: dict[str, Any], inputs: Callable[[int], Array]) -> Array:
+    """A table itself, or a net's outputs; one without an embedding takes `inputs` of its input length."""
+    if "table" in params:
+        return params["table"]
+    return apply_mlp(params, None if "embedding" in params else inputs(len(params["layers"][0]["kernel"])))

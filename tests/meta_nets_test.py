@@ -16,11 +16,34 @@ def test_corrector_and_margin_start_where_they_should():
     np.testing.assert_array_equal(meta_nets.margin_vector(table), np.ones(10))
 
 
-@pytest.mark.parametrize("form", ["mlp", "agnostic", "vector"])
-def test_forms_of_the_corrector(form):
-    table = meta_nets.weight_table(meta_nets.init_corrector(jax.random.key(0), 4, 7, form=form), 4)
+@pytest.mark.parametrize("net", meta_nets.NETS)
+@pytest.mark.parametrize("form", ["mlp", "agnostic", "vector", "table"])
+def test_forms_of_the_corrector(form, net):
+    params = meta_nets.init_corrector(jax.random.key(0), 4, 7, form=form, net=net)
+    table = meta_nets.weight_table(params, 4)
     assert table.shape == (4, 7) and ((table > 0) & (table < 1)).all()
     assert (table == table[:1]).all() == (form != "mlp")
+    # Which numbers can differ once it has learned: by bin always, by class unless it is for all classes.
+    other = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(1), p.shape), params)
+    table = meta_nets.weight_table(other, 4)
+    assert len(np.unique(table)) == (7 if form in ("agnostic", "vector") else 28)
+
+
+def test_the_papers_nets_against_numpy():
+    """Two layers: a bin goes in as a one-hot vector, the margins' input is all ones, and q starts at ones."""
+    params = meta_nets.init_corrector(jax.random.key(0), 4, 7, hidden=5, net="paper")
+    first, last = (jax.tree.map(np.asarray, layer) for layer in params["layers"])
+    assert first["kernel"].shape == (7, 5) and last["kernel"].shape == (5, 4) and set(params) == {"layers"}
+    outputs = np.maximum(np.eye(7) @ first["kernel"] + first["bias"], 0) @ last["kernel"] + last["bias"]
+    np.testing.assert_allclose(meta_nets.weight_table(params, 4), 1 / (1 + np.exp(-outputs.T)), rtol=1e-5)
+    margin = meta_nets.init_margin(jax.random.key(1), 4, hidden=5, net="paper")
+    np.testing.assert_array_equal(meta_nets.margin_vector(margin), np.ones(4))
+    margin = jax.tree.map(lambda p: p + 0.3 * jax.random.normal(jax.random.key(2), p.shape), margin)
+    first, last = (jax.tree.map(np.asarray, layer) for layer in margin["layers"])
+    expected = np.maximum(np.ones(4) @ first["kernel"] + first["bias"], 0) @ last["kernel"] + last["bias"]
+    np.testing.assert_allclose(meta_nets.margin_vector(margin), expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="net='cnn'"):
+        meta_nets.init_margin(jax.random.key(0), 4, net="cnn")
 
 
 def test_absent_nets_have_no_parameters():

@@ -17,7 +17,7 @@ from experiments.runs import restore
 from experiments.settings import config
 from robustjax import data
 from robustjax.data import corruptions
-from robustjax.methods import base
+from robustjax.methods import base, dynamic_loss
 from robustjax.training import checkpoints
 
 # Small enough that a run takes seconds: a perceptron, two or three epochs.
@@ -38,10 +38,12 @@ def read(path):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_run_directory_is_complete(tmp_path, method, capsys):
+def test_a_run_directory_is_complete(tmp_path, method, capsys, monkeypatch):
+    monkeypatch.setattr(dynamic_loss, "STILL", 2.0)  # so that it has something to warn of
     out = tmp_path / "run"
     assert start(out, method, 3, "--seeds=2") == 0
-    assert "test accuracy, last epoch" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "test accuracy, last epoch" in printed
     settings = json.loads(read(out / "config.json"))["settings"]
     assert settings["method"] == method and settings["noise_rate"] == 0.4 and settings["imbalance_ratio"] == 10
     records = [json.loads(line) for line in read(out / "metrics.jsonl").splitlines()]
@@ -54,6 +56,9 @@ def test_a_run_directory_is_complete(tmp_path, method, capsys):
     finals = [r["test_accuracy"] for r in records if r["epoch"] == 3]
     assert [s["test_accuracy_last"] for s in summary["seeds"]] == finals
     assert summary["mean_std"]["test_accuracy_last"] == pytest.approx([np.mean(finals), np.std(finals, ddof=1)])
+    for text, seeds in summary["warnings"].items():
+        assert seeds == [0, 1] and f"warning: {text} (seeds 0, 1)" in printed
+    assert len(summary["warnings"]) == printed.count("warning: ") == (method == "dynamic_loss")
     pictures = {"learning_curves.png", "memorization.png"}
     if method == "dynamic_loss":
         assert 0 <= last["correction_accuracy"] <= 1 and 0 <= last["label_weight_wrong"] <= 1

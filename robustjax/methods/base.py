@@ -192,6 +192,13 @@ class Inspect(Protocol):
         """Findings by name, from a survey with logits [N, C]."""
 
 
+class Warnings(Protocol):
+    """What has gone wrong, where accuracy does not tell."""
+
+    def __call__(self, state: State, /) -> tuple[str, ...]:
+        """Sentences for the user, each with what to try, from a seed's last state, on the host; () for none."""
+
+
 class StepFunction(Protocol):
     """A step over the global batch: jit-, scan-, vmap- and shard-able."""
 
@@ -251,12 +258,15 @@ class Method(NamedTuple):
       predict: (state, inputs [B, …] as stored) -> logits [B, C]; what is evaluated.
       inspect: (state, survey with logits [N, C]) -> findings about the training set, after epochs that are looked at
         and after the last one; None for none.
+      warnings: (a seed's state after the last epoch, on the host) -> sentences on what has gone wrong, each with what
+        to try; None for none. A run tells them at its end and keeps them in its summary.
     """
 
     init: Init
     stages: tuple[Stage, ...]
     predict: Predict
     inspect: Inspect | None = None
+    warnings: Warnings | None = None
 
     @property
     def epochs(self) -> int:
@@ -315,6 +325,7 @@ def method(
     stages: tuple[Stage, ...] | list[Stage],
     predict: Predict,
     inspect: Inspect | None = None,
+    warnings: Warnings | None = None,
 ) -> Method:
     """A checked `Method`; stages without epochs are left out.
 
@@ -337,7 +348,7 @@ def method(
                 raise ValueError(f"stage {number}: every step of a pass must draw its first stream, {first.stream!r}.")
             if unknown := {draw.pool for step in work for draw in step.draws} - set(POOLS):
                 raise ValueError(f"stage {number}: pool={sorted(unknown)[0]!r} is none of {', '.join(POOLS)}.")
-    return Method(init, kept, predict, inspect)
+    return Method(init, kept, predict, inspect, warnings)
 
 
 # --- One shape for a step -------------------------------------------------------------------------------------------
