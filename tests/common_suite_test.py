@@ -28,17 +28,18 @@ FIRST = tuple({toys.factory(name).__module__: name for name in reversed(NAMES)}.
 ONE = ("cross_entropy",)
 
 
-def each_method(fast: tuple[str, ...], names: tuple[str, ...] = NAMES):
+def each_method(fast: tuple[str, ...], names: tuple[str, ...] = NAMES, costly: tuple[str, ...] = ()):
     """One test a method, slow but for the `fast` ones. All tests of a method come one after the other.
 
     What is neither fast nor the first of its file's methods waits for `-m ""`: such methods differ in a loss or an
-    option from one that is tested, and each costs half a minute of compiling.
+    option from one that is tested, and each costs half a minute of compiling. So do those too `costly` for this test.
     """
 
     def marks(name: str) -> list[pytest.MarkDecorator]:
         if name in fast:
             return []
-        return [pytest.mark.slow] if name in FIRST else [pytest.mark.slow, pytest.mark.exhaustive]
+        everyday = name in FIRST and name not in costly
+        return [pytest.mark.slow] if everyday else [pytest.mark.slow, pytest.mark.exhaustive]
 
     marked = [pytest.param(name, marks=marks(name)) for name in names]
     return pytest.mark.parametrize("name", marked, scope="module")
@@ -214,7 +215,7 @@ class Beside(engine.Programs):
         return safe
 
 
-@each_method(fast=ONE)
+@each_method(fast=ONE, costly=("dividemix", "dynamic_loss", "mw_net"))
 def test_fast_kernels_make_the_same_steps(name):
     """All steps of the first epoch of each stage. Where they do not, no run may take `--cpu-kernels=fast`."""
     run = trained(name)

@@ -10,8 +10,13 @@ import tempfile
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Nothing here runs long enough to earn back what LLVM's optimisations cost: they are half of all compile time.
-for _flag in ("--xla_force_host_platform_device_count=4", "--xla_backend_optimization_level=0"):
+# Nothing here runs long enough to earn back what optimising costs: LLVM's passes are half of all compile time, and the
+# fusion emitters make a small program's compilation two to three times as expensive.
+for _flag in (
+    "--xla_force_host_platform_device_count=4",
+    "--xla_backend_optimization_level=0",
+    "--xla_cpu_use_fusion_emitters=false",
+):
     _flags = os.environ.get("XLA_FLAGS", "")
     if _flag.partition("=")[0] not in _flags:
         os.environ["XLA_FLAGS"] = f"{_flags} {_flag}".strip()
