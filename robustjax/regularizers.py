@@ -286,32 +286,32 @@ def layer_norms(grads: object) -> Array:
     return jnp.stack(common_dtype(*(safe_norm(leaf, axis=tuple(range(1, jnp.ndim(leaf)))) for leaf in leaves)), axis=-1)
 
 
-def hidden_jacobian_norms(grads: object, form: Literal["paper", "code"] = "paper") -> Array:
+def hidden_jacobian_norms(grads: object, form: Literal["sum", "paper", "code"] = "paper") -> Array:
     """HAR's regulariser R(x): the size of the loss gradient at all hidden layers together.
 
-    Cao et al., Heteroskedastic and Imbalanced Deep Learning with Adaptive Regularization, 2021, section 2.3.
-    Twice differentiable, with gradient 0 where a gradient vanishes. The scale of `grads` is the caller's: the paper
-    differentiates each example's own loss, the authors' code the batch mean (1/B of it).
+    Cao et al., Heteroskedastic and Imbalanced Deep Learning with Adaptive Regularization, 2021, section 2.3 and
+    appendix B. Twice differentiable, with gradient 0 where a gradient vanishes. The scale of `grads` is the caller's:
+    the paper differentiates each example's own loss, the authors' code the batch mean (1/B of it).
 
     Args:
       grads: a pytree of L arrays `[B, ...]`: the loss differentiated at hidden layers.
-      form: "paper" is eq. 6, sqrt(Σ_j ‖g_j‖²); "code" is Σ_j ‖g_j‖, as in appendix B and the authors' code, between
-        1 and sqrt(L) times the former.
+      form: "paper" is eq. 6, sqrt(Σ_j ‖g_j‖²); "sum" (appendix B) and "code" (the authors') are both Σ_j ‖g_j‖,
+        between 1 and sqrt(L) times the former, and differ in what the caller differentiates.
 
     Returns:
       R `[B]`.
 
     Examples:
       >>> grads = {"norm1": 3 * jnp.ones((2, 1)), "norm2": 4 * jnp.ones((2, 1))}
-      >>> hidden_jacobian_norms(grads), hidden_jacobian_norms(grads, "code")
+      >>> hidden_jacobian_norms(grads), hidden_jacobian_norms(grads, "sum")
       (Array([5., 5.], dtype=float32), Array([7., 7.], dtype=float32))
     """
     norms = layer_norms(grads)
     if form == "paper":
         return safe_norm(norms, axis=-1)
-    if form == "code":
+    if form in ("sum", "code"):
         return jnp.sum(norms, axis=-1)
-    raise ValueError(f"form must be 'paper' or 'code', got {form!r}")
+    raise ValueError(f"form must be 'sum', 'paper' or 'code', got {form!r}")
 
 
 def _constant_targets(targets: ArrayLike, log_p: Array) -> Array:

@@ -1,6 +1,7 @@
-"""HAR: hidden gradients against finite differences, both forms, the two stages, groups, refusals."""
+"""HAR: hidden gradients against finite differences, the three forms, the two stages, groups, refusals."""
 
 import functools
+import itertools
 import json
 from typing import Any, NamedTuple
 
@@ -43,7 +44,7 @@ class Found(NamedTuple):
     stats: Any
 
 
-def objective(model, variables, inputs, labels, params=None, form="paper", strength=1.0, mask=None, **options):
+def objective(model, variables, inputs, labels, params=None, form="sum", strength=1.0, mask=None, **options):
     def forward(zeros):
         chosen = variables.params if params is None else params
         return model.apply(chosen, variables.stats, inputs, train=True, taps=zeros)
@@ -90,16 +91,31 @@ def test_hidden_gradients_are_finite_differences_and_so_are_theirs():
             np.testing.assert_allclose((ahead - behind) / 2e-6, slope, rtol=1e-5)
 
 
-def test_the_two_forms_differ_by_the_batch_size_and_the_norm():
+def test_the_forms_differ_by_the_batch_size_and_the_norm():
     setting = network()
-    paper, code = (computed(*setting, form=form) for form in har.FORMS)
+    total, paper, code = (computed(*setting, form=form) for form in har.FORMS)
     norms = np.stack([np.linalg.norm(np.asarray(g).reshape(B, -1), axis=1) for g in code.gradients.values()], 1)
     np.testing.assert_allclose(code.jacobian, norms.sum(1), rtol=1e-5)
+    np.testing.assert_allclose(total.jacobian, B * norms.sum(1), rtol=1e-5)
     np.testing.assert_allclose(paper.jacobian, B * np.linalg.norm(norms, axis=1), rtol=1e-5)
-    for found in (paper, code):
+    for found in (total, paper, code):
         np.testing.assert_allclose(found.total, found.loss + np.mean(found.jacobian), rtol=1e-6)
     half = computed(*setting, mask=jnp.array([1.0, 1, 1, 0, 0]))
     np.testing.assert_allclose(half.total, half.loss + np.mean(half.jacobian[:3]), rtol=1e-6)
+
+
+def test_the_papers_strength_stands_beside_the_sum():
+    """Its 0.1 is of appendix B's sum: λ Σ_j ‖∂ℓ_i/∂h_j‖ is what an example adds, at 0.1 of the sum or B times it of the
+    code's form; that of eq. 6's root is larger, as the root is smaller.
+    """
+    assert har.STRENGTHS["sum"] == 0.1 < har.STRENGTHS["paper"] < 0.1 * 30**0.5
+    setting = network()
+    implied, code = computed(*setting, strength=0.1), computed(*setting, form="code", strength=0.1 * B)
+    norms = np.stack([np.linalg.norm(np.asarray(g).reshape(B, -1), axis=1) for g in code.gradients.values()], 1)
+    np.testing.assert_allclose(implied.total, implied.loss + 0.1 * np.mean(B * norms.sum(1)), rtol=1e-6)
+    np.testing.assert_allclose(implied.total, code.total, rtol=1e-6)
+    for name, dataset in itertools.product(("har", "har_drw", "unif_reg"), ("digits", "mnist", "cifar10", "cifar100")):
+        assert config.resolve({"method": name, "dataset": dataset})[0].options["form"] == "sum"
 
 
 def test_class_weights_are_part_of_what_is_differentiated():
@@ -244,6 +260,7 @@ def test_one_strength_for_all_and_given_strengths_need_no_first_stage(tmp_path):
     uniform = toys.method("unif_reg", toy(), pretrain_epochs=0, strength=0.03)
     assert uniform.epochs == EPOCHS and all(stage.when == "never" for stage in uniform.stages)
     np.testing.assert_allclose(strengths_of(uniform), 0.03)
+    np.testing.assert_allclose(strengths_of(toys.method("unif_reg", toy(), pretrain_epochs=0)), 0.1)
     np.testing.assert_allclose(strengths_of(toys.method("unif_reg", toy(), pretrain_epochs=0, form="code")), 10)
     labels, given = toys.given_labels(0), np.array([0.0, 0.2, 0.1])
     np.savez(tmp_path / "found.npz", group_strength=given)
@@ -296,7 +313,7 @@ def test_groups_of_examples(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"form": "papers"}, "form='papers' is none of paper, code"),
+        ({"form": "papers"}, "form='papers' is none of sum, paper, code"),
         ({"weighting": "best"}, "weighting='best'"),
         ({"strength": 0.0}, "strength=0.0"),
         ({"pretrain_epochs": -1}, "pretrain_epochs=-1"),

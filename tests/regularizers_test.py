@@ -182,10 +182,11 @@ def test_hidden_jacobian_norms():
     norms = np.stack([np.linalg.norm(g.reshape(4, -1), axis=1) for g in (grads["a"], grads["b"][0])], -1)
     np.testing.assert_allclose(regularizers.layer_norms(grads), norms, rtol=1e-6)
     np.testing.assert_allclose(regularizers.hidden_jacobian_norms(grads), np.linalg.norm(norms, axis=1), rtol=1e-6)
-    np.testing.assert_allclose(regularizers.hidden_jacobian_norms(grads, "code"), norms.sum(1), rtol=1e-6)
+    for form in ("sum", "code"):
+        np.testing.assert_allclose(regularizers.hidden_jacobian_norms(grads, form), norms.sum(1), rtol=1e-6)
 
 
-@pytest.mark.parametrize("form", ["paper", "code"])
+@pytest.mark.parametrize("form", ["sum", "paper", "code"])
 def test_hidden_jacobian_norms_are_smooth_where_one_layer_or_example_vanishes(form):
     grads = [jnp.zeros((2, 3)), jnp.array([[1.0, 2.0], [0.0, 0.0]])]
     gradient = jax.grad(lambda g: jnp.sum(regularizers.hidden_jacobian_norms(g, form)))(grads)

@@ -113,6 +113,7 @@ REGULARIZERS = {
     "layer_norms": lambda z, y: regularizers.layer_norms([z, z[:, :2]]),
     "layer_norms:dtypes": lambda z, y: regularizers.layer_norms([z, TARGETS]),
     "hidden_jacobian_norms": lambda z, y: regularizers.hidden_jacobian_norms({"a": z, "b": z[:, None]}),
+    "hidden_jacobian_norms:sum": lambda z, y: regularizers.hidden_jacobian_norms([z, z], form="sum"),
     "hidden_jacobian_norms:code": lambda z, y: regularizers.hidden_jacobian_norms([z, z], form="code"),
 }
 # Here the floating argument stands for what the function is of: counts, errors, strengths, values.

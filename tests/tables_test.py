@@ -138,6 +138,16 @@ def test_commands_mean_their_cell():
             assert f"--noise={plan.settings['noise']}" in flags and f"--noise-rate={cell.noise_rate:g}" in flags
 
 
+def test_hars_strengths_are_of_the_sum_of_norms():
+    """What its tables print as λ (0.001 to 0.1), and HAR's own 0.1, are of appendix B's sum."""
+    plans = [plan for key, plan in PLANS.items() if key.startswith("har/") and isinstance(plan, commands.Plan)]
+    plans = [plan for plan in plans if plan.settings["method"] in ("har", "har_drw", "unif_reg")]
+    runs = [config.resolve(plan.settings)[0].options for plan in plans]
+    assert len(runs) == 47 and {run["form"] for run in runs} == {"sum"}
+    assert {run["strength"] for run in runs} == {None, 0.001, 0.01, 0.1}  # 0.02 and 0.05 are of sets that cannot run
+    assert all(any("an example's sum of the layers' norms" in caveat for caveat in plan.caveats) for plan in plans)
+
+
 def test_imdb_is_planned_with_hars_network():
     plan = PLANS["har/6:imdb_reviews/hetero0.4/cross_entropy/top1_positive_reviews"]
     settings, sources = config.resolve(plan.settings)

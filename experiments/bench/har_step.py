@@ -16,10 +16,10 @@ from experiments.bench.steps import PLAIN, Bench, Form, main, make_batch, start,
 from robustjax import methods
 from robustjax.methods import erm
 
-PAPER, CODE, LAST_STAGE = "HAR, paper's form", "HAR, code's form", "HAR, last stage only"
-FLOORS = {PLAIN: 1.0, PAPER: 2.0, CODE: 2.0, LAST_STAGE: 4 / 3}
-BARS = {PAPER: 2.1, CODE: 2.1}
-OPTIONS: dict[str, dict[str, Any]] = {PAPER: {}, CODE: {"form": "code"}, LAST_STAGE: {"layers": "stage3_*"}}
+SUM, ROOT, LAST_STAGE = "HAR, sum of norms", "HAR, root of squares", "HAR, last stage only"
+FLOORS = {PLAIN: 1.0, SUM: 2.0, ROOT: 2.0, LAST_STAGE: 4 / 3}
+BARS = {SUM: 2.1, ROOT: 2.1}
+OPTIONS: dict[str, dict[str, Any]] = {SUM: {}, ROOT: {"form": "paper"}, LAST_STAGE: {"layers": "stage3_*"}}
 
 
 def forms(task: methods.Task, image: Sequence[int]) -> dict[str, Form]:
@@ -28,7 +28,7 @@ def forms(task: methods.Task, image: Sequence[int]) -> dict[str, Form]:
     labels, rest = np.asarray(batches["train"].labels), (batches, *start(task))
     plain = methods.get("cross_entropy")(task)
     regularised = {name: methods.get("unif_reg")(task, **options) for name, options in OPTIONS.items()}
-    state = regularised[PAPER].init(jax.random.key(0), labels)
+    state = regularised[SUM].init(jax.random.key(0), labels)
     found = {PLAIN: Form(step_of(plain), (erm.ErmState(state.learner, {}), *rest))}
     return found | {name: Form(step_of(each), (state, *rest)) for name, each in regularised.items()}
 

@@ -89,7 +89,8 @@ RULES: tuple[Rule, ...] = (
     *(Rule({"paper": "har", "method": f"adap_reg_{weighting}"}, {"method": "har", "weighting": weighting})
       for weighting in ("inverse", "random")),
     Rule({"paper": "har", "method": "har|har_drw|unif_reg*|adap_reg*"}, {}, "",
-         "the regulariser is that of the paper, a root of the sum of squares; the authors' code takes a sum of norms"),
+         "the regulariser is appendix B's, an example's sum of the layers' norms, to which its 0.1 belongs; eq. 6 has "
+         "the root of their squares, and the authors' code 1/B of the sum"),
 
     Rule({"paper": "sr", "dataset": "mnist"}, _protocol(recipes.DATASETS["mnist"].settings), _SR),
     *(Rule({"paper": "sr", "dataset": name},
