@@ -172,7 +172,7 @@ def test_damaged_newest_falls_back_to_the_one_before(damaged, item, how):
     path.unlink()
     if how == "truncate":
         path.write_bytes(content[: len(content) // 2])
-    with pytest.warns(UserWarning, match="epoch 2 .* cannot be read"):
+    with pytest.warns(UserWarning, match="epoch 2 .* is damaged"):
         state, meta, epoch = checkpoints.restore(damaged, make_state(0))
     assert_same(state, make_state(1))
     assert (epoch, meta["epoch"]) == (1, 1)
