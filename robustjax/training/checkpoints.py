@@ -6,8 +6,8 @@ and checksums of every leaf, of ``meta`` and of this item itself, by which a dam
 Orbax writes into a temporary folder and renames it when complete, so a killed process leaves the previous one intact.
 """
 
+import asyncio
 import contextlib
-import gc
 import json
 import logging
 import os
@@ -137,7 +137,7 @@ def restore(directory: PathLike, abstract_state: Any, epoch: int | None = None) 
         warnings.warn(f"ignored the half-written checkpoint {name} in {directory}", CheckpointWarning, stacklevel=2)
 
     target = jax.tree.map(_placed, abstract_state)
-    with _manager(directory, read_only=True) as manager:
+    with _finishing_loops(), _manager(directory, read_only=True) as manager:
         for candidate in epochs if epoch is None else [epoch]:
             # Whatever Orbax raises here means unreadable; its many exception types are not documented.
             try:
@@ -148,8 +148,6 @@ def restore(directory: PathLike, abstract_state: Any, epoch: int | None = None) 
                 reason = str(error)
             except Exception as error:
                 reason = f"it cannot be read: {type(error).__name__}"
-            # Orbax's failed tasks are reported with their tracebacks when they are collected: now, in its silence.
-            gc.collect()
             damage = f"the checkpoint of epoch {candidate} in {directory} is damaged ({reason})"
             if candidate == epochs[-1] or epoch is not None:
                 raise CheckpointError(f"{damage}, and there is no earlier one to use")
@@ -265,6 +263,32 @@ def _manager(directory: PathLike, **options: Any) -> Iterator[ocp.CheckpointMana
         settings = ocp.CheckpointManagerOptions(**options)
         with ocp.CheckpointManager(Path(directory).absolute(), options=settings) as manager:
             yield manager
+
+
+class _FinishingLoop(asyncio.SelectorEventLoop):
+    """An event loop whose tasks are over when it closes."""
+
+    def close(self) -> None:
+        tasks = set() if self.is_closed() or self.is_running() else asyncio.all_tasks(self)
+        if tasks:
+            over, _ = self.run_until_complete(asyncio.wait(tasks, timeout=60))
+            for task in over:
+                task.cancelled() or task.exception()  # seen, so that nobody reports it
+        super().close()
+
+
+@contextlib.contextmanager
+def _finishing_loops() -> Iterator[None]:
+    """Orbax reads all leaves at once and leaves at the first failure; each other read would report a closed loop."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of policies, since Python 3.14
+        before = asyncio.get_event_loop_policy()
+        ours = type("Policy", (type(before),), {"new_event_loop": lambda self: _FinishingLoop()})
+        asyncio.set_event_loop_policy(ours())
+        try:
+            yield
+        finally:
+            asyncio.set_event_loop_policy(before)
 
 
 @contextlib.contextmanager
