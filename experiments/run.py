@@ -139,14 +139,15 @@ def _prepare(settings: config.Config, path: pathlib.Path, console: Console) -> P
     task = build.task_for(settings, dataset, labels)
     build.check_views(task)
     owns = [build.own(each, seed) for each, seed in zip(labels, seeds, strict=True)]
-    method = build.make_method(settings, task)
-    fresh = engine.init_states(method, layout, owns)
+    named, model = user_code.short_name(settings.method), user_code.short_name(settings.model)
+    with console.status(f"making {model}…"):
+        method = build.make_method(settings, task)
+        fresh = engine.init_states(method, layout, owns)
     made = Prepared(seeds, layout, dataset, pool, labels, task, method, owns, fresh)
-    method, model = user_code.short_name(settings.method), user_code.short_name(settings.model)
-    console.print(f"{method} on {settings.dataset} with {model}: {layout.describe()}")
+    console.print(f"{named} on {settings.dataset} with {model}: {layout.describe()}")
     console.print(build.describe(dataset, labels[0]) + (" (first seed)" if len(seeds) > 1 else ""))
     if made.num_trusted < task.num_trusted:
-        console.print(f"{method} does not learn from the trusted examples; they are only set apart.")
+        console.print(f"{named} does not learn from the trusted examples; they are only set apart.")
     return made
 
 

@@ -53,7 +53,7 @@ def has_labels(path: pathlib.Path, seed: int) -> bool:
 
 def label_hashes(labels: Mapping[int, build.SeedLabels]) -> dict[str, dict[str, str]]:
     """What config.json says of the seeds' labels: trained on, held out, and which are trusted, where there are such."""
-    found = {}
+    found: dict[str, dict[str, str]] = {}
     for name, part, values in (
         ("labels", "train", "given"), ("validation", "validation", "given"), ("trusted", "trusted", "kept")
     ):  # fmt: skip

@@ -214,9 +214,8 @@ def _overwrite(path: pathlib.Path) -> None:
 def _require_ours(path: pathlib.Path, name: str = "config.json") -> None:
     """Refuse to delete where the description is somebody else's, or where deleting would reach another place."""
     found = _read_json(path / name)
-    settings, environment = found.get("settings"), found.get("environment")
-    ours = isinstance(settings, dict) and isinstance(environment, dict) and isinstance(found.get("labels"), dict)
-    if not ours or "method" not in settings or "robustjax" not in environment:
+    parts = ((found.get("settings"), "method"), (found.get("environment"), "robustjax"))
+    if "labels" not in found or not all(isinstance(part, dict) and key in part for part, key in parts):
         raise RunDirectoryError(
             f"out={str(path)!r} is not a run directory, its {name} is not a run's; nothing is deleted, choose another."
         )
@@ -231,7 +230,7 @@ def _require_ours(path: pathlib.Path, name: str = "config.json") -> None:
 def _read_json(file: pathlib.Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise RunDirectoryError(f"{str(file)!r} is damaged, or not a run's: it is no JSON object.")

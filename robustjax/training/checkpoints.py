@@ -235,7 +235,7 @@ def _checksum(leaf: Any) -> str:
     """CRC-32 of a leaf's bytes: of what damages a disk or a copy, one in four billion goes unnoticed."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
-    return f"{zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)):08x}"
+    return f"{zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data):08x}"
 
 
 def _json_checksum(obj: Any) -> str:
