@@ -143,6 +143,8 @@ def _prepare(settings: config.Config, path: pathlib.Path, console: Console) -> P
     with console.status(f"making {model}…"):
         method = build.make_method(settings, task)
         fresh = engine.init_states(method, layout, owns)
+        if settings.overwrite and directory.holds_run(path):  # an earlier run is not given for one that cannot be
+            engine.check_steps(method, task, layout, fresh)
     made = Prepared(seeds, layout, dataset, pool, labels, task, method, owns, fresh)
     console.print(f"{named} on {settings.dataset} with {model}: {layout.describe()}")
     console.print(build.describe(dataset, labels[0]) + (" (first seed)" if len(seeds) > 1 else ""))

@@ -97,6 +97,19 @@ def link_to_elsewhere():
     (RUN / "checkpoints").symlink_to(pathlib.Path("elsewhere").absolute())
 
 
+BROKEN = """
+from robustjax.methods import base
+
+def broken(task):
+    def step(learner, batches, clock, key):
+        raise ValueError("my mistake")
+
+    return base.method(
+        lambda key, labels: base.init_learner(key, task), [base.Stage(task.epochs, base.one_pass(step))],
+        lambda state, inputs: base.predict_with(task, state, inputs),
+    )
+"""
+
 REFUSED = {
     # name: what happens to the run, flags besides, what stderr must say
     "resume nothing": (lambda: shutil.rmtree(RUN), ["--resume"], "holds no run to go on with"),
@@ -135,6 +148,9 @@ REFUSED = {
     "overwrite with a bad augmentation": (lambda: None, ["--overwrite", "--augmentation=cutout9"], "cutout size 9"),
     "overwrite with a bad network": (
         lambda: None, ["--overwrite", "--model=bilstm"], "model='bilstm' reads token ids"
+    ),
+    "overwrite with a method whose step cannot be": (
+        lambda: pathlib.Path("mine.py").write_text(BROKEN), ["--overwrite", "--method=mine.py:broken"], "my mistake"
     ),
     "a file in its place": (
         lambda: (shutil.rmtree(RUN), RUN.write_text("precious")), [], "'run' is not a directory",
