@@ -271,6 +271,20 @@ def test_a_kill_while_overwriting_leaves_the_old_run_or_the_new(tmp_path):
     assert 15 < count < 99
 
 
+@pytest.mark.exhaustive  # it trains
+@pytest.mark.parametrize("flag", ["--resume", "--overwrite"])
+def test_a_run_that_was_killed_while_it_overwrote_is_gone_on_with(copied, flag):
+    records = (RUN / "metrics.jsonl").read_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        killed_at(patch, 3)
+        with pytest.raises(Killed), directory.claim(RUN, Config(overwrite=True), lambda: OURS):
+            pass
+    (RUN / "config.next.json").write_bytes((RUN / "config.json").read_bytes())
+    assert not (RUN / "summary.json").exists() and (RUN / "checkpoints").exists()
+    assert run.main([*FLAGS, flag]) == 0
+    assert (RUN / "metrics.jsonl").read_bytes() == records
+
+
 def test_a_half_overwritten_run_is_not_read(tmp_path):
     fill(tmp_path)
     (tmp_path / "config.next.json").write_text(json.dumps(OURS))

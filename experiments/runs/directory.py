@@ -1,6 +1,6 @@
 """The run directory: who may write into it, and what a person finds there.
 
-config.json          all settings, resolved; versions; device; git commit
+config.json          all settings, resolved; versions; device; git commit; hashes of the data and the labels
 labels-seed0.npz     which examples were kept, and the labels they were given
 metrics.jsonl        a line for each epoch and seed
 diagnostics/         what the method has found, by class, group and cell: a file for each epoch and seed
@@ -11,6 +11,7 @@ checkpoints/         Orbax
 best/seed0/          Orbax: the epoch with the best validation accuracy, with --validation-split
 plots/               PNG
 summary.json         written last: it is there when the run is complete
+config.next.json     the config.json of a run that is overwriting this one at the moment
 """
 
 import contextlib
