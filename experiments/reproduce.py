@@ -172,7 +172,7 @@ def carry_out(job: Job, settings: config.Config, folder: pathlib.Path) -> dict[s
       whatever `experiments.run.execute` does.
     """
     path = folder / directory.default_path(settings).name
-    settings = dataclasses.replace(settings, out=str(path), resume=(path / "config.json").exists())
+    settings = dataclasses.replace(settings, out=str(path), resume=directory.holds_run(path))
     summary = run.execute(settings, job.sources, command_for(job, settings))
     identity = config.identity(settings)
     return {

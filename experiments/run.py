@@ -13,6 +13,7 @@ import shlex
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -53,6 +54,8 @@ class Prepared(NamedTuple):
       labels: each seed's.
       task: what is learned.
       method: with what.
+      owns: what each seed has of its own.
+      fresh: every seed's state before it has trained; training gives its buffers up.
     """
 
     seeds: list[int]
@@ -62,6 +65,8 @@ class Prepared(NamedTuple):
     labels: list[build.SeedLabels]
     task: Task
     method: Method
+    owns: list[engine.Own]
+    fresh: Any
 
     @property
     def num_trusted(self) -> int:
@@ -85,16 +90,16 @@ def execute(settings: config.Config, sources: Sequence[str] = (), command: str =
     if settings.compilation_cache != "off":
         backend.enable_compilation_cache(settings.compilation_cache)
     path = pathlib.Path(settings.out) if settings.out else directory.default_path(settings)
+    directory.settle(path)
     summary = None if settings.overwrite else directory.read_summary(path)
     if summary is not None:
-        directory.check_same(path, settings)
+        _check_finished(path, settings, summary)
         console.print(f"{path} is complete already; --overwrite runs it again.")
         return summary
 
     made = _prepare(settings, path, console)
-    with directory.claim(path, settings) as resuming:
-        if not resuming:
-            _describe(path, config.identity(settings), made, sources, command)
+    describe = functools.partial(_description, config.identity(settings), made, sources, command)
+    with directory.claim(path, settings, describe) as resuming:
         for seed, own in zip(made.seeds, made.labels, strict=True):
             if not artefacts.has_labels(path, seed):
                 artefacts.save_labels(path, seed, own, made.dataset, made.pool)
@@ -116,10 +121,11 @@ def execute(settings: config.Config, sources: Sequence[str] = (), command: str =
 
 
 def _prepare(settings: config.Config, path: pathlib.Path, console: Console) -> Prepared:
-    """Read the data, make each seed's labels, or read those of the run that is resumed, and say what is to come."""
-    resumed = settings.resume and (path / "config.json").exists()
-    if resumed:
-        directory.check_same(path, settings)
+    """Read the data, make each seed's labels, or read those of the run that is resumed, and say what is to come.
+
+    All that can be refused is refused here, before anything is written or overwritten.
+    """
+    resumed = directory.check_free(path, settings)
     seeds = [settings.seed + k for k in range(settings.seeds)]
     layout = parallel.make_layout(
         settings.parallel, seeds=settings.seeds, batch_size=settings.batch_size, cpu_kernels=settings.cpu_kernels
@@ -127,38 +133,66 @@ def _prepare(settings: config.Config, path: pathlib.Path, console: Console) -> P
     with console.status(f"reading {settings.dataset}…"):
         dataset = data.load(settings.dataset, settings.data_dir, max_tokens=settings.max_tokens)
         pool = build.trusted_pool(settings, dataset)
+    if resumed:
+        artefacts.check_data(path, dataset, pool)
     labels = [
         artefacts.read_labels(path, seed, settings, dataset, pool)
         if resumed and artefacts.has_labels(path, seed)
         else build.corrupt(settings, dataset, seed, pool)
         for seed in seeds
     ]
+    if resumed:
+        artefacts.check_labels(path, dict(zip(seeds, labels, strict=True)))
     build.check_equal_sizes(labels)
     task = build.task_for(settings, dataset, labels)
-    made = Prepared(seeds, layout, dataset, pool, labels, task, build.make_method(settings, task))
-    method, model = user_code.short_name(settings.method), user_code.short_name(settings.model)
-    console.print(f"{method} on {settings.dataset} with {model}: {layout.describe()}")
+    build.check_views(task)
+    owns = [build.own(each, seed) for each, seed in zip(labels, seeds, strict=True)]
+    named, model = user_code.short_name(settings.method), user_code.short_name(settings.model)
+    with console.status(f"making {model}…"):
+        method = build.make_method(settings, task)
+        fresh = engine.init_states(method, layout, owns)
+        if settings.overwrite and directory.holds_run(path):  # an earlier run is not given for one that cannot be
+            engine.check_steps(method, task, layout, fresh)
+    made = Prepared(seeds, layout, dataset, pool, labels, task, method, owns, fresh)
+    console.print(f"{named} on {settings.dataset} with {model}: {layout.describe()}")
     console.print(build.describe(dataset, labels[0]) + (" (first seed)" if len(seeds) > 1 else ""))
     if made.num_trusted < task.num_trusted:
-        console.print(f"{method} does not learn from the trusted examples; they are only set apart.")
+        console.print(f"{named} does not learn from the trusted examples; they are only set apart.")
     return made
 
 
-def _describe(
-    path: pathlib.Path, identity: Mapping[str, Any], made: Prepared, sources: Sequence[str], command: str
-) -> None:
-    """Write config.json."""
-    records.write_json_atomic(
-        path / "config.json",
-        {
-            "settings": identity,
-            "command": command,
-            "sources": list(sources),
-            "environment": environment.environment(),
-            "layout": made.layout.describe(),
-            **artefacts.hashes(dict(zip(made.seeds, made.labels, strict=True))),
-        },
-    )
+def _check_finished(path: pathlib.Path, settings: config.Config, summary: Mapping[str, Any]) -> None:
+    """Refuse a complete run of other settings or data, or one whose records are not all there.
+
+    Raises:
+      directory.RunDirectoryError: for settings or data.
+      ValueError: for records.
+    """
+    directory.check_same(path, settings)
+    metrics = path / "metrics.jsonl"
+    lines = records.read_records(metrics) if metrics.exists() else []
+    seeds = [each["seed"] for each in summary["seeds"]]
+    known = [checkpoints.latest_epoch(path / "checkpoints") or 0, *(each["epochs"] for each in summary["seeds"])]
+    records.check_epochs(metrics, lines, seeds, max([line.get("epoch", 0) for line in lines] + known))
+    if "data" in directory.read_description(path):
+        try:
+            dataset = data.load(settings.dataset, settings.data_dir, max_tokens=settings.max_tokens, download=False)
+            artefacts.check_data(path, dataset, build.trusted_pool(settings, dataset))
+        except FileNotFoundError:
+            pass  # a result stays one where its data are no longer
+
+
+def _description(identity: Mapping[str, Any], made: Prepared, sources: Sequence[str], command: str) -> dict[str, Any]:
+    """What config.json says."""
+    return {
+        "settings": identity,
+        "command": command,
+        "sources": list(sources),
+        "environment": environment.environment(),
+        "layout": made.layout.describe(),
+        "data": artefacts.data_hashes(made.dataset, made.pool),
+        **artefacts.label_hashes(dict(zip(made.seeds, made.labels, strict=True))),
+    }
 
 
 def _summarise(identity: Mapping[str, Any], seeds: Sequence[int], lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -191,22 +225,24 @@ def _train(
       The seconds it took in all, and what the method warns of, with the seeds of each warning.
     """
     seeds, layout, dataset, labels, method = made.seeds, made.layout, made.dataset, made.labels, made.method
-    owns = [build.own(each, seed) for each, seed in zip(labels, seeds, strict=True)]
     epochs = method.epochs
     may_end = functools.partial(_is_over, patience, method)
     resident, folder, metrics = build.resident(dataset, made.pool), path / "checkpoints", path / "metrics.jsonl"
-    state, start, before, final = None, 0, 0.0, []
+    state, start, before = made.fresh, 0, 0.0
+    final: Sequence[Any] = []
+    so_far: dict[int, list[dict[str, Any]]] = {seed: [] for seed in seeds}
     if resuming and checkpoints.latest_epoch(folder) is not None:
-        fresh = engine.init_states(method, layout, owns)
-        saved, meta, start = checkpoints.restore(folder, parallel.by_seed(layout, fresh))
+        saved, meta, start = _restore(folder, parallel.by_seed(layout, made.fresh))
+        lines = records.read_records(metrics) if metrics.exists() else []
+        lines = [line for line in lines if not line.get("epoch", 0) > start]
+        records.check_epochs(metrics, lines, seeds, start)
+        for line in lines:
+            so_far[line["seed"]].append(line)
         state, before, final = parallel.place_seeds(layout, saved), meta["seconds"], saved
         checkpoints.discard_after(folder, start)
     records.truncate_records(metrics, start)
     for seed in seeds:
         checkpoints.discard_after(directory.best_folder(path, seed), start)
-    so_far: dict[int, list[dict[str, Any]]] = {seed: [] for seed in seeds}
-    for line in records.read_records(metrics) if metrics.exists() else []:
-        so_far[line["seed"]].append(line)
     if may_end(so_far, start):  # it was cut after its last epoch
         return before, _warnings(method, seeds, final)
     preliminary = sum(stage.preliminary for stage in method.stages)
@@ -220,7 +256,7 @@ def _train(
         ) as shown,
     ):
         trained = engine.train(
-            method, made.task, layout, resident, owns, state=state, start_epoch=start, track_every=track_every,
+            method, made.task, layout, resident, made.owns, state=state, start_epoch=start, track_every=track_every,
             on_phase=shown.phase, on_step=shown.step,
         )  # fmt: skip
         for epoch in trained:
@@ -264,6 +300,16 @@ def _warnings(method: Method, seeds: Sequence[int], states: Sequence[Any]) -> di
     for seed, state in zip(seeds, states, strict=True):
         for text in method.warnings(state) if method.warnings else ():
             found.setdefault(text, []).append(seed)
+    return found
+
+
+def _restore(folder: pathlib.Path, like: Any) -> tuple[Any, dict[str, Any], int]:
+    """`checkpoints.restore`; which checkpoints are passed over, and why, is told on stderr in a sentence each."""
+    with warnings.catch_warnings(record=True) as passed_over:
+        warnings.simplefilter("always", checkpoints.CheckpointWarning)
+        found = checkpoints.restore(folder, like)
+    for warning in passed_over:
+        print(f"warning: {warning.message}", file=sys.stderr)
     return found
 
 

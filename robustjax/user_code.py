@@ -9,7 +9,7 @@ import importlib.util
 import pathlib
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -41,6 +41,17 @@ def find(text: str) -> Place | None:
     if not (colon and path.endswith(".py") and name.isidentifier()):
         return None
     return Place(pathlib.Path(path), name, pinned)
+
+
+def named_in(settings: Mapping[str, Any]) -> dict[str, Place]:
+    """The settings, by name, whose values name a place: reading a run with these settings runs the code there.
+
+    Examples:
+      >>> {name: str(place) for name, place in named_in({"method": "mine.py:f", "model": "mlp", "epochs": 3}).items()}
+      {'method': 'mine.py:f'}
+    """
+    places = {name: find(value) for name, value in settings.items() if isinstance(value, str)}
+    return {name: place for name, place in places.items() if place is not None}
 
 
 def short_name(text: str) -> str:

@@ -1,5 +1,6 @@
 """Checkpoints: exact round trips, other devices, damage, foreign states, SIGKILL."""
 
+import json
 import os
 import shutil
 import signal
@@ -172,17 +173,71 @@ def test_damaged_newest_falls_back_to_the_one_before(damaged, item, how):
     path.unlink()
     if how == "truncate":
         path.write_bytes(content[: len(content) // 2])
-    with pytest.warns(UserWarning, match="epoch 2 .* cannot be read"):
+    with pytest.warns(UserWarning, match="epoch 2 .* is damaged"):
         state, meta, epoch = checkpoints.restore(damaged, make_state(0))
     assert_same(state, make_state(1))
     assert (epoch, meta["epoch"]) == (1, 1)
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_lost_array_data_is_noticed(damaged):
     for path in (damaged / "2" / "state").rglob("d/*"):
         path.unlink()
-    assert checkpoints.restore(damaged, make_state(0))[2] == 1
+    with pytest.warns(checkpoints.CheckpointWarning, match="epoch 2"):
+        assert checkpoints.restore(damaged, make_state(0))[2] == 1
+
+
+@pytest.mark.parametrize(
+    ("item", "what"),
+    [
+        ("state", "leaf 'params/dense/bias' does not match"),
+        ("meta", "meta data do not match"),
+        ("leaves", "meta data do not match"),
+    ],
+)
+def test_what_is_readable_and_not_what_was_saved_is_noticed(damaged, item, what):
+    shutil.rmtree(damaged / "2" / item)
+    shutil.copytree(damaged / "1" / item, damaged / "2" / item)
+    with pytest.warns(
+        checkpoints.CheckpointWarning, match=rf"epoch 2 .* damaged \(.*{what} .*\); the one before"
+    ) as told:
+        state, meta, epoch = checkpoints.restore(damaged, make_state(0))
+    assert (len(told), epoch, meta["epoch"]) == (1, 1, 1)
+    assert_same(state, make_state(1))
+
+
+def test_a_flipped_bit_in_the_list_of_leaves_is_damage_and_no_other_model(damaged):
+    file = damaged / "2" / "leaves" / "metadata"
+    assert b"float32[8,300]" in file.read_bytes()
+    file.write_bytes(file.read_bytes().replace(b"float32[8,300]", b"float32[9,300]"))
+    with pytest.warns(checkpoints.CheckpointWarning, match="list of its leaves does not match its checksum"):
+        assert checkpoints.restore(damaged, make_state(0))[2] == 1
+
+
+def test_flipped_bits_anywhere_give_what_was_saved_and_no_traceback(damaged, capfd):
+    """The right state of epoch 2, or that of epoch 1 and a sentence; never another one, nor Orbax's own words."""
+    files = sorted(path for path in (damaged / "2").rglob("*") if path.is_file() and path.stat().st_size)
+    largest = max(files, key=lambda path: path.stat().st_size)
+    passed_over = 0
+    for file, place in ((damaged / "2" / "state" / "manifest.ocdbt", 0.5), *((largest, k / 5) for k in range(1, 5))):
+        whole = file.read_bytes()
+        at = int(place * len(whole))
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            state, _, epoch = checkpoints.restore(damaged, make_state(0))
+        assert_same(state, make_state(epoch))
+        assert len(told) == (epoch == 1)
+        passed_over += epoch == 1
+        file.write_bytes(whole)
+    assert passed_over >= 2
+    assert capfd.readouterr() == ("", "")
+
+
+def test_checkpoints_without_checksums_are_read(damaged):
+    """As version 0.1.0 wrote them."""
+    file = damaged / "2" / "leaves" / "metadata"
+    file.write_text(json.dumps(json.loads(file.read_text())["leaves"]))
+    assert_same(checkpoints.restore(damaged, make_state(0))[0], make_state(2))
 
 
 def test_damage_with_nothing_before_it(damaged):

@@ -31,9 +31,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 SLOW_FILES = {
     "autoaugment_test.py", "contributing_test.py", "cost_test.py", "custom_loss_test.py", "custom_model_test.py",
     "doctest_test.py", "dynamic_loss_test.py", "elr_theory_test.py", "figures_elr_test.py", "figures_sr_test.py",
-    "har_test.py", "har_theory_test.py", "lstm_test.py", "mixtures_test.py", "models_test.py", "oracle_test.py",
-    "own_code_test.py", "parallel_test.py", "run_test.py", "same_runs_test.py", "strict_promotion_test.py",
-    "text_test.py", "trusted_test.py",
+    "har_test.py", "har_theory_test.py", "hardening_test.py", "lstm_test.py", "mixtures_test.py", "models_test.py",
+    "oracle_test.py", "own_code_test.py", "parallel_test.py", "run_test.py", "same_runs_test.py",
+    "strict_promotion_test.py", "text_test.py", "trusted_test.py",
 }  # fmt: skip
 
 

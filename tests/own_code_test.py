@@ -102,7 +102,7 @@ def train(out, *flags):
 
 def check_restored(out):
     """What is restored predicts as was recorded; returns its settings."""
-    found = restore.restore_run(out)
+    found = restore.restore_run(out, trust_code=True)
     last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
     logits = restore.predict(found, found.dataset.test_inputs)
     assert evaluation.accuracy(logits, found.dataset.test_labels) == pytest.approx(last["test_accuracy"], abs=1e-6)
@@ -119,7 +119,7 @@ def test_a_method_in_a_file_end_to_end(write, tmp_path, capsys):
     assert train(out, f"--method={file}:tempered", "--temperature=3", "--model=mlp") == 0  # recognised
     write(METHOD + "\n    # changed\n")
     with pytest.raises(ValueError, match="has changed"):
-        restore.restore_run(out)
+        restore.restore_run(out, trust_code=True)
     assert train(out, f"--method={file}:tempered", "--temperature=3", "--model=mlp") == 2
     assert "#sha256=" in capsys.readouterr().err
 
@@ -131,7 +131,7 @@ def test_a_model_in_a_file_end_to_end(write, tmp_path, text):
     assert train(out, *flags) == 0
     settings = check_restored(out)
     assert settings.model.startswith(f"{file}:Small#sha256=") and settings.model_options == "hidden=8"
-    found = restore.restore_run(out)
+    found = restore.restore_run(out, trust_code=True)
     assert found.task.model.name == "Small"
     shapes = [leaf.shape for leaf in _leaves(found.states[0].learner.params)]
     assert (64, 8) in shapes and (8, 10) in shapes

@@ -250,7 +250,7 @@ def test_a_damaged_checkpoint_is_reported(tmp_path, capsys):
             file.write_bytes(b"")
     before = read(out / "metrics.jsonl")
     assert start(out, "cross_entropy", 1, "--resume") == 1
-    assert "cannot be read" in capsys.readouterr().err
+    assert "is damaged" in capsys.readouterr().err
     assert read(out / "metrics.jsonl") == before
 
 

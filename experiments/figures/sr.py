@@ -54,17 +54,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = runs.make_parser("sr", __doc__)
     parser.add_argument("--data-dir", metavar="DIR", help="folder of prepared TFDS data sets, as given to the runs")
     parser.add_argument("--images", type=int, default=2000, help="test images in the t-SNE, default 2000; 0: none")
+    parser.add_argument("--trust-code", action="store_true", help="run the Python files that the runs' settings name")
     given = parser.parse_args(argv)
-    return runs.show(lambda: draw(given.runs, given.out, given.data_dir, given.images))
+    return runs.show(lambda: draw(given.runs, given.out, given.data_dir, given.images, trust_code=given.trust_code))
 
 
 def draw(
-    paths: Sequence[pathlib.Path], out: pathlib.Path, data_dir: str | None = None, images: int = 2000
+    paths: Sequence[pathlib.Path],
+    out: pathlib.Path,
+    data_dir: str | None = None,
+    images: int = 2000,
+    *,
+    trust_code: bool = False,
 ) -> list[pathlib.Path]:
     """Draw what the runs allow into `out`; what they do not is told on stderr.
 
     Raises:
-      ValueError: a path holds no run, runs are on different data sets, or `images` is too few for a t-SNE.
+      ValueError: a path holds no run, runs are on different data sets, one names a Python file (and `trust_code` is not
+        given, see `restore.restore_run`), or `images` is too few for a t-SNE.
     """
     if images != 0 and images < 20:
         raise ValueError(f"images={images}: 0 for no t-SNE, or at least 20.")
@@ -83,7 +90,7 @@ def draw(
         restored = {}
         for path in names:
             if checkpoints.latest_epoch(path / "checkpoints") is not None:
-                restored[names[path]] = restore.restore_run(path, data_dir)
+                restored[names[path]] = restore.restore_run(path, data_dir, trust_code=trust_code)
         runs.tell_missing("there is no checkpoint", records, restored)
         if restored:
             made.append(draw_tsne(restored, out / "tsne.png", images)[0])

@@ -1,8 +1,10 @@
 """A seed's labels in its run directory: what was trained on, held out and trusted, written once and read back."""
 
+import hashlib
 import pathlib
 from collections.abc import Iterator, Mapping
 
+from experiments.runs import directory
 from experiments.settings import build
 from experiments.settings.config import Config
 from robustjax.data import Dataset, corruptions
@@ -49,11 +51,71 @@ def has_labels(path: pathlib.Path, seed: int) -> bool:
     return _file(path, "labels", seed).exists()
 
 
-def hashes(labels: Mapping[int, build.SeedLabels]) -> dict[str, dict[int, str]]:
-    """What config.json says of the seeds' labels, and of which trusted examples they have, if any."""
-    found = {"labels": {seed: corruptions.label_hash(own.train.given) for seed, own in labels.items()}}
-    chosen = {seed: corruptions.label_hash(own.trusted.kept) for seed, own in labels.items() if own.trusted is not None}
-    return found | ({"trusted": chosen} if chosen else {})
+def label_hashes(labels: Mapping[int, build.SeedLabels]) -> dict[str, dict[str, str]]:
+    """What config.json says of the seeds' labels: trained on, held out, and which are trusted, where there are such."""
+    found: dict[str, dict[str, str]] = {}
+    for name, part, values in (
+        ("labels", "train", "given"), ("validation", "validation", "given"), ("trusted", "trusted", "kept")
+    ):  # fmt: skip
+        parts = {str(seed): getattr(own, part) for seed, own in labels.items()}
+        chosen = {seed: corruptions.label_hash(getattr(one, values)) for seed, one in parts.items() if one is not None}
+        found |= {name: chosen} if chosen else {}
+    return found
+
+
+def data_hashes(dataset: Dataset, pool: Dataset | None = None) -> dict[str, str]:
+    """What config.json says of the data: SHA-256 of them, and of the trusted pool where that is another data set.
+
+    Of arrays above 1 GiB every k-th example is in it, as many as make 1 GiB.
+    """
+    sets = {"dataset": dataset} | ({"trusted": pool} if pool is not None and pool is not dataset else {})
+    return {name: _hash(each) for name, each in sets.items()}
+
+
+def check_data(path: pathlib.Path, dataset: Dataset, pool: Dataset | None = None) -> None:
+    """Compare the data with those of the run in `path`; a run of before data were hashed is not compared.
+
+    Raises:
+      directory.RunDirectoryError: if they are others.
+    """
+    before = directory.read_description(path).get("data")
+    if before is None:
+        return
+    for name, now in data_hashes(dataset, pool).items():
+        if before.get(name) != now:
+            whose = "the data" if name == "dataset" else "the trusted examples"
+            raise directory.RunDirectoryError(
+                f"{whose} have changed since the run in out={str(path)!r}: their hash was "
+                f"{str(before.get(name))[:12]}… and is {now[:12]}…; bring them back, or give another --out, or "
+                "--overwrite."
+            )
+
+
+def check_labels(path: pathlib.Path, labels: Mapping[int, build.SeedLabels]) -> None:
+    """Compare the seeds' labels with what config.json says of them.
+
+    Raises:
+      directory.RunDirectoryError: naming the first that are others.
+    """
+    before = directory.read_description(path)
+    for name, by_seed in label_hashes(labels).items():
+        for seed, now in by_seed.items() if name in before else ():  # an earlier version told less
+            if before[name].get(seed) != now:
+                raise directory.RunDirectoryError(
+                    f"{str(_file(path, name, int(seed)))!r} is not of the run that config.json beside it describes: "
+                    f"the hash of its {name} is {now[:12]}…, and was {str(before[name].get(seed))[:12]}…; bring the "
+                    "file back, or give another --out, or --overwrite."
+                )
+
+
+def _hash(dataset: Dataset) -> str:
+    digest = hashlib.sha256()
+    for array in (dataset.train_inputs, dataset.train_labels, dataset.test_inputs, dataset.test_labels):
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        rows = array[:: max(1, -(-array.nbytes // 2**30))]
+        for start in range(0, len(rows), 1024):  # memory-mapped ones come into memory bit by bit
+            digest.update(rows[start : start + 1024].tobytes())
+    return digest.hexdigest()
 
 
 def _parts(labels: build.SeedLabels) -> Iterator[tuple[str, Labels]]:

@@ -1,6 +1,6 @@
 """The run directory: who may write into it, and what a person finds there.
 
-config.json          all settings, resolved; versions; device; git commit
+config.json          all settings, resolved; versions; device; git commit; hashes of the data and the labels
 labels-seed0.npz     which examples were kept, and the labels they were given
 metrics.jsonl        a line for each epoch and seed
 diagnostics/         what the method has found, by class, group and cell: a file for each epoch and seed
@@ -11,6 +11,7 @@ checkpoints/         Orbax
 best/seed0/          Orbax: the epoch with the best validation accuracy, with --validation-split
 plots/               PNG
 summary.json         written last: it is there when the run is complete
+config.next.json     the config.json of a run that is overwriting this one at the moment
 """
 
 import contextlib
@@ -19,8 +20,9 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 try:
@@ -28,8 +30,19 @@ try:
 except ImportError:  # not a POSIX system: there the directory is not locked
     fcntl = None  # type: ignore[assignment, unused-ignore]
 
+from experiments.runs import records
 from experiments.settings.config import IDENTITY, Config, identity
 from robustjax import user_code
+
+_NEXT = "config.next.json"  # the description of a run that overwrites another
+# What runs write, their temporary files included, besides config.json: what may be deleted.
+_WRITTEN = re.compile(
+    r"(summary\.json|metrics\.jsonl)(\.tmp)?|config(\.next)?\.json\.tmp"
+    r"|(labels|validation|trusted|findings)-seed\d+\.(npz|(npz\.\d+\.)?partial)"
+    r"|plots/\w+\.png|diagnostics/seed\d+-epoch\d+\.npz"
+    r"|(checkpoints|best/seed\d+)/\d+(\.orbax-checkpoint-tmp.*)?"
+)
+_FOLDERS = ("plots", "diagnostics", "checkpoints", "best/seed*", "best")  # in them too, and they are deleted once empty
 
 
 class RunDirectoryError(ValueError):
@@ -55,9 +68,14 @@ def best_folder(path: pathlib.Path, seed: int) -> pathlib.Path:
 
 
 def read_summary(path: pathlib.Path) -> dict[str, Any] | None:
-    """The summary of a complete run, else None."""
-    file = path / "summary.json"
-    return json.loads(file.read_text()) if file.exists() else None
+    """The summary of a complete run, else None.
+
+    Raises:
+      RunDirectoryError: if there is one that is damaged.
+    """
+    if not (path / "summary.json").exists() or _is_half_overwritten(path):
+        return None
+    return _read_json(path / "summary.json")
 
 
 def read_settings(path: pathlib.Path) -> Config:
@@ -66,27 +84,104 @@ def read_settings(path: pathlib.Path) -> Config:
     Raises:
       RunDirectoryError: if there is no run, or one with settings that this version does not know.
     """
-    file = path / "config.json"
-    if not file.exists():
-        raise RunDirectoryError(f"{str(path)!r} is no run directory: it has no config.json.")
-    saved = json.loads(file.read_text())["settings"]
+    saved = read_description(path)["settings"]
     unknown = sorted(saved.keys() - {field.name for field in dataclasses.fields(Config)})
     if unknown:
         raise RunDirectoryError(f"{str(path)!r} holds a run of another version, with the setting {unknown[0]!r}.")
     return Config(**saved)
 
 
+def read_description(path: pathlib.Path) -> dict[str, Any]:
+    """What config.json of the run in `path` says: `settings`, and the hashes of data and labels.
+
+    Raises:
+      RunDirectoryError: if there is no run, or its description is damaged or somebody else's.
+    """
+    file = path / "config.json"
+    if not file.exists():
+        raise RunDirectoryError(f"{str(path)!r} is no run directory: it has no config.json.")
+    if _is_half_overwritten(path):
+        raise RunDirectoryError(f"{str(path)!r} is being overwritten by another run, or was when that was killed.")
+    found = _read_json(file)
+    settings = found.get("settings")
+    if not isinstance(settings, dict) or not isinstance(settings.get("options", {}), dict):
+        raise RunDirectoryError(f"{str(path)!r} is no run directory: its config.json is not a run's.")
+    return found
+
+
+def holds_run(path: pathlib.Path) -> bool:
+    """Whether something that calls itself a run's description is in `path`."""
+    return (path / "config.json").exists()
+
+
+def check_free(path: pathlib.Path, config: Config) -> bool:
+    """Whether the run goes on with one in `path` (`resume`), after a look at what is there; nothing is changed.
+
+    Raises:
+      RunDirectoryError: if there is nothing to go on with, or something that the run may not replace.
+    """
+    if path.exists() and not path.is_dir():
+        raise RunDirectoryError(f"out={str(path)!r} is not a directory; choose another.")
+    if not holds_run(path):
+        if config.resume:
+            raise RunDirectoryError(f"out={str(path)!r} holds no run to go on with: leave out --resume to start one.")
+        # A first run that was killed before it had a description leaves only the half of one.
+        if path.is_dir() and any(entry.name != "config.json.tmp" for entry in path.iterdir()):
+            raise RunDirectoryError(f"out={str(path)!r} is not empty and not a run directory; choose another.")
+        return False
+    if config.resume:
+        check_same(path, config)
+        return True
+    if not config.overwrite:
+        raise RunDirectoryError(
+            f"out={str(path)!r} holds an unfinished run; go on with --resume, or start anew with --overwrite."
+        )
+    _require_ours(path)
+    return False
+
+
+def settle(path: pathlib.Path) -> None:
+    """Bring an overwriting to its end that was killed in the middle: the old run goes, the new one has begun.
+
+    Raises:
+      RunDirectoryError: if the process that overwrites is still at it.
+    """
+    if _is_half_overwritten(path):
+        with _locked(path):
+            _overwrite(path)
+
+
 @contextlib.contextmanager
-def claim(path: pathlib.Path, config: Config) -> Iterator[bool]:
+def claim(path: pathlib.Path, config: Config, describe: Callable[[], Mapping[str, Any]]) -> Iterator[bool]:
     """Keep `path`, made if absent, for one run; yields whether that goes on with an unfinished run there.
 
     A complete run in `path` must have been dealt with before (`read_summary`). Two processes that write into one
     directory would spoil each other's records, so it is locked; the lock goes with the process, however it ends.
 
+    To overwrite is one atomic step: once `config.next.json` is there, the directory is the new run's, and all that
+    earlier ones wrote is waste; a kill before leaves the old run, and one after it is made good by `settle`.
+
+    Args:
+      path: the run directory.
+      config: the settings.
+      describe: gives what config.json of a new run says.
+
     Raises:
       RunDirectoryError: if something else is there, or another process is at it. Nothing is changed then.
     """
     path.mkdir(parents=True, exist_ok=True)
+    with _locked(path):
+        resuming = check_free(path, config)
+        if not resuming:
+            replaces = holds_run(path)
+            records.write_json_atomic(path / (_NEXT if replaces else "config.json"), describe())
+            if replaces:
+                _overwrite(path)
+        yield resuming
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path) -> Iterator[None]:
     folder = os.open(path, os.O_RDONLY)
     try:
         try:
@@ -94,26 +189,53 @@ def claim(path: pathlib.Path, config: Config) -> Iterator[bool]:
                 fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunDirectoryError(f"out={str(path)!r} is in use by a run that has not ended yet.") from None
-        yield _make_room(path, config)
+        yield
     finally:
         os.close(folder)
 
 
-def _make_room(path: pathlib.Path, config: Config) -> bool:
-    """Empty the directory if asked; True if it holds a run to go on with."""
-    if config.overwrite and (path / "config.json").exists():
-        for entry in path.iterdir():
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-    if not any(path.iterdir()):
-        return False
-    if not (path / "config.json").exists():
-        raise RunDirectoryError(f"out={str(path)!r} is not empty and not a run directory; choose another.")
-    if not config.resume:
+def _is_half_overwritten(path: pathlib.Path) -> bool:
+    return (path / _NEXT).exists()
+
+
+def _overwrite(path: pathlib.Path) -> None:
+    """Delete what runs wrote, and nothing else; what is left is the new run's description."""
+    _require_ours(path, _NEXT)
+    folders = [folder for pattern in _FOLDERS for folder in sorted(path.glob(pattern)) if folder.is_dir()]
+    names = {entry.relative_to(path).as_posix() for folder in (path, *folders) for entry in folder.iterdir()}
+    for name in sorted(filter(_WRITTEN.fullmatch, names), key=lambda name: (name != "summary.json", name)):
+        entry = path / name
+        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+    for folder in folders:
+        if not any(folder.iterdir()):
+            folder.rmdir()
+    os.replace(path / _NEXT, path / "config.json")
+
+
+def _require_ours(path: pathlib.Path, name: str = "config.json") -> None:
+    """Refuse to delete where the description is somebody else's, or where deleting would reach another place."""
+    found = _read_json(path / name)
+    parts = ((found.get("settings"), "method"), (found.get("environment"), "robustjax"))
+    if "labels" not in found or not all(isinstance(part, dict) and key in part for part, key in parts):
         raise RunDirectoryError(
-            f"out={str(path)!r} holds an unfinished run; go on with --resume, or start anew with --overwrite."
+            f"out={str(path)!r} is not a run directory, its {name} is not a run's; nothing is deleted, choose another."
         )
-    check_same(path, config)
-    return True
+    links = [folder for pattern in _FOLDERS for folder in path.glob(pattern) if folder.is_symlink()]
+    if links:
+        raise RunDirectoryError(
+            f"out={str(path)!r} has {links[0].name!r} as a link to another place, where nothing is deleted; remove "
+            "the link, or choose another."
+        )
+
+
+def _read_json(file: pathlib.Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise RunDirectoryError(f"{str(file)!r} is damaged, or not a run's: it is no JSON object.")
+    return found
 
 
 def check_same(path: pathlib.Path, config: Config) -> None:
@@ -122,7 +244,7 @@ def check_same(path: pathlib.Path, config: Config) -> None:
     Raises:
       RunDirectoryError: naming the first setting that differs.
     """
-    before, now = json.loads((path / "config.json").read_text())["settings"], json.loads(json.dumps(identity(config)))
+    before, now = read_description(path)["settings"], json.loads(json.dumps(identity(config)))
     unsaid = dataclasses.asdict(Config())  # by a run that did not know the setting yet
     for name in IDENTITY:
         was, given = (each.get(name, unsaid[name]) for each in (before, now))

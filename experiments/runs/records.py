@@ -1,9 +1,10 @@
 """Records on disk: JSON Lines, one object a line, each complete on disk before the next; and JSON files, atomically."""
 
+import itertools
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,25 @@ def read_records(path: PathLike) -> list[dict[str, Any]]:
     return [record for _, record in _numbered_records(path)]
 
 
+def check_epochs(path: PathLike, records: Sequence[Mapping[str, Any]], seeds: Sequence[int], epochs: int) -> None:
+    """Compare the records of `path` with those of a run that is `epochs` epochs old: a line for each epoch and seed.
+
+    Raises:
+      ValueError: naming the first line that is missing or not that.
+    """
+    wanted = [(epoch, seed) for epoch in range(1, epochs + 1) for seed in seeds]
+    found = [(record.get("epoch"), record.get("seed")) for record in records]
+    for number, (now, then) in enumerate(itertools.zip_longest(found, wanted), 1):
+        if now != then:
+            what, instead = (
+                "nothing" if each is None else f"epoch {each[0]} of seed {each[1]}" for each in (then, now)
+            )
+            raise ValueError(
+                f"{path}, line {number}: {instead} where {what} belongs, in the records of {epochs} epochs; bring the "
+                "file back, or start anew with --overwrite."
+            )
+
+
 def truncate_records(path: PathLike, last_epoch: int) -> None:
     """Drop the records with ``epoch`` beyond ``last_epoch``, and an incomplete last line, in one atomic step.
 
@@ -60,9 +80,12 @@ def _numbered_records(path: PathLike) -> Iterator[tuple[bytes, dict[str, Any]]]:
         if not line.endswith(b"\n"):
             return
         try:
-            yield line, json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: not a JSON record") from error
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            raise ValueError(f"{path}, line {number}: not a JSON record")
+        yield line, record
 
 
 def _replace(path: PathLike, content: bytes) -> None:

@@ -1,5 +1,6 @@
 """A run's networks from its run directory, trained so far or to the end: to predict, to look at features, to go on."""
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Callable
@@ -12,10 +13,14 @@ import numpy as np
 from experiments.runs import artefacts, directory
 from experiments.settings import build
 from experiments.settings.config import Config
-from robustjax import backend, data
+from robustjax import backend, data, user_code
 from robustjax.methods import Method, Task
 from robustjax.methods.base import Learner
 from robustjax.training import checkpoints, engine, parallel
+
+
+class UntrustedCodeError(directory.RunDirectoryError):
+    """A run directory that would have a Python file run, and whose reader has not agreed to that."""
 
 
 class Restored(NamedTuple):
@@ -41,7 +46,12 @@ class Restored(NamedTuple):
 
 
 def restore_run(
-    path: str | os.PathLike[str], data_dir: str | None = None, epoch: int | None = None, *, best: bool = False
+    path: str | os.PathLike[str],
+    data_dir: str | None = None,
+    epoch: int | None = None,
+    *,
+    best: bool = False,
+    trust_code: bool = False,
 ) -> Restored:
     """Read a run back. Nothing in its directory is changed, so the run may still be under way.
 
@@ -50,14 +60,24 @@ def restore_run(
       data_dir: folder of prepared TFDS data sets, as given to the run (`--data-dir`).
       epoch: that of the checkpoint wanted; default the newest.
       best: each seed's network from its own best epoch on the noisy validation labels (`--validation-split`).
+      trust_code: run the Python files that the run's settings name: a loss, method, model or grouping of somebody's
+        own. Read the files first where the run directory is not yours.
 
     Raises:
+      UntrustedCodeError: the run's settings name such a file, and `trust_code` is not given; the file is not opened.
       directory.RunDirectoryError: there is no run in `path`, or one with settings that this version does not know.
       checkpoints.CheckpointError: there is no such checkpoint, or it cannot be read.
       ValueError: the data are not those that the run was trained on.
     """
     path = pathlib.Path(path)
     settings = directory.read_settings(path)
+    named = user_code.named_in({**dataclasses.asdict(settings), **settings.options})
+    if named and not trust_code:
+        places = " and ".join(f"{str(place.path)!r} ({name})" for name, place in named.items())
+        raise UntrustedCodeError(
+            f"restoring {str(path)!r} runs code: its config.json names {places}; read it, and if you trust it say "
+            "trust_code=True (--trust-code)."
+        )
     if checkpoints.latest_epoch(path / "checkpoints") is None:  # before any data are read
         raise checkpoints.CheckpointError(f"no complete checkpoint in {path / 'checkpoints'}")
     dataset = data.load(settings.dataset, data_dir, max_tokens=settings.max_tokens)

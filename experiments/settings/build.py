@@ -108,6 +108,16 @@ def make_task(
     )
 
 
+def check_views(task: Task) -> None:
+    """Try a task's views on an example, without computing anything.
+
+    Raises:
+      ValueError: if one does not fit the inputs.
+    """
+    for view in (task.weak, task.strong):
+        jax.eval_shape(view, jax.random.key(0), task.example)
+
+
 def _make_model(config: Config, dataset: Dataset) -> models.Model:
     """The classifier; ValueError for a model or an augmentation that cannot take what `dataset` holds."""
     inputs = dataset.train_inputs

@@ -103,7 +103,7 @@ class Config:
     data_dir: str | None = setting(None, "run", "folder of prepared TFDS data sets")
     out: str | None = setting(None, "run", "run directory; default: a name made from the settings, under runs/")
     resume: bool = setting(False, "run", "go on with a run that was cut")
-    overwrite: bool = setting(False, "run", "delete what is in the run directory and start anew")
+    overwrite: bool = setting(False, "run", "delete what a run wrote into the run directory and start anew")
     checkpoint_every: int = setting(1, "run", "epochs between checkpoints; 0: only at the end")
     keep_checkpoints: int = setting(2, "run", "how many of the newest checkpoints stay")
     track_every: int = setting(1, "run", "epochs between looks at the training set (memorization); 0: never")

@@ -1,14 +1,18 @@
 """Checkpoints of a run: one pytree and one JSON dictionary an epoch, written by Orbax.
 
 A checkpoint holds three items: ``state`` (every leaf of the state), ``meta`` (a JSON dictionary of the caller) and
-``leaves`` (name, dtype and shape of every leaf, by which a foreign checkpoint is recognised before anything is read).
+``leaves``: name, dtype and shape of every leaf, by which a foreign checkpoint is recognised before anything is read,
+and checksums of every leaf, of ``meta`` and of this item itself, by which a damaged one is.
 Orbax writes into a temporary folder and renames it when complete, so a killed process leaves the previous one intact.
 """
 
+import asyncio
 import contextlib
+import json
 import logging
 import os
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,14 @@ SaveFunction = Callable[[int, Any, Mapping[str, Any]], None]
 
 class CheckpointError(RuntimeError):
     """A checkpoint is missing, damaged, or belongs to another model, method or setting."""
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint is passed over."""
+
+
+class _DamageError(Exception):
+    """What was read is not what was written."""
 
 
 @contextlib.contextmanager
@@ -54,11 +66,11 @@ def open_writer(directory: PathLike, *, keep: int = 2, background: bool = False)
                     f"cannot save epoch {epoch} in {directory}: it already holds epoch {newest}; "
                     "resume from it, discard the later epochs, or choose another directory"
                 )
-            described = _describe(state)
+            sealed = _sealed(state, meta)
             items = ocp.args.Composite(
                 state=ocp.args.StandardSave(_nonempty(state)),
                 meta=ocp.args.JsonSave(dict(meta)),
-                leaves=ocp.args.JsonSave(described),
+                leaves=ocp.args.JsonSave(sealed),
             )
             manager.save(epoch, args=items)
 
@@ -99,7 +111,9 @@ def discard_after(directory: PathLike, epoch: int) -> None:
 def restore(directory: PathLike, abstract_state: Any, epoch: int | None = None) -> tuple[Any, dict[str, Any], int]:
     """Read a checkpoint onto the devices of ``abstract_state``; nothing in the folder is changed.
 
-    Without ``epoch`` the newest good checkpoint is read: a half-written or damaged one is passed over with a warning.
+    Without ``epoch`` the newest good checkpoint is read: a half-written or damaged one is passed over with a
+    `CheckpointWarning`, a sentence. Of checkpoints that an earlier version wrote, without checksums, only that they can
+    be read is known.
 
     Args:
       directory: the folder of checkpoints.
@@ -120,29 +134,44 @@ def restore(directory: PathLike, abstract_state: Any, epoch: int | None = None) 
     if not epochs:
         raise CheckpointError(f"no complete checkpoint in {directory}")
     for name in _half_written(directory):
-        warnings.warn(f"ignored the half-written checkpoint {name} in {directory}", stacklevel=2)
+        warnings.warn(f"ignored the half-written checkpoint {name} in {directory}", CheckpointWarning, stacklevel=2)
 
     target = jax.tree.map(_placed, abstract_state)
-    with _manager(directory, read_only=True) as manager:
+    with _finishing_loops(), _manager(directory, read_only=True) as manager:
         for candidate in epochs if epoch is None else [epoch]:
             # Whatever Orbax raises here means unreadable; its many exception types are not documented.
             try:
-                described = manager.restore(candidate, args=ocp.args.Composite(leaves=ocp.args.JsonRestore())).leaves
-                _require_same(described, _describe(target), f"{directory}, epoch {candidate}")
-                items = ocp.args.Composite(
-                    state=ocp.args.StandardRestore(_nonempty(target)), meta=ocp.args.JsonRestore()
-                )
-                restored = manager.restore(candidate, args=items)
-                return _refilled(target, restored.state), restored.meta, candidate
+                return *_read(manager, candidate, target, f"{directory}, epoch {candidate}"), candidate
             except CheckpointError:
                 raise
+            except _DamageError as error:
+                reason = str(error)
             except Exception as error:
-                reason = (str(error).strip().splitlines() or [""])[0][:200]
-                damage = f"checkpoint of epoch {candidate} in {directory} cannot be read ({type(error).__name__})"
-                if candidate == epochs[-1] or epoch is not None:
-                    raise CheckpointError(f"{damage}, and there is no earlier one to use: {reason}") from error
-                warnings.warn(f"{damage}; trying the one before", stacklevel=2)
+                reason = f"it cannot be read: {type(error).__name__}"
+            damage = f"the checkpoint of epoch {candidate} in {directory} is damaged ({reason})"
+            if candidate == epochs[-1] or epoch is not None:
+                raise CheckpointError(f"{damage}, and there is no earlier one to use")
+            warnings.warn(f"{damage}; the one before it is tried", CheckpointWarning, stacklevel=2)
     raise AssertionError("unreachable: the loop returns or raises")
+
+
+def _read(manager: ocp.CheckpointManager, epoch: int, target: Any, where: str) -> tuple[Any, dict[str, Any]]:
+    """State and meta of an epoch, with their checksums compared."""
+    described = manager.restore(epoch, args=ocp.args.Composite(leaves=ocp.args.JsonRestore())).leaves
+    sealed = _is_sealed(described)
+    if sealed and _unsealed(described) != described["own"]:
+        raise _DamageError("the list of its leaves does not match its checksum")
+    _require_same(described["leaves"] if sealed else described, _describe(target), where)
+    items = ocp.args.Composite(state=ocp.args.StandardRestore(_nonempty(target)), meta=ocp.args.JsonRestore())
+    restored = manager.restore(epoch, args=items)
+    state = _refilled(target, restored.state)
+    if sealed:
+        if _json_checksum(restored.meta) != described["meta"]:
+            raise _DamageError("its meta data do not match their checksum")
+        for name, leaf in _named(state).items():
+            if _checksum(leaf) != described["checksums"][name]:
+                raise _DamageError(f"leaf {name!r} does not match its checksum")
+    return state, restored.meta
 
 
 def _epochs(directory: PathLike) -> list[int]:
@@ -168,17 +197,49 @@ def _refilled(target: Any, restored: Any) -> Any:
     return jax.tree.map(fill, target, restored)
 
 
+def _named(tree: Any) -> dict[str, Any]:
+    """Every leaf by its name."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
 def _describe(tree: Any) -> dict[str, str]:
     """Name, dtype and shape of every leaf: what must agree for a checkpoint to fit."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): _spec(path, leaf) for path, leaf in leaves}
+    return {name: _spec(name, leaf) for name, leaf in _named(tree).items()}
 
 
-def _spec(path: Any, leaf: Any) -> str:
+def _spec(name: str, leaf: Any) -> str:
     if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
         raise TypeError(f"state leaf {name!r} must be an array, got {type(leaf).__name__}")
     return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+
+
+def _sealed(state: Any, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """What the item ``leaves`` says: the leaves, and the checksums of them, of ``meta`` and of itself (``own``)."""
+    leaves = _describe(state)
+    sums = {name: _checksum(leaf) for name, leaf in _named(state).items()}
+    item = {"leaves": leaves, "checksums": sums, "meta": _json_checksum(dict(meta))}
+    return {**item, "own": _json_checksum(item)}
+
+
+def _is_sealed(item: Mapping[str, Any]) -> bool:
+    # Earlier versions wrote the leaves alone, each a text: what is not that must be sealed, however damaged.
+    return not all(isinstance(value, str) for value in item.values())
+
+
+def _unsealed(item: Mapping[str, Any]) -> str:
+    return _json_checksum({name: value for name, value in item.items() if name != "own"})
+
+
+def _checksum(leaf: Any) -> str:
+    """CRC-32 of a leaf's bytes: of what damages a disk or a copy, one in four billion goes unnoticed."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    return f"{zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data):08x}"
+
+
+def _json_checksum(obj: Any) -> str:
+    return f"{zlib.crc32(json.dumps(json.loads(json.dumps(obj)), sort_keys=True).encode()):08x}"
 
 
 def _require_same(found: Mapping[str, str], expected: Mapping[str, str], where: str) -> None:
@@ -202,6 +263,32 @@ def _manager(directory: PathLike, **options: Any) -> Iterator[ocp.CheckpointMana
         settings = ocp.CheckpointManagerOptions(**options)
         with ocp.CheckpointManager(Path(directory).absolute(), options=settings) as manager:
             yield manager
+
+
+class _FinishingLoop(asyncio.SelectorEventLoop):
+    """An event loop whose tasks are over when it closes."""
+
+    def close(self) -> None:
+        tasks = set() if self.is_closed() or self.is_running() else asyncio.all_tasks(self)
+        if tasks:
+            over, _ = self.run_until_complete(asyncio.wait(tasks, timeout=60))
+            for task in over:
+                task.cancelled() or task.exception()  # seen, so that nobody reports it
+        super().close()
+
+
+@contextlib.contextmanager
+def _finishing_loops() -> Iterator[None]:
+    """Orbax reads all leaves at once and leaves at the first failure; each other read would report a closed loop."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of policies, since Python 3.14
+        before = asyncio.get_event_loop_policy()
+        ours = type("Policy", (type(before),), {"new_event_loop": lambda self: _FinishingLoop()})
+        asyncio.set_event_loop_policy(ours())
+        try:
+            yield
+        finally:
+            asyncio.set_event_loop_policy(before)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ pytree: a run that was cut and resumed is bit for bit the run that was not.
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -408,6 +408,33 @@ def init_states(method: Method, layout: parallel.Layout, owns: Sequence[Own]) ->
     states = [method.init(jax.random.fold_in(own.key, _INIT), np.asarray(own.labels)) for own in owns]
     # A method may have put one array into two places; each place needs a buffer of its own, since they are given up.
     return parallel.place_seeds(layout, jax.tree.map(jnp.copy, states))
+
+
+def check_steps(method: Method, task: Task, layout: parallel.Layout, state: State) -> None:
+    """Trace every step and the prediction once and compute nothing: what cannot be compiled is known before a run.
+
+    Args:
+      method: the method.
+      task: the static facts that `method` was made with.
+      layout: how seeds and devices are arranged.
+      state: what `init_states` gives; it is not used up.
+
+    Raises:
+      whatever a step or `method.predict` does.
+    """
+    lead = len(layout.lead)
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[lead:], leaf.dtype), state)
+
+    def batch(size: int) -> Batch:
+        integers, shares = (jax.ShapeDtypeStruct((size,), dtype) for dtype in (jnp.int32, jnp.float32))
+        inputs = jax.ShapeDtypeStruct((size, *task.example.shape[1:]), task.example.dtype)
+        return Batch(*(cast(jax.Array, each) for each in (inputs, integers, integers, shares)))
+
+    now, key = Clock(jnp.int32(0), jnp.float32(0), jnp.int32(0), jnp.float32(0), jnp.float32(0)), jax.random.key(0)
+    for step in dict.fromkeys(step for stage in method.stages for work in stage.passes for step in work):
+        batches = {draw.stream: batch(draw.batch_size or task.batch_size) for draw in step.draws}
+        jax.eval_shape(step.apply, one, batches, now, key)
+    jax.eval_shape(method.predict, one, batch(task.batch_size).inputs)
 
 
 def train(
