@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 
+from experiments import complaints
 from experiments.pictures import of_runs
 from experiments.runs import artefacts, directory, environment, history, measure, progress, records, table
 from experiments.settings import build, command_line, config
@@ -117,7 +118,9 @@ def _prepare(settings: config.Config, path: pathlib.Path, console: Console) -> P
     seeds = [settings.seed + k for k in range(settings.seeds)]
     layout = parallel.make_layout(settings.parallel, seeds=settings.seeds, batch_size=settings.batch_size)
     with console.status(f"reading {settings.dataset}…"):
-        dataset = data.load(settings.dataset, settings.data_dir, max_tokens=settings.max_tokens)
+        dataset = data.load(
+            settings.dataset, settings.data_dir, cache_dir=settings.cache_dir, max_tokens=settings.max_tokens
+        )
         pool = build.trusted_pool(settings, dataset)
     labels = [
         artefacts.read_labels(path, seed, settings, dataset, pool)
@@ -267,6 +270,8 @@ def _signals() -> Iterator[list[str]]:
         if asked:
             raise KeyboardInterrupt
         asked.append(signal.Signals(number).name)
+        if number == signal.SIGINT:  # print() may be what it interrupts
+            os.write(2, b"\nstopping after this epoch; Ctrl-C once more stops at once.\n")
 
     try:
         old = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -291,36 +296,42 @@ def show(summary: dict[str, Any], path: pathlib.Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 0, 2 for bad input, 1 for a failed and 3 for a stopped run."""
+    """The command line; returns the exit status.
+
+    It is 0, 2 for bad input (a user's own code included), 1 for a failed, 3 for a stopped and 130 for an interrupted
+    run. What is a mistake of this program's comes out as it is.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    with complaints.forgiving_streams():
+        try:
+            return _obey(arguments)
+        except Stopped as stopped:
+            print(stopped, file=sys.stderr)
+            return STOPPED
+        except KeyboardInterrupt:
+            print("interrupted; if it had begun to train, --resume goes on from its last checkpoint.", file=sys.stderr)
+            return complaints.INTERRUPTED
+        except (engine.NonFiniteLossError, checkpoints.CheckpointError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return complaints.FAILED
+        except (Exception, SystemExit) as error:
+            told = complaints.complaint(error, command_line.names())
+            if told is None:
+                raise
+            print(f"error: {told[1]}", file=sys.stderr)
+            return told[0]
+
+
+def _obey(arguments: Sequence[str]) -> int:
+    """Do what the arguments ask for."""
     command = shlex.join(["python", "-m", "experiments.run", *arguments])
-    try:
-        if (text := command_line.answer(arguments)) is not None:
-            _print(text)
-            return 0
-        settings, sources = config.resolve(command_line.parse(arguments))
-        path = pathlib.Path(settings.out or directory.default_path(settings))
-        settings = dataclasses.replace(settings, out=str(path))
-        summary = execute(settings, sources, command)
-    except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        return STOPPED
-    except (engine.NonFiniteLossError, checkpoints.CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except (ValueError, TypeError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    show(summary, path)
+    if (text := command_line.answer(arguments)) is not None:
+        print(text)
+        return 0
+    settings, sources = config.resolve(command_line.parse(arguments))
+    path = pathlib.Path(settings.out or directory.default_path(settings))
+    show(execute(dataclasses.replace(settings, out=str(path)), sources, command), path)
     return 0
-
-
-def _print(text: str) -> None:
-    """Print; a reader that has seen enough (`| head`) is no error."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what the interpreter flushes at its end
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From settings to what the engine takes: schedule, optimizer, task, method, corrupted data, trusted examples."""
+"""From settings to what the engine takes: optimizer, task, method, corrupted data, trusted examples."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -9,56 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.settings import catalogue, files
+from experiments.settings import catalogue, files, rates
 from experiments.settings.config import Config, model_options
-from robustjax import models, schedules, user_code
+from robustjax import models, user_code
 from robustjax.data import Dataset, augment, corruptions, labelling
+from robustjax.data.checks import check_labels
 from robustjax.methods import Method, Task
 from robustjax.models import custom as own_models
 from robustjax.training.engine import Own, Resident
-
-_SCHEDULES = (
-    "constant",
-    "cosine",
-    "multistep:EPOCH,EPOCH:FACTOR",
-    "cosine_restarts:PERIOD:FINAL",
-    "exponential:FACTOR",
-    "linear:FROM",
-)
-
-
-def make_schedule(spec: str, base: float, epochs: int, warmup_epochs: float = 0.0) -> Callable[[Any], jax.Array]:
-    """A learning-rate schedule, progress in epochs -> rate, from its text.
-
-    Args:
-      spec: "constant", "cosine", "multistep:40,80:0.1", "cosine_restarts:10:0.001", "exponential:0.97" or "linear:80".
-      base: base learning rate.
-      epochs: length of the run, for "cosine" and "linear".
-      warmup_epochs: epochs of linear warm-up from a tenth.
-
-    Raises:
-      ValueError: for another text.
-    """
-    kind, *values = spec.split(":")
-    try:
-        match kind, values:
-            case "constant", []:
-                schedule = schedules.constant(base)
-            case "cosine", []:
-                schedule = schedules.cosine(base, epochs)
-            case "multistep", [milestones, factor]:
-                schedule = schedules.multistep(base, [int(m) for m in milestones.split(",")], float(factor))
-            case "cosine_restarts", [period, final]:
-                schedule = schedules.cosine_restarts(base, int(period), float(final))
-            case "exponential", [factor]:
-                schedule = schedules.exponential(base, float(factor))
-            case "linear", [start]:
-                schedule = schedules.linear_decay(base, int(start), epochs)
-            case _:
-                raise ValueError("not one of the known forms")
-    except ValueError as error:
-        raise ValueError(f"schedule={spec!r}: {error}; accepted are {', '.join(_SCHEDULES)}.") from None
-    return schedules.linear_warmup(schedule, warmup_epochs, 0.1) if warmup_epochs else schedule
 
 
 def make_optimizer(config: Config) -> Callable[[Any], optax.GradientTransformation]:
@@ -98,7 +56,7 @@ def make_task(
         batch_size=config.batch_size,
         model=_make_model(config, dataset),
         optimizer=make_optimizer(config),
-        schedule=make_schedule(config.schedule, config.learning_rate, config.epochs, config.lr_warmup_epochs),
+        schedule=rates.make_schedule(config.schedule, config.learning_rate, config.epochs, config.lr_warmup_epochs),
         weak=view(config.weak_augmentation),
         strong=view(config.augmentation),
         plain=_normalizer(dataset),
@@ -179,7 +137,7 @@ def trusted_pool(config: Config, dataset: Dataset) -> Dataset | None:
       ValueError: if its inputs or its classes are not those of `dataset`.
     """
     if config.trusted is not None:
-        return files.read_trusted(config.trusted, dataset)
+        return files.read_trusted(config.trusted, dataset, config.cache_dir)
     return dataset if config.trusted_examples else None
 
 
@@ -207,6 +165,7 @@ def corrupt(config: Config, dataset: Dataset, seed: int, pool: Dataset | None = 
         trusted = labelling.Labels(chosen, pool.train_labels[chosen], pool.train_labels[chosen])
     if config.noise_file is not None:
         kept, given = corruptions.load_noise(config.noise_file, clean_labels=dataset.train_labels)
+        check_labels(given, dataset.num_classes, f"the labels of {config.noise_file!r}")
         stays = np.ones(len(kept), bool) if without is None else ~np.isin(kept, without)
         result = labelling.Labels(kept[stays], given[stays], dataset.train_labels[kept[stays]])
     else:

@@ -144,16 +144,18 @@ def dynamic_loss(
 
     Args:
       task: what is to be learned, and with what.
-      num_bins: R, loss-rank bins a class.
-      warmup_epochs: epochs of cross entropy before the meta net takes part.
-      primary_ratio: M0, size of a class's random primary set as a fraction of the smallest class.
-      meta_ratio: M1, size of a class's meta set (lowest losses of the primary set), likewise.
-      meta_learning_rate: Adam's learning rate for the meta net.
-      corrector_warmup_steps: warm-up steps in which the corrector is trained on its own objective (authors' code).
-      corrector_bias: the corrector starts at sigmoid(bias).
-      hidden: width of the meta net.
-      meta_every: make the meta step in every k-th iteration only; 1 is the paper's.
-      views: 2 draws labels and the virtual step from a weak view of the batch (authors' code), 1 from the strong one.
+      num_bins: R, loss-rank bins a class, in [1, 100000].
+      warmup_epochs: epochs of cross entropy, at least 0, before the meta net takes part.
+      primary_ratio: M0, size of a class's random primary set as a fraction of the smallest class, in (0, 1].
+      meta_ratio: M1, size of a class's meta set (lowest losses of the primary set), likewise in (0, 1].
+      meta_learning_rate: Adam's learning rate for the meta net, positive.
+      corrector_warmup_steps: warm-up steps, at least 0, in which the corrector is trained on its own objective
+        (authors' code).
+      corrector_bias: the corrector starts at sigmoid(bias), bias in [-20, 20].
+      hidden: width of the meta net, in [1, 100000].
+      meta_every: make the meta step in every k-th iteration only, k in [1, 1000]; 1 is the paper's.
+      views: in [1, 2]; 2 draws labels and the virtual step from a weak view of the batch (authors' code), 1 from the
+        strong one.
       corrector: "mlp", or the ablations "agnostic", "vector", "none".
       margin: "mlp", or the ablations "vector", "balanced_softmax" (fixed, log class counts), "none".
       sampling: "hierarchical", or "naive" (the lowest losses of each whole class).
