@@ -131,6 +131,7 @@ def _prepare(settings: config.Config, path: pathlib.Path, console: Console) -> P
     build.check_equal_sizes(labels)
     task = build.task_for(settings, dataset, labels)
     made = Prepared(seeds, layout, dataset, pool, labels, task, build.make_method(settings, task))
+    build.check_memory(made.method, [build.own(each, seed) for each, seed in zip(labels, seeds, strict=True)])
     method, model = user_code.short_name(settings.method), user_code.short_name(settings.model)
     console.print(f"{method} on {settings.dataset} with {model}: {layout.describe()}")
     console.print(build.describe(dataset, labels[0]) + (" (first seed)" if len(seeds) > 1 else ""))

@@ -1,6 +1,7 @@
 """What differs between CPU and accelerators, decided here and nowhere else."""
 
 import functools
+import math
 import os
 import pathlib
 import warnings
@@ -44,6 +45,17 @@ def loops_on_device() -> bool:
     gradients in a slow layout, 20 to 60 times slower.
     """
     return jax.default_backend() != "cpu"
+
+
+def memory() -> float:
+    """Bytes of memory that the devices have in all; infinite where nobody says."""
+    found = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in jax.local_devices()]
+    if all(found):
+        return float(sum(found))
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):
+        return math.inf
 
 
 def user_cache_dir() -> pathlib.Path:

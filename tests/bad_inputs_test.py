@@ -2,12 +2,20 @@
 
 import dataclasses
 import math
+import os
+import pathlib
+import threading
 
+import jax
+import numpy as np
 import pytest
+from PIL import Image
 
 from experiments import run
-from experiments.settings import catalogue, command_line, config, ranges, rates
-from robustjax import methods
+from experiments.settings import build, catalogue, command_line, config, ranges, rates
+from robustjax import data, methods
+from robustjax.data import array_cache, folder_source, labelling, tfds_source
+from robustjax.methods import base
 
 BEYOND = ("nan", "inf", "-inf", "12345678901234567890", "-12345678901234567890")
 
@@ -147,3 +155,162 @@ def test_flags_that_are_refused(flags, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert message in refused(flags, tmp_path, capsys)
     assert not list(tmp_path.iterdir())  # nothing was made for what is mistyped
+
+
+# --- Images ---------------------------------------------------------------------------------------------------------
+
+RAMP = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+
+
+def saved(image, path, **options):
+    image.save(path, **options)
+    return path
+
+
+def colour(image, **to):
+    return np.asarray(image.convert("RGB", **to))
+
+
+def transparent():
+    """Black, of which the left half is not there."""
+    return Image.fromarray(
+        np.stack([np.zeros((3, 4), np.uint8)] * 3 + [np.tile(np.uint8([0, 0, 255, 255]), (3, 1))], -1), "RGBA"
+    )
+
+
+def test_images_are_read_as_a_viewer_shows_them(tmp_path):
+    grey = Image.fromarray(RAMP)
+    rgb = Image.merge("RGB", [grey, grey.transpose(Image.Transpose.ROTATE_180), grey])
+    sixteen = saved(Image.fromarray(RAMP.astype(np.uint16) * 257), tmp_path / "16.png")
+    np.testing.assert_array_equal(folder_source._pixels(sixteen, True)[..., 0], RAMP)
+    np.testing.assert_array_equal(folder_source._pixels(sixteen, False), np.stack([RAMP] * 3, -1))
+    tiff = saved(Image.fromarray(RAMP.astype(np.uint16) * 257), tmp_path / "16.tif")
+    np.testing.assert_array_equal(folder_source._pixels(tiff, True)[..., 0], RAMP)
+    palette = saved(rgb.quantize(12), tmp_path / "palette.png")
+    np.testing.assert_array_equal(folder_source._pixels(palette, False), colour(rgb.quantize(12)))
+    cmyk = saved(rgb.convert("CMYK"), tmp_path / "cmyk.tif")
+    np.testing.assert_array_equal(folder_source._pixels(cmyk, False), np.asarray(rgb))
+    white = np.repeat(np.tile(np.uint8([255, 255, 0, 0]), (3, 1))[..., None], 3, -1)
+    np.testing.assert_array_equal(folder_source._pixels(saved(transparent(), tmp_path / "rgba.png"), False), white)
+    keyed = saved(transparent().convert("LA"), tmp_path / "la.png")
+    np.testing.assert_array_equal(folder_source._pixels(keyed, True), white[..., :1])
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    turned = saved(rgb, tmp_path / "exif.png", exif=exif)
+    np.testing.assert_array_equal(folder_source._pixels(turned, False), np.rot90(np.asarray(rgb), -1))
+
+
+def test_images_without_a_meaning_in_eight_bits_are_refused_by_name(tmp_path, monkeypatch):
+    refused = {
+        "float.tif": Image.fromarray(RAMP.astype(np.float32)),
+        "int32.tif": Image.fromarray(RAMP.astype(np.int32) * 10**6),
+        "lab.tif": Image.merge("LAB", [Image.fromarray(RAMP)] * 3),
+    }
+    for name, image in refused.items():
+        with pytest.raises(ValueError, match=rf"{name}' is not a readable image: \w"):
+            folder_source._pixels(saved(image, tmp_path / name), False)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # 12 pixels are too many, 24 a bomb
+    for count in (3, 6):
+        bomb = saved(Image.fromarray(np.tile(RAMP, (count // 3, 1))), tmp_path / f"bomb{count}.png")
+        with pytest.raises(ValueError, match=rf"bomb{count}.png' is not a readable image: .*pixels"):
+            folder_source._is_grey(bomb)
+
+
+# --- Sizes ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_label_of_two_hundred_million_is_refused_before_anything_is_made_of_it(tmp_path, capsys):
+    arrays = {"train_inputs": np.zeros((4, 2)), "test_inputs": np.zeros((1, 2)), "test_labels": np.array([0])}
+    np.savez(tmp_path / "mine.npz", train_labels=np.array([0, 1, 0, 200_000_000]), **arrays)
+    told = refused([f"--dataset=npz:{tmp_path / 'mine.npz'}"], tmp_path, capsys)
+    assert "mine.npz" in told and "labels go up to 200000000, for 4 training examples" in told
+
+
+def test_states_that_cannot_fit_are_refused_before_they_are_made():
+    def init(key, labels):
+        return {"weights": jax.random.normal(key, (10**6, 10**5)), "key": key}
+
+    labels = labelling.Labels(np.arange(4), np.arange(4), np.arange(4))
+    owns = [build.own(build.SeedLabels(labels), seed) for seed in range(2)]
+    with pytest.raises(ValueError, match=r"seeds=2, .* take 800 GB of"):
+        build.check_memory(base.Method(init, (), None), owns)
+    build.check_memory(base.Method(lambda key, labels: {"key": key}, (), None), owns)
+    build.check_memory(base.Method(lambda key, labels: int(jax.random.bits(key)), (), None), owns)  # needs its numbers
+
+
+# --- Caches ---------------------------------------------------------------------------------------------------------
+
+
+def decode(folder, read):
+    return array_cache.decode_once(
+        folder, {"train": array_cache.Reader(2, read)}, what="mine", progress=lambda *_: None
+    )
+
+
+def records(start, stop):
+    return [array_cache.Record(np.full((2, 2, 1), i, np.uint8), 0, i) for i in range(start, stop)]
+
+
+def test_what_killed_decodes_leave_is_removed_and_what_is_under_way_is_not(tmp_path):
+    dead, alive = (tmp_path / f".{name}.partial" for name in ("dead", "alive"))
+    dead.mkdir()
+    alive.mkdir()
+    (dead / "train_images.npy").write_bytes(b"half")
+    lock = array_cache._lock(alive)
+    arrays, _, _ = decode(tmp_path / "set", records)
+    np.testing.assert_array_equal(arrays["train_images"][:, 0, 0, 0], [0, 1])
+    os.close(lock)
+    assert {path.name for path in tmp_path.iterdir()} == {"set", ".alive.partial"}
+
+
+def test_a_full_cache_disk_is_told_and_leaves_nothing(tmp_path, monkeypatch):
+    """/dev/full takes what is opened for writing, and refuses what is written."""
+    if not os.path.exists("/dev/full"):
+        pytest.skip("there is no /dev/full")
+    opened = open
+    monkeypatch.setattr(
+        array_cache, "open", lambda path, mode: opened("/dev/full" if "w" in mode else path, mode), raising=False
+    )
+    with pytest.raises(OSError, match=r"cannot write the cache of mine .*No space left.*--cache-dir"):
+        decode(tmp_path / "set", records)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_home_is_told(monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(pathlib.Path, "home", homeless)
+    with pytest.raises(FileNotFoundError, match="XDG_CACHE_HOME"):
+        array_cache.default_cache_dir()
+    with pytest.raises(FileNotFoundError, match="XDG_CACHE_HOME"):
+        data.load("folder:nowhere")
+
+
+# --- No network -----------------------------------------------------------------------------------------------------
+
+
+class Builder:
+    """What is asked of a TFDS builder."""
+
+    def __init__(self, root, *urls):
+        self.data_dir_root, self.url_infos = root, dict.fromkeys(urls)
+
+
+def test_no_network_is_found_out_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(tfds_source.urllib.request, "getproxies", dict)
+    closed = Builder(tmp_path, "http://127.0.0.1:9/data.zip")
+    assert tfds_source._unreachable(closed) == "127.0.0.1: Connection refused"
+    waiting = threading.Event()
+
+    def silent(*_):
+        waiting.wait(10)
+        raise TimeoutError
+
+    monkeypatch.setattr(tfds_source.socket, "create_connection", silent)
+    assert "has not answered in 0.05 seconds" in tfds_source._unreachable(closed, 0.05)
+    waiting.set()
+    assert tfds_source._unreachable(Builder(tmp_path)) is None
+    (tmp_path / "downloads").mkdir()  # what is there already needs no network
+    assert tfds_source._unreachable(closed) is None

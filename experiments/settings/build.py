@@ -1,6 +1,7 @@
 """From settings to what the engine takes: optimizer, task, method, corrupted data, trusted examples."""
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -11,7 +12,7 @@ import optax
 
 from experiments.settings import catalogue, files, rates
 from experiments.settings.config import Config, model_options
-from robustjax import models, user_code
+from robustjax import backend, models, user_code
 from robustjax.data import Dataset, augment, corruptions, labelling
 from robustjax.data.checks import check_labels
 from robustjax.methods import Method, Task
@@ -105,6 +106,29 @@ def make_method(config: Config, task: Task, options: Mapping[str, Any] | None = 
       ValueError: an option out of its range, or a factory in a file that gives no `Method`.
     """
     return catalogue.make_method(config.method, task, config.options if options is None else options)
+
+
+def check_memory(method: Method, owns: Sequence[Own]) -> None:
+    """Refuse networks and memories that cannot fit, before any of them is made.
+
+    Raises:
+      ValueError: if the states of all seeds take more than the devices have.
+    """
+    try:
+        state = jax.eval_shape(lambda key: method.init(key, np.asarray(owns[0].labels)), jax.random.key(0))
+    except (TypeError, jax.errors.JAXTypeError):  # one's own `init` may need to see its numbers
+        return
+    leaves = [each for each in jax.tree.leaves(state) if hasattr(each, "dtype")]
+    needed = len(owns) * sum(math.prod(each.shape) * _item_size(each.dtype) for each in leaves)
+    if needed > (there := backend.memory()):
+        raise ValueError(
+            f"the networks of seeds={len(owns)}, with their optimizer and the method's memories, take "
+            f"{needed / 1e9:.3g} GB of {there / 1e9:.3g} GB; fewer seeds or a smaller model are accepted."
+        )
+
+
+def _item_size(dtype: Any) -> int:
+    return 8 if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) else jnp.dtype(dtype).itemsize
 
 
 def uses_trusted(method: Method) -> bool:

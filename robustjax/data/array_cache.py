@@ -153,7 +153,7 @@ def decode_once(
 def _unwritable(what: str, folder: Path, error: OSError) -> OSError:
     return OSError(
         f"cannot write the cache of {what} under {folder.parent} ({error.strerror or error}): "
-        "cache_dir (--cache-dir) may be another folder"
+        "pass another cache_dir (--cache-dir)"
     )
 
 

@@ -59,25 +59,29 @@ def _pixels(path: Path, grey: bool) -> np.ndarray:
     from PIL import ImageOps
 
     with _opened(path) as image:
-        array = _eight_bits(ImageOps.exif_transpose(image), grey)
+        _refuse_depth(image)
+        array = np.asarray(_eight_bits(ImageOps.exif_transpose(image)).convert("L" if grey else "RGB"))
     return array[..., None] if grey else array
 
 
-def _eight_bits(image: "Image", grey: bool) -> np.ndarray:
-    """uint8 [H, W] or [H, W, 3] of an image of any mode that has a meaning in 8 bits; ValueError for others."""
+def _refuse_depth(image: "Image") -> None:
+    """ValueError for pixels that have no meaning in 8 bits."""
+    if image.mode == "I" and image.format != "PNG":  # in which old versions of Pillow give 16 bits as 32
+        raise ValueError("it has 32 bits a pixel; 8 and 16 are accepted")
+    if image.mode in ("F", "LAB", "HSV"):
+        raise ValueError(f"its mode is {image.mode}; grey of 8 or 16 bits, palettes, RGB, CMYK and YCbCr are accepted")
+
+
+def _eight_bits(image: "Image") -> "Image":
+    """The image in a mode that Pillow converts rightly to grey and to RGB."""
     from PIL import Image
 
-    if image.mode.startswith("I"):  # grey: 16 bits of a PNG or TIFF, which old versions of Pillow give as 32
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535 or (image.mode == "I" and image.format not in ("PNG", None)):
-            raise ValueError("it has 32 bits a pixel; 8 and 16 are accepted")
-        image = Image.fromarray((values >> 8).astype(np.uint8))
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers, whose range is not known; 8 and 16 bits are accepted")
+    if image.mode.startswith("I"):  # of which Pillow's own conversion keeps the lower 8 bits, or cuts at 255
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.asarray(image.convert("L" if grey else "RGB"))
+    return image
 
 
 def _decode(entries: Sequence[Entry], grey: bool, start: int, stop: int) -> list[Record]:
