@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
+from rich.text import Text
 
 from experiments import complaints
 from experiments.pictures import of_runs
@@ -77,7 +78,7 @@ def execute(settings: config.Config, sources: Sequence[str] = (), command: str =
       engine.NonFiniteLossError: if the loss becomes NaN; the last good checkpoint is kept.
       Stopped: after SIGTERM or SIGINT; `resume` goes on from there.
     """
-    console = Console(quiet=settings.quiet, soft_wrap=True)
+    console = Console(quiet=settings.quiet, soft_wrap=True, markup=False)
     if settings.compilation_cache != "off":
         backend.enable_compilation_cache(settings.compilation_cache)
     path = pathlib.Path(settings.out) if settings.out else directory.default_path(settings)
@@ -117,7 +118,7 @@ def _prepare(settings: config.Config, path: pathlib.Path, console: Console) -> P
         directory.check_same(path, settings)
     seeds = [settings.seed + k for k in range(settings.seeds)]
     layout = parallel.make_layout(settings.parallel, seeds=settings.seeds, batch_size=settings.batch_size)
-    with console.status(f"reading {settings.dataset}…"):
+    with console.status(Text(f"reading {settings.dataset}…")):
         dataset = data.load(
             settings.dataset, settings.data_dir, cache_dir=settings.cache_dir, max_tokens=settings.max_tokens
         )

@@ -5,13 +5,20 @@ import math
 import os
 import pathlib
 import threading
+import warnings
 
 import jax
 import numpy as np
 import pytest
+from matplotlib import cbook
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
+from rich.console import Console
 
 from experiments import run
+from experiments.pictures import findings, of_runs, plots, style
+from experiments.runs import table
 from experiments.settings import build, catalogue, command_line, config, ranges, rates
 from robustjax import data, methods
 from robustjax.data import array_cache, folder_source, labelling, tfds_source
@@ -314,3 +321,70 @@ def test_no_network_is_found_out_at_once(tmp_path, monkeypatch):
     assert tfds_source._unreachable(Builder(tmp_path)) is None
     (tmp_path / "downloads").mkdir()  # what is there already needs no network
     assert tfds_source._unreachable(closed) is None
+
+
+# --- Names ----------------------------------------------------------------------------------------------------------
+
+NAMES = ("$\\frac{$", "[unknown]", "[/red]", "cost: $5", "100 %", "_hidden", "a\nb", "x" * 500, "", "\\$")
+
+
+def left_of(names):
+    """Findings of every kind that is drawn by class."""
+    count = len(names)
+    values = np.linspace(0, 1, count * 3).reshape(count, 3)
+    kinds = {"weight": "PerClass", "strength": "PerGroup", "table": "Table"}
+    history = [{"weight": values[:, 0], "strength": values[:, 1], "table": values}] * 2
+    labels = labelling.Labels(np.arange(count), np.arange(count), np.arange(count))
+    return findings.Left(kinds, [{"epoch": 1}], history, {}, labels, [style.plain(name) for name in names])
+
+
+@pytest.mark.parametrize(
+    "names", [NAMES, pytest.param(tuple(map(str, range(1000))), marks=pytest.mark.exhaustive)], ids=["odd", "many"]
+)
+def test_pictures_by_class_are_drawn_whatever_classes_are_called(names, tmp_path):
+    drawn = []
+    for kind in ("PerClass", "PerGroup", "Table"):
+        drawn += [style.save(draw(), tmp_path / f"{name}.png") for name, draw in findings.figures(left_of(names), kind)]
+    assert len(drawn) == 4 and all(Image.open(path).size > (200, 100) for path in drawn)
+
+
+def test_names_in_pictures_are_text():
+    assert [style.plain(name) for name in ("$x$", r"\$", "a\nb", "é [b]")] == [r"\$x\$", r"\$", "a b", "é [b]"]
+    figure = Figure()
+    title = figure.suptitle(style.plain("$x^2$"))
+    FigureCanvasAgg(figure).draw()
+    assert title.get_text() == r"\$x^2\$" and not cbook.is_math_text(title.get_text())
+
+
+def test_names_in_tables_are_text():
+    shown = Console(width=80)
+    summary = {"final": {"per_class_accuracy": [0.5] * len(NAMES)}}
+    with shown.capture() as printed:
+        shown.print(table.results_table([summary], class_names=NAMES[:6] + NAMES[8:] + NAMES[6:8]))
+    assert all(name in printed.get() for name in NAMES[:6])
+
+
+def test_a_picture_that_cannot_be_drawn_is_one_warning(tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise MemoryError("first line\nsecond line")
+
+    def grumble(*_):
+        warnings.warn("no such sign", UserWarning, stacklevel=1)
+        warnings.warn("nor this", UserWarning, stacklevel=1)
+        return Figure()
+
+    np.savez(tmp_path / "findings-seed0.npz", names=np.array(["a"]), kinds=np.array(["PerClass"]))
+    (tmp_path / "diagnostics").mkdir()
+    (tmp_path / "diagnostics" / "seed0-epoch1.npz").write_bytes(b"damaged")
+    monkeypatch.setattr(plots, "draw_learning_curves", fail)
+    monkeypatch.setattr(plots, "draw_memorization", grumble)
+    lines = [{"seed": 0, "epoch": 1, "wrong_memorized": 0.5}]
+    labels = labelling.Labels(np.arange(2), np.arange(2), np.arange(2))
+    made = of_runs.draw_all(tmp_path, config.Config(), data.load("digits"), [labels], [0], lines)
+    told = capsys.readouterr().err.splitlines()
+    assert [path.name for path in made] == ["memorization.png"] and len(told) == 3
+    assert told[0].startswith("warning: no picture of findings: ")
+    assert told[1:] == [
+        "warning: no picture of learning_curves: MemoryError: first line",
+        "warning: the picture of memorization: no such sign (1 more warnings)",
+    ]
