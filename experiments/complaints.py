@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import pathlib
 import re
 import sys
 from collections.abc import Callable, Collection, Iterator
@@ -34,7 +33,7 @@ def complaint(error: BaseException, names: Collection[str] = ()) -> tuple[int, s
         case SystemExit():
             return None if place is None else (BAD_INPUT, f"{place} ended the program (SystemExit: {error}).")
         case ValueError():
-            known = place is None or pathlib.Path(place.rpartition(", line ")[0]).name in text
+            known = place is None or place.partition(", line ")[2] in text
             return BAD_INPUT, text if known else f"{text} ({place})"
         case OSError():
             status = BAD_INPUT if isinstance(error, _INPUTS) else FAILED
@@ -99,10 +98,10 @@ def forgiving_streams() -> Iterator[None]:
             changed.append(stream)
     out, err = _Forgiving(sys.stdout), _Forgiving(sys.stderr)
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):  # type: ignore[type-var]
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             yield
     finally:
         out.flush()
         err.flush()
         for stream in changed:
-            stream.reconfigure(errors="strict")  # type: ignore[union-attr]
+            stream.reconfigure(errors="strict")

@@ -12,9 +12,13 @@ import pathlib
 import shlex
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # what follows takes seconds; until `main`, Ctrl-C leaves no traceback
 
 import numpy as np
 from rich.console import Console
@@ -304,6 +308,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     run. What is a mistake of this program's comes out as it is.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     with complaints.forgiving_streams():
         try:
             return _obey(arguments)

@@ -110,8 +110,9 @@ def call(place: Place, option: str, function: Callable[..., Any], *args: Any, **
         raise
     except (Exception, SystemExit) as error:
         where = raised_at(error)
-        where = f" in {where}" if where else ""
-        raise ValueError(f"{option}={str(place)!r} raised {told(error)}{where}.") from error
+        raise ValueError(
+            f"{option}={str(place)!r} raised {told(error)}" + (f" in {where}." if where else ".")
+        ) from error
 
 
 def raised_at(error: BaseException) -> str | None:
@@ -122,8 +123,8 @@ def raised_at(error: BaseException) -> str | None:
         for frame, line in traceback.walk_tb(chain.__traceback__):
             if str(frame.f_globals.get("__name__", "")).startswith(_MODULE):
                 name = frame.f_code.co_name
-                where = "" if name == "<module>" else f", in {name}"
-                seen.append(f"{frame.f_code.co_filename}, line {line}{where}")
+                inside = "" if name == "<module>" else f", in {name}"
+                seen.append(f"{frame.f_code.co_filename}, line {line}{inside}")
         chain = chain.__cause__ or chain.__context__
     return seen[-1] if seen else None
 
@@ -160,8 +161,8 @@ def _import(path: pathlib.Path, digest: str, option: str) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[title]
-        where = raised_at(error)
+        at = raised_at(error)
         raise ValueError(
-            f"{option}={str(path)!r} cannot be imported: {told(error)}" + (f" ({where})" if where else "")
+            f"{option}={str(path)!r} cannot be imported: {told(error)}" + (f" ({at})" if at else "")
         ) from error
     return module

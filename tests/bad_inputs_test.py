@@ -1,9 +1,11 @@
 """What must not get in: every number flag at its corners, and rows of flags, files and faults, with their sentences."""
 
 import dataclasses
+import errno
 import math
 import os
 import pathlib
+import signal
 import threading
 import warnings
 
@@ -16,13 +18,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 
-from experiments import run
+from experiments import complaints, run
 from experiments.pictures import findings, of_runs, plots, style
 from experiments.runs import table
 from experiments.settings import build, catalogue, command_line, config, ranges, rates
-from robustjax import data, methods
+from robustjax import data, methods, user_code
 from robustjax.data import array_cache, folder_source, labelling, tfds_source
 from robustjax.methods import base
+from robustjax.training import engine
 
 BEYOND = ("nan", "inf", "-inf", "12345678901234567890", "-12345678901234567890")
 
@@ -388,3 +391,104 @@ def test_a_picture_that_cannot_be_drawn_is_one_warning(tmp_path, monkeypatch, ca
         "warning: no picture of learning_curves: MemoryError: first line",
         "warning: the picture of memorization: no such sign (1 more warnings)",
     ]
+
+
+# --- What main makes of errors --------------------------------------------------------------------------------------
+
+OWN = """
+import sys
+
+def wanders(logits, labels):
+    return {}["nowhere"]
+
+def leaves(logits, labels):
+    sys.exit(0)
+
+def mistakes(logits, labels):
+    return logits + "text"
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(OWN)
+    return path
+
+
+def raising(monkeypatch, error):
+    def execute(*_):
+        raise error
+
+    monkeypatch.setattr(run, "execute", execute)
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "kind"), [("wanders", 5, "KeyError"), ("leaves", 8, "SystemExit"), ("mistakes", 11, "TypeError")]
+)
+def test_a_users_own_error_is_told_with_file_line_and_function(own, name, line, kind, monkeypatch, capsys):
+    def execute(*_):
+        user_code.load(f"{own}:{name}", "loss", "a function")(np.zeros((3, 2)), np.zeros(3, int))
+
+    monkeypatch.setattr(run, "execute", execute)
+    assert run.main([]) == 2
+    told = capsys.readouterr().err
+    assert f"{own}, line {line}, in {name}" in told and kind in told and told.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["import sys; sys.exit(0)", "raise SystemExit", "1 / 0", "def ("])
+def test_a_file_that_cannot_be_imported_is_no_success(text, tmp_path, capsys):
+    (tmp_path / "own.py").write_text(text)
+    told = refused([f"--loss={tmp_path / 'own.py'}:mine"], tmp_path, capsys)
+    assert "own.py' cannot be imported" in told and "line 1" in told and told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "runs/x"), 2, "Permission denied: 'runs/x'."),
+        (OSError(errno.ENOSPC, "No space left on device", "m.jsonl"), 1, "No space left on device: 'm.jsonl'."),
+        (OSError("cannot write the cache"), 1, "cannot write the cache"),
+        (MemoryError(), 1, "there is not enough memory."),
+        (MemoryError("Unable to allocate 3 GiB"), 1, "there is not enough memory. Unable to allocate 3 GiB"),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 3 GB\nmore"), 1, "RESOURCE_EXHAUSTED: 3 GB"),
+        (ValueError("batch_size=9 is too large: limit=3"), 2, "--batch-size=9 is too large: --train-examples=3"),
+        (engine.NonFiniteLossError("the loss is nan"), 1, "the loss is nan"),
+    ],
+)
+def test_errors_become_sentences(error, status, message, monkeypatch, capsys):
+    raising(monkeypatch, error)
+    assert run.main([]) == status
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and told.endswith(f"{message}\n") and told.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [TypeError("ours"), KeyError("ours"), SystemExit(3), jax.errors.JaxRuntimeError("x")])
+def test_mistakes_of_ours_are_not_hidden(error, monkeypatch):
+    raising(monkeypatch, error)
+    with pytest.raises(type(error)):
+        run.main([])
+
+
+def test_interrupts_are_told(monkeypatch, capsys):
+    raising(monkeypatch, KeyboardInterrupt())
+    assert run.main([]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    with run._signals() as asked:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked == ["SIGINT"]
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_streams_forgive_a_reader_that_has_left_and_signs_that_they_cannot_spell(monkeypatch):
+    reading, writing = os.pipe()
+    with open(writing, "w", encoding="ascii", buffering=1) as stream:
+        monkeypatch.setattr("sys.stdout", stream)
+        with complaints.forgiving_streams():
+            print("± first")
+            assert os.read(reading, 100) == b"? first\n"
+            os.close(reading)
+            for _ in range(3):
+                print("nobody reads this", flush=True)
+        assert stream.errors == "strict"

@@ -115,8 +115,9 @@ def check_memory(method: Method, owns: Sequence[Own]) -> None:
       ValueError: if the states of all seeds take more than the devices have.
     """
     try:
-        state = jax.eval_shape(lambda key: method.init(key, np.asarray(owns[0].labels)), jax.random.key(0))
-    except (TypeError, jax.errors.JAXTypeError):  # one's own `init` may need to see its numbers
+        with jax.disable_jit():  # programs with compile options of their own cannot be looked into
+            state = jax.eval_shape(lambda key: method.init(key, np.asarray(owns[0].labels)), jax.random.key(0))
+    except Exception:  # it needs to see its numbers, or will tell what is wrong when it is called
         return
     leaves = [each for each in jax.tree.leaves(state) if hasattr(each, "dtype")]
     needed = len(owns) * sum(math.prod(each.shape) * _item_size(each.dtype) for each in leaves)

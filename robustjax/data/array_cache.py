@@ -227,7 +227,7 @@ def _write(
                         f"the images of {what} differ in size: {split} image {i} is {image.shape}, the first is "
                         f"{first.shape}; pass image_size=(height, width) to resize all of them"
                     )
-                file.write(np.ascontiguousarray(image, first.dtype))
+                file.write(image.astype(first.dtype, copy=False).tobytes())
                 labels[i], order[i] = label, position
             report(start + len(records))
     if first is None:
