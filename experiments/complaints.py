@@ -4,8 +4,9 @@ import contextlib
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Collection, Iterator
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 
@@ -88,19 +89,35 @@ class _Forgiving:
         return getattr(self._stream, name)
 
 
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
 @contextlib.contextmanager
 def forgiving_streams() -> Iterator[None]:
-    """Standard streams that end no run: not where their reader has seen enough, nor where they cannot spell a sign."""
+    """Standard streams that end no run: not where their reader has seen enough, nor where they cannot spell a sign.
+
+    Warnings are a line each, without the place in the program that they are from.
+    """
     changed = []
     for stream in (sys.stdout, sys.stderr):
         if getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
             changed.append(stream)
     out, err = _Forgiving(sys.stdout), _Forgiving(sys.stderr)
+    shown, warnings.showwarning = warnings.showwarning, _show_warning
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             yield
     finally:
+        warnings.showwarning = shown
         out.flush()
         err.flush()
         for stream in changed:

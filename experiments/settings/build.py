@@ -204,7 +204,7 @@ def corrupt(config: Config, dataset: Dataset, seed: int, pool: Dataset | None = 
             ratio=config.imbalance_ratio,
             dataset=dataset.name,
             limit=config.train_examples,
-            given=None if config.labels is None else files.read_labels(config.labels),
+            given=_given(config, dataset),
             without=without,
         )
     labels = SeedLabels(result, trusted=trusted)
@@ -215,6 +215,13 @@ def corrupt(config: Config, dataset: Dataset, seed: int, pool: Dataset | None = 
     if config.batch_size > len(labels.train.kept):
         raise ValueError(f"batch_size={config.batch_size} is larger than the training set of {len(labels.train.kept)}.")
     return labels
+
+
+def _given(config: Config, dataset: Dataset) -> np.ndarray | None:
+    """The labels that somebody gave, if the config names any; what is wrong with them is told with their file."""
+    if config.labels is None:
+        return None
+    return check_labels(files.read_labels(config.labels), dataset.num_classes, f"labels={config.labels!r}")
 
 
 def resident(dataset: Dataset, pool: Dataset | None = None) -> Resident:

@@ -214,6 +214,10 @@ def _write(
                 image = image if image_size is None else resize(image, image_size)
                 if first is None:
                     first = image
+                    needed, free = reader.length * image.nbytes, shutil.disk_usage(folder).free
+                    if needed > free:
+                        said = f"{needed / 1e9:.3g} GB are needed and {free / 1e9:.3g} GB are free"
+                        raise OSError(errno.ENOSPC, said)
                     np.lib.format.write_array_header_1_0(
                         file,
                         {
