@@ -38,8 +38,9 @@ def complaint(error: BaseException, names: Collection[str] = ()) -> tuple[int, s
             return BAD_INPUT, text if known else f"{text} ({place})"
         case OSError():
             status = BAD_INPUT if isinstance(error, _INPUTS) else FAILED
-            named = error.strerror and error.filename is not None
-            return status, f"{error.strerror}: {str(error.filename)!r}." if named else text
+            if not error.strerror:  # a sentence already
+                return status, text
+            return status, error.strerror + (f": {str(error.filename)!r}." if error.filename is not None else ".")
         case MemoryError():
             return FAILED, f"there is not enough memory. {text}".rstrip()
         case jax.errors.JaxRuntimeError() if "RESOURCE_EXHAUSTED" in text:

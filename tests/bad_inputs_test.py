@@ -456,6 +456,7 @@ def test_a_file_that_cannot_be_imported_is_no_success(text, tmp_path, capsys):
     [
         (PermissionError(errno.EACCES, "Permission denied", "runs/x"), 2, "Permission denied: 'runs/x'."),
         (OSError(errno.ENOSPC, "No space left on device", "m.jsonl"), 1, "No space left on device: 'm.jsonl'."),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "No space left on device."),
         (OSError("cannot write the cache"), 1, "cannot write the cache"),
         (MemoryError(), 1, "there is not enough memory."),
         (MemoryError("Unable to allocate 3 GiB"), 1, "there is not enough memory. Unable to allocate 3 GiB"),

@@ -144,7 +144,7 @@ def dynamic_loss(
 
     Args:
       task: what is to be learned, and with what.
-      num_bins: R, loss-rank bins a class, in [1, 100000].
+      num_bins: R, loss-rank bins a class, in [1, 10000].
       warmup_epochs: epochs of cross entropy, at least 0, before the meta net takes part.
       primary_ratio: M0, size of a class's random primary set as a fraction of the smallest class, in (0, 1].
       meta_ratio: M1, size of a class's meta set (lowest losses of the primary set), likewise in (0, 1].
