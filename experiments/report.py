@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments import reproduce, run, tables
+from experiments import complaints, reproduce, tables
 from experiments.runs import history, progress
 from experiments.settings import config
 from experiments.tables import Cell, commands, readings
@@ -277,7 +277,7 @@ def main(argv: Sequence[str] | None = None, cells: Sequence[Cell] | None = None)
         print(f"error: {error}", file=sys.stderr)
         return 2
     if target is None:
-        run.print_text(text.removesuffix("\n"))
+        complaints.tell(text.removesuffix("\n"))
         return 0
     # Beside the file and then over it, so that a reader never sees half.
     scratch = target.with_name(target.name + ".tmp")

@@ -22,7 +22,7 @@ from experiments import launch
 if __name__ == "__main__":
     launch.begin_anew()  # before JAX is imported
 
-from experiments import run, tables
+from experiments import complaints, run, tables
 from experiments.runs import directory, records
 from experiments.settings import catalogue, command_line, config
 from experiments.tables import Cell, commands
@@ -243,7 +243,7 @@ def main(argv: Sequence[str] | None = None, cells: Sequence[Cell] | None = None)
     there = tables.load() if cells is None else tuple(cells)
     try:
         if options.list:
-            run.print_text("\n".join(_listed(there, options)))
+            complaints.tell("\n".join(_listed(there, options)))
             return 0
         if options.table is None:
             raise ValueError(f"--table is missing: there are {', '.join(tables.table_names(there))}, and globs.")
@@ -261,7 +261,7 @@ def main(argv: Sequence[str] | None = None, cells: Sequence[Cell] | None = None)
         return 2
     told = _reasons(outlook.reasons)
     if options.dry_run:
-        run.print_text("\n".join([*told, *_jobs(outlook.jobs, rows)]))
+        complaints.tell("\n".join([*told, *_jobs(outlook.jobs, rows)]))
         return 0
     print(*told, sep="\n", end="\n" if told else "")
     return _work(outlook.jobs, rows, options)

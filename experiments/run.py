@@ -12,6 +12,7 @@ import pathlib
 import shlex
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,10 +22,14 @@ from experiments import launch
 
 if __name__ == "__main__":
     launch.begin_anew()  # before JAX is imported
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # imports take seconds; until `main`, Ctrl-C leaves no traceback
 
 import numpy as np
 from rich.console import Console
+from rich.text import Text
 
+from experiments import complaints
 from experiments.pictures import of_runs
 from experiments.runs import artefacts, directory, environment, history, measure, progress, records, table
 from experiments.settings import build, command_line, config
@@ -86,7 +91,7 @@ def execute(settings: config.Config, sources: Sequence[str] = (), command: str =
       engine.NonFiniteLossError: if the loss becomes NaN; the last good checkpoint is kept.
       Stopped: after SIGTERM or SIGINT; `resume` goes on from there.
     """
-    console = Console(quiet=settings.quiet, soft_wrap=True)
+    console = Console(quiet=settings.quiet, soft_wrap=True, markup=False)
     if settings.compilation_cache != "off":
         backend.enable_compilation_cache(settings.compilation_cache)
     path = pathlib.Path(settings.out) if settings.out else directory.default_path(settings)
@@ -130,8 +135,10 @@ def _prepare(settings: config.Config, path: pathlib.Path, console: Console) -> P
     layout = parallel.make_layout(
         settings.parallel, seeds=settings.seeds, batch_size=settings.batch_size, cpu_kernels=settings.cpu_kernels
     )
-    with console.status(f"reading {settings.dataset}…"):
-        dataset = data.load(settings.dataset, settings.data_dir, max_tokens=settings.max_tokens)
+    with console.status(Text(f"reading {settings.dataset}…")):
+        dataset = data.load(
+            settings.dataset, settings.data_dir, cache_dir=settings.cache_dir, max_tokens=settings.max_tokens
+        )
         pool = build.trusted_pool(settings, dataset)
     if resumed:
         artefacts.check_data(path, dataset, pool)
@@ -148,8 +155,9 @@ def _prepare(settings: config.Config, path: pathlib.Path, console: Console) -> P
     build.check_views(task)
     owns = [build.own(each, seed) for each, seed in zip(labels, seeds, strict=True)]
     named, model = user_code.short_name(settings.method), user_code.short_name(settings.model)
-    with console.status(f"making {model}…"):
+    with console.status(Text(f"making {model}…")):
         method = build.make_method(settings, task)
+        build.check_memory(method, owns)
         fresh = engine.init_states(method, layout, owns)
         if settings.overwrite and directory.holds_run(path):  # an earlier run is not given for one that cannot be
             engine.check_steps(method, task, layout, fresh)
@@ -336,6 +344,8 @@ def _signals() -> Iterator[list[str]]:
         if asked:
             raise KeyboardInterrupt
         asked.append(signal.Signals(number).name)
+        if number == signal.SIGINT:  # print() may be what it interrupts
+            os.write(2, b"\nstopping after this epoch; Ctrl-C once more stops at once.\n")
 
     try:
         old = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -362,30 +372,46 @@ def show(summary: dict[str, Any], path: pathlib.Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 0, 2 for bad input, 1 for a failed and 3 for a stopped run."""
+    """The command line; returns the exit status.
+
+    It is 0, 2 for bad input (a user's own code included), 1 for a failed, 3 for a stopped and 130 for an interrupted
+    run. What is a mistake of this program's comes out as it is.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    with complaints.forgiving_streams():
+        try:
+            return _obey(arguments)
+        except Stopped as stopped:
+            print(stopped, file=sys.stderr)
+            return STOPPED
+        except KeyboardInterrupt:
+            print("interrupted; if it had begun to train, --resume goes on from its last checkpoint.", file=sys.stderr)
+            return complaints.INTERRUPTED
+        except (engine.NonFiniteLossError, checkpoints.CheckpointError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return complaints.FAILED
+        except (Exception, SystemExit) as error:
+            told = complaints.complaint(error, command_line.names())
+            if told is None:
+                raise
+            print(f"error: {told[1]}", file=sys.stderr)
+            return told[0]
+
+
+def _obey(arguments: Sequence[str]) -> int:
+    """Do what the arguments ask for."""
     command = shlex.join(["python", "-m", "experiments.run", *arguments])
-    try:
-        if (text := command_line.answer(arguments)) is not None:
-            print_text(text)
-            return 0
-        given = command_line.parse(arguments)
-        settings, sources = config.resolve(given)
-        if not settings.quiet:
-            print(_origin(sources, config.unsaid(given)), flush=True)
-        path = pathlib.Path(settings.out or directory.default_path(settings))
-        settings = dataclasses.replace(settings, out=str(path))
-        summary = execute(settings, sources, command)
-    except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        return STOPPED
-    except (engine.NonFiniteLossError, checkpoints.CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except (ValueError, TypeError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    show(summary, path)
+    if (text := command_line.answer(arguments)) is not None:
+        print(text)
+        return 0
+    given = command_line.parse(arguments)
+    settings, sources = config.resolve(given)
+    if not settings.quiet:
+        print(_origin(sources, config.unsaid(given)), flush=True)
+    path = pathlib.Path(settings.out or directory.default_path(settings))
+    show(execute(dataclasses.replace(settings, out=str(path)), sources, command), path)
     return 0
 
 
@@ -393,14 +419,6 @@ def _origin(sources: Sequence[str], unsaid: Mapping[str, Any]) -> str:
     """Where a run's settings come from, and what nobody has named."""
     text = f"settings: {'; '.join(sources) or 'no recipe'}"
     return text + ("; by default " * bool(unsaid)) + ", ".join(f"{name}={value}" for name, value in unsaid.items())
-
-
-def print_text(text: str) -> None:
-    """Print; a reader that has seen enough (`| head`) is no error."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what the interpreter flushes at its end
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Checks of hyperparameters: clear errors for concrete values, silence for traced ones."""
 
+import os
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -29,6 +30,30 @@ def check_choice(name: str, value: Any, accepted: Collection[Any]) -> None:
     """Raises ValueError unless `value` is one of `accepted`, which the message lists."""
     if value not in accepted:
         raise ValueError(f"{name}={value!r} is none of {', '.join(map(str, accepted))}.")
+
+
+def load_array(name: str, path: str, member: str | None = None) -> np.ndarray:
+    """The array of numbers in the .npy file at `path`, or the one called `member` in an .npz file.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is damaged, holds something else, or has no such array; both name the argument and the file.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{name}={path!r}: there is no such file.")
+    try:
+        # A file of our own, since NumPy leaves its own open where it finds it damaged.
+        with open(path, "rb") as file:
+            found = np.load(file, allow_pickle=False)
+            if not isinstance(found, np.ndarray):
+                if member not in found.files:
+                    raise KeyError(f"of its arrays {', '.join(found.files)} none is {member!r}")
+                found = found[member]
+    except Exception as error:  # NumPy raises half a dozen kinds for a damaged file
+        raise ValueError(f"{name}={path!r} is no readable file of an array: {error}") from error
+    if found.dtype.kind not in "biuf":
+        raise ValueError(f"{name}={path!r} holds {found.dtype}; numbers are accepted.")
+    return found
 
 
 def check_class_vector(name: str, value: ArrayLike, num_classes: int) -> None:

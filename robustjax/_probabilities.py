@@ -11,6 +11,8 @@ from jax.typing import ArrayLike, DTypeLike
 from robustjax._checks import check
 
 Clip = tuple[float, float]
+# The log-probability of a class whose logit is −inf: so low that exp gives 0, yet finite, so that 0 times it is 0.
+MASKED = -1e30
 
 
 def at_least_float32(dtype: DTypeLike) -> jnp.dtype:
@@ -51,12 +53,16 @@ def clipped_log_softmax(logits: ArrayLike, clip: Clip | None) -> Array:
       clip: lower and upper limit on the probabilities, 0 ≤ lower < upper ≤ 1; None clips nothing.
 
     Returns:
-      Log-probabilities `[..., C]`, at least float32.
+      Log-probabilities `[..., C]`, at least float32; `MASKED`, with zero gradient, for logits of −inf.
     """
     logits = promote(logits)
     if logits.ndim == 0 or logits.shape[-1] < 2:
         raise ValueError(f"logits must have shape [..., C] with at least 2 classes, got shape {logits.shape}")
-    return clip_log(jax.nn.log_softmax(logits), clip)
+    return clip_log(_finite(jax.nn.log_softmax(logits)), clip)
+
+
+def _finite(log_p: Array) -> Array:
+    return jnp.where(log_p == -jnp.inf, MASKED, log_p)
 
 
 def clip_log(log_p: Array, clip: Clip | None) -> Array:
@@ -86,7 +92,11 @@ def as_distribution(labels: ArrayLike, values: Array) -> Array:
       values: `[..., C]`: what the distributions will weigh.
 
     Returns:
-      Distributions `[..., C]`.
+      Distributions `[..., C]`; NaN for class indices out of range that are traced.
+
+    Raises:
+      ValueError: another shape, or class indices out of range, as far as these are known.
+      TypeError: labels that are neither integer nor floating.
     """
     labels = jnp.asarray(labels)
     num_classes = values.shape[-1]
@@ -94,7 +104,11 @@ def as_distribution(labels: ArrayLike, values: Array) -> Array:
         if labels.shape != values.shape[:-1]:
             raise ValueError(f"integer labels must have shape {values.shape[:-1]} for these logits, got {labels.shape}")
         check("labels", labels, lambda y: (y >= 0) & (y < num_classes), f"class indices in [0, {num_classes})")
-        return jax.nn.one_hot(labels, num_classes, dtype=values.dtype)
+        distribution = jax.nn.one_hot(labels, num_classes, dtype=values.dtype)
+        if not isinstance(labels, jax.core.Tracer):
+            return distribution
+        known = (labels >= 0) & (labels < num_classes)
+        return jnp.where(known[..., None], distribution, jnp.nan)  # a loss of 0 would go unnoticed
     if not jnp.issubdtype(labels.dtype, jnp.floating):
         raise TypeError(f"labels must be integer class indices or floating-point distributions, got {labels.dtype}")
     if labels.shape != values.shape:

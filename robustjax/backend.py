@@ -1,6 +1,7 @@
 """What differs between CPU and accelerators, decided here and nowhere else."""
 
 import functools
+import math
 import os
 import pathlib
 import warnings
@@ -95,9 +96,27 @@ def loops_on_device() -> bool:
     return jax.default_backend() != "cpu"
 
 
+def memory() -> float:
+    """Bytes of memory that the devices have in all; infinite where nobody says."""
+    found = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in jax.local_devices()]
+    if all(found):
+        return float(sum(found))
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):
+        return math.inf
+
+
 def user_cache_dir() -> pathlib.Path:
-    """The folder for robustjax's caches: $XDG_CACHE_HOME or ~/.cache, then robustjax."""
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "robustjax"
+    """The folder for robustjax's caches: $XDG_CACHE_HOME or ~/.cache, then robustjax.
+
+    Raises:
+      FileNotFoundError: if there is no home either.
+    """
+    try:
+        return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "robustjax"
+    except RuntimeError as error:
+        raise FileNotFoundError(f"there is no folder for caches ({error}): XDG_CACHE_HOME may name one") from error
 
 
 def enable_compilation_cache(folder: str | os.PathLike[str] | None = None) -> pathlib.Path | None:
@@ -112,13 +131,14 @@ def enable_compilation_cache(folder: str | os.PathLike[str] | None = None) -> pa
     own: str | None = jax.config.values["jax_compilation_cache_dir"]
     if own and folder is None:
         return pathlib.Path(own)
-    path = pathlib.Path(folder) if folder is not None else user_cache_dir() / "xla"
+    path = None
     try:
+        path = pathlib.Path(folder) if folder is not None else user_cache_dir() / "xla"
         path.mkdir(parents=True, exist_ok=True)
         if not os.access(path, os.W_OK):
             raise PermissionError(path)
     except OSError as error:
-        warnings.warn(f"No compilation cache: {path} cannot be written ({error}).", stacklevel=2)
+        warnings.warn(f"No compilation cache: {path or 'its folder'} cannot be written ({error}).", stacklevel=2)
         return None
     jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -7,6 +7,11 @@ itself at one-hot labels, and through which gradients reach the labels (`ldam` a
 what they do instead). `dmi` and `joint_optimization` are losses of
 a whole batch and return a scalar.
 
+At the corners: a logit of −inf takes its class out, with gradient 0 there and everything else finite, as long as no
+label has weight on that class (it costs 1e30 then) and another class is left. Class indices out of range raise
+ValueError, or give NaN where they are traced. Second derivatives are finite at finite logits in float32; what leaves
+the range of float16 inputs (65504) becomes infinite there, in which NaN may follow.
+
 p = softmax(logits) throughout. Where authors' code clips p and the paper does not, the paper's formula is the default
 and `clip=(lower, upper)` gives the code's; beyond the limits the gradient is zero.
 
@@ -29,6 +34,7 @@ from jax.typing import ArrayLike
 
 from robustjax._checks import check, check_class_vector, check_positive_counts
 from robustjax._probabilities import (
+    MASKED,
     Clip,
     as_distribution,
     check_transition,
@@ -1013,7 +1019,8 @@ def _truncated_excess(logits: ArrayLike, labels: ArrayLike, q: float, k: float) 
 
 
 def _normalized(values: Array) -> Array:
-    return values / jnp.sum(values, axis=-1, keepdims=True)
+    """Values over their sum; a class that is masked takes no part in it."""
+    return values / jnp.sum(jnp.where(values >= -MASKED / 10, 0, values), axis=-1, keepdims=True)
 
 
 def _weighted_divergence(labels: Array, log_views: Array, weights: Array, clip: Clip | None) -> Array:

@@ -237,11 +237,9 @@ def early_learning_gradient(logits: ArrayLike, targets: ArrayLike) -> Array:
     """
     log_p = clipped_log_softmax(logits, None)
     targets = _constant_targets(targets, log_p)
-    p = jnp.exp(log_p)
-    inner = jnp.sum(p * targets, axis=-1, keepdims=True)
-    # Σ p_k (1 − t_k) in place of 1 − ⟨p, t⟩, which cancels when p and t meet in one class.
-    rest = jnp.sum(p * jnp.maximum(1 - targets, 0), axis=-1, keepdims=True)
-    return p * (inner - targets) / jnp.maximum(rest, jnp.finfo(p.dtype).tiny)
+    # As 1 − ⟨p, t⟩ = Σ_j p_j (1 − t_j), this is w − p with w_k = p_k (1 − t_k) / Σ_j p_j (1 − t_j), a softmax too:
+    # nothing cancels, and nothing is divided by 0, when p and t meet in one class.
+    return jax.nn.softmax(log_p + jnp.log(jnp.maximum(1 - targets, 0))) - jnp.exp(log_p)
 
 
 def safe_norm(x: ArrayLike, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Array:

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 _HASH = "#sha256="
+_MODULE = "robustjax_user_"
 
 
 class Place(NamedTuple):
@@ -118,14 +119,28 @@ def call(place: Place, option: str, function: Callable[..., Any], *args: Any, **
         return function(*args, **options)
     except (ValueError, FileNotFoundError):
         raise
-    except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if pathlib.Path(frame.filename) == place.path.resolve()]
-        where = f" in line {lines[-1]}" if lines else ""
-        raise ValueError(f"{option}={str(place)!r} raised {told(error)}{where}.") from error
+    except (Exception, SystemExit) as error:
+        where = raised_at(error)
+        raise ValueError(
+            f"{option}={str(place)!r} raised {told(error)}" + (f" in {where}." if where else ".")
+        ) from error
 
 
-def told(error: Exception) -> str:
+def raised_at(error: BaseException) -> str | None:
+    """File, line and function of a user's code that an error came through last; None if it came through none."""
+    seen: list[str] = []
+    chain: BaseException | None = error
+    while chain is not None and not seen:
+        for frame, line in traceback.walk_tb(chain.__traceback__):
+            if str(frame.f_globals.get("__name__", "")).startswith(_MODULE):
+                name = frame.f_code.co_name
+                inside = "" if name == "<module>" else f", in {name}"
+                seen.append(f"{frame.f_code.co_filename}, line {line}{inside}")
+        chain = chain.__cause__ or chain.__context__
+    return seen[-1] if seen else None
+
+
+def told(error: BaseException) -> str:
     """Kind and first line of an error."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
@@ -145,7 +160,7 @@ def _digest(path: pathlib.Path, option: str) -> str:
 
 def _import(path: pathlib.Path, digest: str, option: str) -> ModuleType:
     where = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
-    title = f"robustjax_user_{path.stem}_{where}_{digest}"
+    title = f"{_MODULE}{path.stem}_{where}_{digest}"
     if title in sys.modules:  # as for any import: classes stay the same however often the file is asked for
         return sys.modules[title]
     spec = importlib.util.spec_from_file_location(title, path.resolve())
@@ -155,7 +170,10 @@ def _import(path: pathlib.Path, digest: str, option: str) -> ModuleType:
     sys.modules[title] = module  # dataclasses and pickling look their module up there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[title]
-        raise ValueError(f"{option}={str(path)!r} cannot be imported: {told(error)}") from error
+        at = raised_at(error)
+        raise ValueError(
+            f"{option}={str(path)!r} cannot be imported: {told(error)}" + (f" ({at})" if at else "")
+        ) from error
     return module

@@ -36,7 +36,7 @@ def test_help_is_of_a_run_and_fits_the_screen(capsys):
     for foreign in ("--meta-every", "--q=", "--regularizer"):
         assert foreign not in text
     assert "--method=NAME --help" in text and "--list-methods" in text
-    assert "global batch size (64)" in text  # the recipe's for digits, not the default of 128
+    assert "global batch size, at least 1 (64)" in text  # the recipe's for digits, not the default of 128
 
 
 @pytest.mark.parametrize("name", ["gce", "elr_plus", "dynamic_loss", "har", "custom", "nlnl"])

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from robustjax import losses
+from robustjax import losses, regularizers
 from tests.oracles.adapters.common import quick_jit
 
 COUNTS = np.array([100.0, 20.0, 5.0, 1.0])
@@ -462,3 +462,63 @@ def test_hyperparameters_may_be_traced():
     ]:
         traced = jax.jit(lambda hyper, loss=loss, name=name: loss(LOGITS, LABELS, **{name: hyper}))(value)
         np.testing.assert_allclose(traced, loss(LOGITS, LABELS, **{name: value}), rtol=1e-4, atol=1e-6)
+
+
+def test_a_masked_class_takes_part_in_nothing():
+    """A logit of −inf: value and gradient are finite, 0 there, and those of no such class where classes count alike."""
+    names = ("cross_entropy", "focal_0.5", "nce", "nfl", "soft_bootstrap", "hard_bootstrap", "gce", "js", "phuber_ce")
+    masked = LOGITS[:3].copy()
+    masked[:, 3] = -np.inf
+
+    @quick_jit
+    def everything(logits):
+        return {
+            name: jax.value_and_grad(lambda z, loss=loss: loss(z, LABELS[:3]).sum())(logits)
+            for name, loss in LOSSES.items()
+            if name in (*names, "balanced_softmax", "ldam", "forward", "cb_focal_1", "lid_paced")
+        }
+
+    @quick_jit
+    def of_fewer(logits):
+        return {name: LOSSES[name](logits, LABELS[:3]).sum() for name in names}
+
+    found, without = everything(masked), of_fewer(masked[:, :3])
+    for name, (value, gradient) in found.items():
+        assert np.isfinite(value) and np.isfinite(gradient).all() and not gradient[:, 3].any(), name
+        assert gradient.any(), name
+    for name in names:
+        np.testing.assert_allclose(found[name][0], without[name], rtol=1e-5, err_msg=name)
+    assert losses.cross_entropy(masked, np.array([3, 3, 3])).min() == np.float32(1e30)
+
+
+def test_labels_out_of_range_are_told_or_nan():
+    for wrong in (-1, 4):
+        labels = np.array([0, wrong], np.int32)
+        with pytest.raises(ValueError, match="labels must be class indices"):
+            losses.cross_entropy(LOGITS[:2], labels)
+        values = jax.jit(losses.cross_entropy)(LOGITS[:2], labels)
+        assert np.isfinite(values[0]) and np.isnan(values[1])
+
+
+def test_second_derivatives_are_finite():
+    """Of what is differentiated twice or has a corner of its own; at confident, equal and spread logits."""
+    certain = np.float32([[50, -50, 0], [0, 1e4, -1e4], [0, 0, 0], [2, -1, 0.5]])
+    targets = [np.eye(3, dtype=np.float32)[[0, 1, 2, 0]], np.full((4, 3), 1 / 3, np.float32)]
+    labels = np.array([0, 1, 1, 0], np.int32)
+
+    @quick_jit
+    def everything(logits):
+        cases = {
+            f"elr_gradient_{k}": lambda z, t=t: regularizers.early_learning_gradient(z, t)[:, 0].sum()
+            for k, t in enumerate(targets)
+        }
+        cases["dmi"] = lambda z: losses.dmi(z[:, :2], labels)
+        cases["sharp"] = lambda z: regularizers.lp_sparsity(regularizers.sharpen(z, 0.5), 0.1).sum()
+        return {name: (jax.grad(case)(logits), jax.hessian(case)(logits)) for name, case in cases.items()}
+
+    for name, derivatives in everything(certain).items():
+        assert all(np.isfinite(each).all() for each in derivatives), name
+    # What the formula tends to where p and t meet: −1 for the class, and 1 for the likeliest of the others.
+    np.testing.assert_allclose(
+        regularizers.early_learning_gradient(certain[:1], targets[0][:1]), [[-1, 0, 1]], atol=1e-6
+    )

@@ -5,7 +5,7 @@ import pathlib
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Each may import those before it.
-SETTINGS = ("recipes", "files", "catalogue", "config", "build", "listing", "command_line")
+SETTINGS = ("ranges", "rates", "recipes", "files", "catalogue", "config", "build", "listing", "command_line")
 
 
 def imported(file):

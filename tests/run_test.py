@@ -223,7 +223,7 @@ def test_resuming_another_run_is_refused(tmp_path, capsys):
     (out / "summary.json").unlink()
     before = read(out / "metrics.jsonl")
     assert start(out, "cross_entropy", 1, "--resume", "--learning-rate=0.3") == 2
-    assert "learning_rate=0.1, not 0.3" in capsys.readouterr().err
+    assert "--learning-rate=0.1, not 0.3" in capsys.readouterr().err
     assert read(out / "metrics.jsonl") == before
 
 
@@ -237,7 +237,7 @@ def test_a_run_of_before_a_setting_was_known_is_resumed(tmp_path, capsys):
     assert start(out, "cross_entropy", 1, "--resume", "--nesterov") == 2
     assert "nesterov=False, not True" in capsys.readouterr().err
     assert start(out, "cross_entropy", 1, "--resume", "--trusted-examples=10") == 2
-    assert "trusted_examples=0, not 10" in capsys.readouterr().err
+    assert "--trusted-examples=0, not 10" in capsys.readouterr().err
     assert start(out, "cross_entropy", 1, "--resume") == 0
 
 
@@ -280,18 +280,18 @@ def test_somebody_elses_folder_is_left_alone(tmp_path, capsys):
         (["--method=dynamic_los"], "dynamic_loss"),
         (["--model=resnet31"], "resnet32"),
         (["--dataset=digit"], "digits"),
-        (["--noise-rate=1.5"], "noise_rate=1.5"),
-        (["--noise-rate=-0.1"], "noise_rate=-0.1"),
-        (["--imbalance-ratio=0.5"], "imbalance_ratio=0.5"),
+        (["--noise-rate=1.5"], "--noise-rate=1.5"),
+        (["--noise-rate=-0.1"], "--noise-rate=-0.1"),
+        (["--imbalance-ratio=0.5"], "--imbalance-ratio=0.5"),
         (["--imbalance-ratio=1000"], "without an example"),
-        (["--batch-size=5000"], "batch_size=5000 is larger than the training set"),
+        (["--batch-size=5000"], "--batch-size=5000 is larger than the training set"),
         (["--dataset=cifar10", "--data-dir=/nonexistent"], "cifar10"),
         (["--schedule=cosin"], "schedule='cosin'"),
         (["--augmentation=crop-flop"], "flip"),
         (["--method=cross_entropy", "--num-bins=3"], "belongs to dynamic_loss"),
         (["--method=dynamic_loss", "--corrector=cnn"], "corrector='cnn'"),
-        (["--warmup-epochs=60"], "warmup_epochs=60"),
-        (["--noise=none", "--noise-rate=0.3"], "noise_rate"),
+        (["--warmup-epochs=60"], "--warmup-epochs=60"),
+        (["--noise=none", "--noise-rate=0.3"], "--noise-rate"),
         (["--resume", "--overwrite"], "contradict"),
         (["--data-seed=0", "--noise-file=nowhere.npz"], "nowhere.npz"),
     ],

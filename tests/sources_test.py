@@ -237,6 +237,7 @@ def test_tfrecord_on_disk_is_named(tmp_path):
 def test_failed_download_is_one_clear_error(tmp_path, monkeypatch):
     failed = subprocess.CompletedProcess([], 1, "", "Traceback\n  ...\nConnectionError: no route to host\n")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
+    monkeypatch.setattr(tfds_source, "_unreachable", lambda builder: None)
     with pytest.raises(FileNotFoundError, match=r"(?s)tfds_prepare mnist.*not do it here: ConnectionError: no route"):
         data.load("mnist", tmp_path, tmp_path)
 

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import pathlib
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -43,15 +44,16 @@ def draw_all(
     What cannot be drawn is told on stderr, in a sentence, and left out: no picture is worth a finished run.
     """
     by_seed = [[r for r in records if r["seed"] == seed] for seed in seeds]
-    kinds, examples = read_findings(path, seeds[0])
-    left = findings.Left(
-        kinds, by_seed[0], read_diagnostics(path, seeds[0]), examples, corrupted[0], dataset.class_names,
-        groups_are_classes=settings.groups is None,
-    )  # fmt: skip
-    made = []
+    made: list[pathlib.Path] = []
     parts: dict[str, Callable[[], Iterator[tuple[str, findings.Drawing]]]]
     parts = {"a run": functools.partial(_of_any_run, settings.method, by_seed)}
-    parts |= {kind: functools.partial(findings.figures, left, kind) for kind in dict.fromkeys(kinds.values())}
+    with _telling("findings"):
+        kinds, examples = read_findings(path, seeds[0])
+        left = findings.Left(
+            kinds, by_seed[0], read_diagnostics(path, seeds[0]), examples, corrupted[0],
+            [style.plain(name) for name in dataset.class_names], groups_are_classes=settings.groups is None,
+        )  # fmt: skip
+        parts |= {kind: functools.partial(findings.figures, left, kind) for kind in dict.fromkeys(kinds.values())}
     for part, drawings in parts.items():
         with _telling(part):
             for name, draw in drawings():
@@ -69,9 +71,16 @@ def _of_any_run(method: str, by_seed: Sequence[style.Records]) -> Iterator[tuple
 @contextlib.contextmanager
 def _telling(what: str) -> Iterator[None]:
     try:
-        yield
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", UserWarning)
+            yield
     except Exception as error:  # whatever it is, training is over and must not be lost
-        print(f"warning: no picture of {what}: {type(error).__name__}: {error}", file=sys.stderr)
+        first = str(error).strip().partition("\n")[0]
+        print(f"warning: no picture of {what}: {type(error).__name__}: {first}", file=sys.stderr)
+        return
+    if told:  # matplotlib tells of every sign that its font lacks
+        more = f" ({len(told) - 1} more warnings)" if len(told) > 1 else ""
+        print(f"warning: the picture of {what}: {told[0].message}{more}", file=sys.stderr)
 
 
 def _read(file: pathlib.Path) -> dict[str, np.ndarray]:

@@ -4,6 +4,7 @@ Colours are Okabe and Ito's, which colour-blind readers can tell apart; line sty
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -101,7 +102,7 @@ def class_colors(count: int) -> np.ndarray:
 
 
 def names_or_numbers(names: Sequence[str] | None, count: int) -> list[str]:
-    """The names, by default class 0, class 1, …; so are names that are numbers.
+    """The names as text, see `plain`, by default class 0, class 1, …; so are names that are numbers.
 
     Raises:
       ValueError: there are not `count` of them.
@@ -109,7 +110,14 @@ def names_or_numbers(names: Sequence[str] | None, count: int) -> list[str]:
     names = [f"class {c}" for c in range(count)] if names is None else list(names)
     if len(names) != count:
         raise ValueError(f"class_names must name {count} classes, got {len(names)}")
-    return [f"class {name}" if name.isdigit() else name for name in names]
+    return [f"class {name}" if name.isdigit() else plain(name) for name in names]
+
+
+def plain(name: str) -> str:
+    """A name as matplotlib is to write it: one line of at most 24 signs, in which dollars are no mathematics."""
+    line = "".join(sign if sign.isprintable() else " " for sign in name)
+    line = line if len(line) <= 24 else line[:23] + "…"
+    return re.sub(r"(?<!\\)\$", r"\\$", line)
 
 
 def words(name: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
 from experiments.runs import judge
 from experiments.runs.history import mean_std
@@ -63,7 +64,7 @@ def results_table(
         if len(values) > 1:
             mean, std = mean_std(values)
             cells.append(_ABSENT if math.isnan(mean) else f"{text(mean)} ± {text(std)}")
-        table.add_row(label, *cells)
+        table.add_row(Text(label), *cells)  # a name in brackets is no markup
 
     metrics = [{**summary.get("final", {}), **summary} for summary in summaries]
     found = list(judge.titles({name: None for each in metrics for name in each}))

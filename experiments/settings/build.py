@@ -1,6 +1,7 @@
-"""From settings to what the engine takes: schedule, optimizer, task, method, corrupted data, trusted examples."""
+"""From settings to what the engine takes: optimizer, task, method, corrupted data, trusted examples."""
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -9,56 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.settings import catalogue, files
+from experiments.settings import catalogue, files, rates
 from experiments.settings.config import Config, model_options
-from robustjax import models, schedules, user_code
+from robustjax import backend, models, user_code
 from robustjax.data import Dataset, augment, corruptions, labelling
+from robustjax.data.checks import check_labels
 from robustjax.methods import Method, Task
 from robustjax.models import custom as own_models
 from robustjax.training.engine import Own, Resident
-
-_SCHEDULES = (
-    "constant",
-    "cosine",
-    "multistep:EPOCH,EPOCH:FACTOR",
-    "cosine_restarts:PERIOD:FINAL",
-    "exponential:FACTOR",
-    "linear:FROM",
-)
-
-
-def make_schedule(spec: str, base: float, epochs: int, warmup_epochs: float = 0.0) -> Callable[[Any], jax.Array]:
-    """A learning-rate schedule, progress in epochs -> rate, from its text.
-
-    Args:
-      spec: "constant", "cosine", "multistep:40,80:0.1", "cosine_restarts:10:0.001", "exponential:0.97" or "linear:80".
-      base: base learning rate.
-      epochs: length of the run, for "cosine" and "linear".
-      warmup_epochs: epochs of linear warm-up from a tenth.
-
-    Raises:
-      ValueError: for another text.
-    """
-    kind, *values = spec.split(":")
-    try:
-        match kind, values:
-            case "constant", []:
-                schedule = schedules.constant(base)
-            case "cosine", []:
-                schedule = schedules.cosine(base, epochs)
-            case "multistep", [milestones, factor]:
-                schedule = schedules.multistep(base, [int(m) for m in milestones.split(",")], float(factor))
-            case "cosine_restarts", [period, final]:
-                schedule = schedules.cosine_restarts(base, int(period), float(final))
-            case "exponential", [factor]:
-                schedule = schedules.exponential(base, float(factor))
-            case "linear", [start]:
-                schedule = schedules.linear_decay(base, int(start), epochs)
-            case _:
-                raise ValueError("not one of the known forms")
-    except ValueError as error:
-        raise ValueError(f"schedule={spec!r}: {error}; accepted are {', '.join(_SCHEDULES)}.") from None
-    return schedules.linear_warmup(schedule, warmup_epochs, 0.1) if warmup_epochs else schedule
 
 
 def make_optimizer(config: Config) -> Callable[[Any], optax.GradientTransformation]:
@@ -98,7 +57,7 @@ def make_task(
         batch_size=config.batch_size,
         model=_make_model(config, dataset),
         optimizer=make_optimizer(config),
-        schedule=make_schedule(config.schedule, config.learning_rate, config.epochs, config.lr_warmup_epochs),
+        schedule=rates.make_schedule(config.schedule, config.learning_rate, config.epochs, config.lr_warmup_epochs),
         weak=view(config.weak_augmentation),
         strong=view(config.augmentation),
         plain=_normalizer(dataset),
@@ -159,6 +118,30 @@ def make_method(config: Config, task: Task, options: Mapping[str, Any] | None = 
     return catalogue.make_method(config.method, task, config.options if options is None else options)
 
 
+def check_memory(method: Method, owns: Sequence[Own]) -> None:
+    """Refuse networks and memories that cannot fit, before any of them is made.
+
+    Raises:
+      ValueError: if the states of all seeds take more than the devices have.
+    """
+    try:
+        with jax.disable_jit():  # programs with compile options of their own cannot be looked into
+            state = jax.eval_shape(lambda key: method.init(key, np.asarray(owns[0].labels)), jax.random.key(0))
+    except Exception:  # it needs to see its numbers, or will tell what is wrong when it is called
+        return
+    leaves = [each for each in jax.tree.leaves(state) if hasattr(each, "dtype")]
+    needed = len(owns) * sum(math.prod(each.shape) * _item_size(each.dtype) for each in leaves)
+    if needed > (there := backend.memory()):
+        raise ValueError(
+            f"the networks of seeds={len(owns)}, with their optimizer and the method's memories, take "
+            f"{needed / 1e9:.3g} GB of {there / 1e9:.3g} GB; fewer seeds or a smaller model are accepted."
+        )
+
+
+def _item_size(dtype: Any) -> int:
+    return 8 if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) else jnp.dtype(dtype).itemsize
+
+
 def uses_trusted(method: Method) -> bool:
     """Whether a method draws from the trusted pool."""
     passes = (each for stage in method.stages for each in stage.passes)
@@ -189,7 +172,7 @@ def trusted_pool(config: Config, dataset: Dataset) -> Dataset | None:
       ValueError: if its inputs or its classes are not those of `dataset`.
     """
     if config.trusted is not None:
-        return files.read_trusted(config.trusted, dataset)
+        return files.read_trusted(config.trusted, dataset, config.cache_dir)
     return dataset if config.trusted_examples else None
 
 
@@ -217,6 +200,7 @@ def corrupt(config: Config, dataset: Dataset, seed: int, pool: Dataset | None = 
         trusted = labelling.Labels(chosen, pool.train_labels[chosen], pool.train_labels[chosen])
     if config.noise_file is not None:
         kept, given = corruptions.load_noise(config.noise_file, clean_labels=dataset.train_labels)
+        check_labels(given, dataset.num_classes, f"the labels of {config.noise_file!r}")
         stays = np.ones(len(kept), bool) if without is None else ~np.isin(kept, without)
         result = labelling.Labels(kept[stays], given[stays], dataset.train_labels[kept[stays]])
     else:
@@ -231,7 +215,7 @@ def corrupt(config: Config, dataset: Dataset, seed: int, pool: Dataset | None = 
             ratio=config.imbalance_ratio,
             dataset=dataset.name,
             limit=config.train_examples,
-            given=None if config.labels is None else files.read_labels(config.labels),
+            given=_given(config, dataset),
             without=without,
         )
     labels = SeedLabels(result, trusted=trusted)
@@ -242,6 +226,13 @@ def corrupt(config: Config, dataset: Dataset, seed: int, pool: Dataset | None = 
     if config.batch_size > len(labels.train.kept):
         raise ValueError(f"batch_size={config.batch_size} is larger than the training set of {len(labels.train.kept)}.")
     return labels
+
+
+def _given(config: Config, dataset: Dataset) -> np.ndarray | None:
+    """The labels that somebody gave, if the config names any; what is wrong with them is told with their file."""
+    if config.labels is None:
+        return None
+    return check_labels(files.read_labels(config.labels), dataset.num_classes, f"labels={config.labels!r}")
 
 
 def resident(dataset: Dataset, pool: Dataset | None = None) -> Resident:

@@ -60,7 +60,7 @@ def make_parser(method: str | None = None) -> argparse.ArgumentParser:
     )  # fmt: skip
     for field in dataclasses.fields(config.Config):
         if field.name in config.FIELDS:
-            _add(parser, field.name, _field_kind(field), field.metadata.get("choices"))
+            _add(parser, field.name, field_kind(field), field.metadata.get("choices"))
     options: dict[str, catalogue.Option] = {}
     for known in methods.entries():
         options = catalogue.options(known) | options
@@ -72,6 +72,11 @@ def make_parser(method: str | None = None) -> argparse.ArgumentParser:
     return parser
 
 
+def names() -> frozenset[str]:
+    """Of all settings, and of all options of registered methods."""
+    return frozenset(config.FIELDS).union(*(catalogue.options(known) for known in methods.entries()))
+
+
 def _add(parser: argparse.ArgumentParser, name: str, kind: type, choices: Sequence[str] | None = None) -> None:
     flags = dict.fromkeys(("--" + name.replace("_", "-"), "--" + name))
     if kind is bool:
@@ -80,8 +85,8 @@ def _add(parser: argparse.ArgumentParser, name: str, kind: type, choices: Sequen
         parser.add_argument(*flags, dest=name, type=kind, choices=choices, default=argparse.SUPPRESS)
 
 
-def _field_kind(field: dataclasses.Field[Any]) -> type:
-    """int for int and for int | None."""
+def field_kind(field: dataclasses.Field[Any]) -> type:
+    """What a flag's text is read as: int for int and for int | None."""
     kind: Any = field.type
     return next(each for each in kind.__args__ if each is not type(None)) if isinstance(kind, types.UnionType) else kind
 
@@ -150,7 +155,7 @@ def help_text(argv: Sequence[str], width: int | None = None) -> str:
     for title in dict.fromkeys(field.metadata["group"] for field in dataclasses.fields(config.Config)):
         fields = [each for each in dataclasses.fields(config.Config) if each.metadata["group"] == title]
         if title is not None:
-            rows = [(_flag(each.name, _field_kind(each), each.metadata.get("choices")),
+            rows = [(_flag(each.name, field_kind(each), each.metadata.get("choices")),
                      _described(each.metadata["help"], values[each.name], each.metadata.get("choices")))
                     for each in fields]  # fmt: skip
             parts.append(_section(title, rows, width))

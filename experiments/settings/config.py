@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.settings import catalogue, files, recipes
+from experiments.settings import catalogue, files, ranges, rates, recipes
 from robustjax import backend, user_code
 from robustjax.data import augment, corruptions, labelling
 from robustjax.methods import base, composable, custom, sparse
@@ -26,7 +26,9 @@ class Config:
         None, "what", "PAPER/DATASET: a paper's settings for a data set, e.g. sr/cifar10 (--list-datasets); DATASET: "
         "the method's own, else those that all share; default: that data set"
     )  # fmt: skip
-    max_tokens: int | None = setting(None, "what", "texts: how many of the last tokens are kept; default: 256")
+    max_tokens: int | None = setting(
+        None, "what", "texts: how many of the last tokens are kept, in [1, 100000]; default: 256"
+    )
     model: str = setting("small_cnn", "what", "classifier (--list-models), or FILE.py:NAME of your own")
     model_options: str | None = setting(None, "what", "options of the classifier: KEY=VALUE,KEY=VALUE")
     head: str | None = setting(None, "what", "classifier layer: linear or cosine (LDAM); default: the model's")
@@ -41,14 +43,18 @@ class Config:
     )  # fmt: skip
     imbalance: str = setting("none", "labels", "how classes are made unequal", choices=labelling.IMBALANCES)
     imbalance_ratio: float = setting(1.0, "labels", "largest class over smallest, at least 1")
-    train_examples: int | None = setting(None, "labels", "start from a random class-balanced subset of this size")
+    train_examples: int | None = setting(
+        None, "labels", "start from a random class-balanced subset of this size, at least 1"
+    )
     noise_file: str | None = setting(None, "labels", "take kept examples and labels from this file of an earlier run")
     labels: str | None = setting(
         None,
         "labels",
         "given labels of the training split: FILE.npy, or FILE.npz:NAME (human labels of CIFAR-10-N, say)",
     )
-    data_seed: int | None = setting(None, "labels", "seed of the corruption for all seeds; default: each seed's own")
+    data_seed: int | None = setting(
+        None, "labels", "seed of the corruption for all seeds, in [0, 4294967295]; default: each seed's own"
+    )
 
     groups: str | None = setting(
         None, "labels", "HAR's groups: FILE.npy, an int for each example of the training split, or FILE.py:NAME of a "
@@ -59,37 +65,39 @@ class Config:
     )
 
     trusted_examples: int = setting(
-        0, "labels", "so many examples, as many of each class, leave the training set and keep their true labels, for "
-        "methods that learn from some"
+        0, "labels", "so many examples, at least 0, as many of each class, leave the training set and keep their true "
+        "labels, for methods that learn from some"
     )  # fmt: skip
     trusted: str | None = setting(
         None, "labels", "trusted examples from elsewhere: the training part of npz:FILE or folder:DIR"
     )
 
-    epochs: int = setting(60, "training", "epochs (of the final stage, where a method has several)")
-    batch_size: int = setting(128, "training", "global batch size")
+    epochs: int = setting(60, "training", "epochs, in [1, 1000000] (of the final stage, where a method has several)")
+    batch_size: int = setting(128, "training", "global batch size, at least 1")
     early_stopping: int = setting(
-        0, "training", "end after so many epochs without a better validation accuracy; 0: never"
+        0, "training", "end after so many epochs, at least 0, without a better validation accuracy; 0: never"
     )
     optimizer: str = setting("sgd", "training", "optimizer", choices=("sgd", "adam"))
-    learning_rate: float = setting(0.1, "training", "base learning rate")
-    momentum: float = setting(0.9, "training", "SGD momentum")
+    learning_rate: float = setting(0.1, "training", "base learning rate, positive")
+    momentum: float = setting(0.9, "training", "SGD momentum, in [0, 1)")
     nesterov: bool = setting(False, "training", "Nesterov momentum")
-    weight_decay: float = setting(5e-4, "training", "L2 penalty, added to the gradient, on all parameters")
-    gradient_clip: float = setting(0.0, "training", "limit on the gradient's global norm; 0: none")
+    weight_decay: float = setting(5e-4, "training", "L2 penalty, at least 0, added to the gradient, on all parameters")
+    gradient_clip: float = setting(0.0, "training", "limit on the gradient's global norm, at least 0; 0: none")
     schedule: str = setting(
         "cosine",
         "training",
         "constant, cosine, multistep:40,80:0.1, cosine_restarts:10:0.001, exponential:0.97 or "
         "linear:80 (to 0 from epoch 80 on)",
     )
-    lr_warmup_epochs: float = setting(0.0, "training", "epochs of linear learning-rate warm-up from a tenth")
+    lr_warmup_epochs: float = setting(
+        0.0, "training", "epochs of linear learning-rate warm-up from a tenth, at least 0"
+    )
     augmentation: str = setting("none", "training", "strong view, pieces joined by '-', e.g. crop-flip-autoaugment")
     weak_augmentation: str = setting("none", "training", "weak view, likewise")
     precision: str = setting("float32", "training", "compute type of the network", choices=("float32", "bfloat16"))
 
-    seed: int = setting(0, "run", "first seed")
-    seeds: int = setting(1, "run", "train seeds seed … seed+K−1 at once and report mean ± std")
+    seed: int = setting(0, "run", "first seed, in [0, 4294967295]")
+    seeds: int = setting(1, "run", "train seeds seed … seed+K−1 at once, K in [1, 1000], and report mean ± std")
     parallel: str = setting(
         "auto", "run", "several devices: split the batch or spread the seeds", choices=parallel.MODES
     )
@@ -101,12 +109,17 @@ class Config:
         choices=backend.CPU_KERNELS,
     )
     data_dir: str | None = setting(None, "run", "folder of prepared TFDS data sets")
+    cache_dir: str | None = setting(
+        None, "run", "folder where images and texts, decoded once, are kept; default: in the user's cache"
+    )
     out: str | None = setting(None, "run", "run directory; default: a name made from the settings, under runs/")
     resume: bool = setting(False, "run", "go on with a run that was cut")
     overwrite: bool = setting(False, "run", "delete what a run wrote into the run directory and start anew")
-    checkpoint_every: int = setting(1, "run", "epochs between checkpoints; 0: only at the end")
-    keep_checkpoints: int = setting(2, "run", "how many of the newest checkpoints stay")
-    track_every: int = setting(1, "run", "epochs between looks at the training set (memorization); 0: never")
+    checkpoint_every: int = setting(1, "run", "epochs between checkpoints, at least 0; 0: only at the end")
+    keep_checkpoints: int = setting(2, "run", "how many of the newest checkpoints stay, at least 1")
+    track_every: int = setting(
+        1, "run", "epochs between looks at the training set (memorization), at least 0; 0: never"
+    )
     compilation_cache: str | None = setting(None, "run", "folder for compiled programs; 'off' for none")
     quiet: bool = setting(False, "run", "print the final table only")
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict, metadata={"group": None})
@@ -117,7 +130,7 @@ _SPARSE = composable.options_of(sparse.sparse_terms)
 
 # Settings that change where or how a run is carried out, but not its result.
 _NOT_IDENTITY = (
-    "out", "resume", "overwrite", "checkpoint_every", "keep_checkpoints", "quiet", "data_dir", "parallel",
+    "out", "resume", "overwrite", "checkpoint_every", "keep_checkpoints", "quiet", "data_dir", "cache_dir", "parallel",
     "compilation_cache",
     "recipe",  # what it says is in the settings
 )  # fmt: skip
@@ -168,6 +181,9 @@ def resolve(given: Mapping[str, Any]) -> tuple[Config, tuple[str, ...]]:
     chosen |= {k: v for k, v in recipe.options.items() if k in options}
     chosen |= {k: v for k, v in given.items() if k in options and k not in FIELDS}
     config = Config(**settings, options=_adapted(chosen, given, settings, recipe))
+    check_ranges(config)
+    for name, option in options.items():
+        ranges.check(name, config.options[name], option.help)
     check(config)
     return config, recipe.sources
 
@@ -285,8 +301,21 @@ def _head(settings: Mapping[str, Any]) -> str:
     return str(chosen["head"] or "linear")
 
 
+def check_ranges(config: Config) -> None:
+    """Refuse settings that are none of their choices or outside the range that their help says.
+
+    Raises:
+      ValueError: naming the setting, its value and what is accepted.
+    """
+    for field in dataclasses.fields(Config):
+        value, choices = getattr(config, field.name), field.metadata.get("choices")
+        if choices and value not in choices:
+            raise ValueError(f"{field.name}={value!r}: one of {', '.join(choices)} is accepted.")
+        ranges.check(field.name, value, field.metadata.get("help", ""))
+
+
 def check(config: Config) -> None:
-    """Refuse what cannot work, before any data is read.
+    """Refuse settings that do not go together, before any data is read.
 
     Raises:
       ValueError: naming the setting, its value and what is accepted.
@@ -296,11 +325,6 @@ def check(config: Config) -> None:
         if not condition:
             raise ValueError(f"{name}={getattr(config, name)!r}: {accepted}.")
 
-    for name in ("noise", "noise_form", "imbalance", "optimizer", "precision", "parallel", "cpu_kernels"):
-        choices = next(f for f in dataclasses.fields(Config) if f.name == name).metadata["choices"]
-        need(getattr(config, name) in choices, name, f"one of {', '.join(choices)} is accepted")
-    need(0 <= config.noise_rate <= 1, "noise_rate", "a rate in [0, 1] is accepted")
-    need(config.imbalance_ratio >= 1, "imbalance_ratio", "largest over smallest class, at least 1, is accepted")
     need(config.noise == "none" or config.noise_rate > 0, "noise_rate", f"noise={config.noise!r} needs a rate above 0")
     need(config.noise != "none" or config.noise_rate == 0, "noise_rate", "a rate needs --noise=KIND")
     need(config.noise == "asymmetric" or config.noise_form == "independent", "noise_form", "it is --noise=asymmetric's")
@@ -309,26 +333,12 @@ def check(config: Config) -> None:
     )
     need(config.labels is None or config.noise == "none", "noise", "--labels are what they are: --noise=none")
     need(config.imbalance != "none" or config.imbalance_ratio == 1, "imbalance_ratio", "a ratio needs --imbalance=KIND")
-    for name in ("epochs", "batch_size", "seeds", "keep_checkpoints"):
-        need(getattr(config, name) >= 1, name, "at least 1 is accepted")
-    for name in (
-        "checkpoint_every",
-        "track_every",
-        "lr_warmup_epochs",
-        "weight_decay",
-        "gradient_clip",
-        "seed",
-        "early_stopping",
-    ):
-        need(getattr(config, name) >= 0, name, "at least 0 is accepted")
-    need(config.max_tokens is None or config.max_tokens >= 1, "max_tokens", "at least 1 is accepted")
-    need(config.learning_rate > 0, "learning_rate", "a positive number is accepted")
-    need(0 <= config.momentum < 1, "momentum", "a number in [0, 1) is accepted")
-    need(0 <= config.validation_split < 1, "validation_split", "a share in [0, 1) is accepted")
+    last = config.seed + config.seeds - 1
+    need(last < 2**32, "seeds", f"the last of them would be {last}, and seeds up to {2**32 - 1} are accepted")
+    rates.make_schedule(config.schedule, config.learning_rate, config.epochs, config.lr_warmup_epochs)
     need(
         not config.early_stopping or config.validation_split > 0, "early_stopping", "it needs --validation-split=SHARE"
     )
-    need(config.trusted_examples >= 0, "trusted_examples", "at least 0 is accepted")
     need(
         config.trusted is None or not config.trusted_examples,
         "trusted_examples",

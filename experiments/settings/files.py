@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 
 from robustjax import data, user_code
+from robustjax._checks import load_array
 from robustjax.data import Dataset
 
 _GROUPING = "a function (images [N, …], labels int [N]) -> int [N], from 0"
@@ -54,9 +55,7 @@ def read_groups(spec: str, dataset: Dataset, kept: np.ndarray, given: np.ndarray
       ValueError: if it does not give an int of at least 0 for each example.
     """
     if spec.endswith(".npy"):
-        if not pathlib.Path(spec).is_file():
-            raise FileNotFoundError(f"groups={spec!r}: there is no such file.")
-        return _check_groups(spec, np.load(spec), len(dataset.train_labels))[kept]
+        return _check_groups(spec, load_array("groups", spec), len(dataset.train_labels))[kept]
     function = user_code.load(spec, "groups", _GROUPING)
     return _check_groups(spec, np.asarray(function(dataset.train_inputs[kept], given)), len(kept))
 
@@ -78,14 +77,14 @@ def check_trusted(spec: str) -> None:
         raise ValueError(f"trusted={spec!r}: npz:FILE or folder:DIR is accepted.")
 
 
-def read_trusted(spec: str, dataset: Dataset) -> Dataset:
+def read_trusted(spec: str, dataset: Dataset, cache_dir: str | None = None) -> Dataset:
     """The data set whose training part is the pool of trusted examples of `dataset`.
 
     Raises:
       FileNotFoundError: if it is not there.
       ValueError: if its inputs or its classes are not those of `dataset`.
     """
-    pool = data.load(spec)
+    pool = data.load(spec, cache_dir=cache_dir)
     mine, theirs = ((each.train_inputs.dtype, each.train_inputs.shape[1:]) for each in (dataset, pool))
     if mine != theirs:
         raise ValueError(

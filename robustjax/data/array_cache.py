@@ -1,5 +1,6 @@
 """Images and tokens decoded once into .npy files and memory-mapped ever after."""
 
+import errno
 import functools
 import json
 import os
@@ -10,11 +11,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: there what a killed decode leaves stays
+    fcntl = None  # type: ignore[assignment, unused-ignore]
+
 import numpy as np
+
+from robustjax import backend
 
 Progress = Callable[[int, int], None]
 _META = "meta.json"
 _CHUNK = 256
+_PARTIAL = ".partial"
 
 
 class Record(NamedTuple):
@@ -37,7 +46,7 @@ class Reader(NamedTuple):
 
 def default_cache_dir() -> Path:
     """`$XDG_CACHE_HOME/robustjax/datasets`, or the same under `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "robustjax" / "datasets"
+    return backend.user_cache_dir() / "datasets"
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -91,7 +100,8 @@ def decode_once(
 
     Returns ({"train_images": …, "train_labels": int32, "train_order": int32, …}, mean, std) with whatever arrays `more`
     gives once all records are read; all are read-only and memory-mapped. The folder appears in one move when it is
-    complete, so a kill leaves nothing that looks whole; a damaged one is decoded again. progress(done, total) is called
+    complete, so a kill leaves nothing that looks whole, and what it leaves is removed the next time; a damaged one is
+    decoded again. progress(done, total) is called
     as records are decoded; without it one line goes to stderr. Raises ValueError, naming `image_size`, where images
     differ in size, and OSError where the cache cannot be written.
     """
@@ -102,12 +112,12 @@ def decode_once(
         print(f"robustjax: decoding {what} once ({total:,} examples) into {folder}", file=sys.stderr)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        _remove_abandoned(folder.parent)
+        partial = Path(tempfile.mkdtemp(prefix=".", suffix=_PARTIAL, dir=folder.parent))
         partial.chmod(0o755)
+        lock = _lock(partial)
     except OSError as error:
-        raise OSError(
-            f"cannot write the cache of {what} under {folder.parent} ({error}): pass another cache_dir"
-        ) from error
+        raise _unwritable(what, folder, error) from error
     try:
         done = 0
         for split, reader in readers.items():
@@ -127,12 +137,45 @@ def decode_once(
         except OSError:  # another process has just put its own there: they are equal
             if not folder.is_dir():
                 raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _unwritable(what, folder, error) from error
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        os.close(lock)
     found = _open(folder)
     if found is None:
         raise OSError(f"the cache of {what} in {folder} cannot be read back")
     return found
+
+
+def _unwritable(what: str, folder: Path, error: OSError) -> OSError:
+    return OSError(
+        f"cannot write the cache of {what} under {folder.parent} ({error.strerror or error}): "
+        "pass another cache_dir (--cache-dir)"
+    )
+
+
+def _lock(folder: Path) -> int:
+    """An open descriptor of a folder, locked; the lock goes with the process, however it ends."""
+    opened = os.open(folder, os.O_RDONLY)
+    if fcntl is not None:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return opened
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Remove what decodes have left that were killed; those under way are locked."""
+    if fcntl is None:
+        return
+    for partial in parent.glob(f".*{_PARTIAL}"):
+        try:
+            opened = _lock(partial)
+        except OSError:  # another process is at it, or has just removed it
+            continue
+        shutil.rmtree(partial, ignore_errors=True)
+        os.close(opened)
 
 
 def _open(folder: Path) -> tuple[dict[str, np.ndarray], tuple[float, ...], tuple[float, ...]] | None:
@@ -161,24 +204,37 @@ def _write(
     report: Callable[[int], None],
 ) -> None:
     """Decodes one split into `<split>_images.npy`, `_labels.npy` and `_order.npy`, a chunk at a time."""
-    images, labels, order = None, np.empty(reader.length, np.int32), np.empty(reader.length, np.int32)
-    for start in range(0, reader.length, _CHUNK):
-        records = reader.read(start, min(start + _CHUNK, reader.length))
-        for i, (image, label, position) in enumerate(records, start):
-            image = image if image_size is None else resize(image, image_size)
-            if images is None:
-                images = np.lib.format.open_memmap(
-                    folder / f"{split}_images.npy", "w+", dtype=image.dtype, shape=(reader.length, *image.shape)
-                )
-            if image.shape != images.shape[1:]:
-                raise ValueError(
-                    f"the images of {what} differ in size: {split} image {i} is {image.shape}, the first is "
-                    f"{images.shape[1:]}; pass image_size=(height, width) to resize all of them"
-                )
-            images[i], labels[i], order[i] = image, label, position
-        report(start + len(records))
-    if images is None:
+    labels, order = np.empty(reader.length, np.int32), np.empty(reader.length, np.int32)
+    first: np.ndarray | None = None
+    # Written, not mapped: on a full disk a mapped file ends the process by a signal.
+    with open(folder / f"{split}_images.npy", "wb") as file:
+        for start in range(0, reader.length, _CHUNK):
+            records = reader.read(start, min(start + _CHUNK, reader.length))
+            for i, (image, label, position) in enumerate(records, start):
+                image = image if image_size is None else resize(image, image_size)
+                if first is None:
+                    first = image
+                    needed, free = reader.length * image.nbytes, shutil.disk_usage(folder).free
+                    if needed > free:
+                        said = f"{needed / 1e9:.3g} GB are needed and {free / 1e9:.3g} GB are free"
+                        raise OSError(errno.ENOSPC, said)
+                    np.lib.format.write_array_header_1_0(
+                        file,
+                        {
+                            "descr": np.lib.format.dtype_to_descr(image.dtype),
+                            "fortran_order": False,
+                            "shape": (reader.length, *image.shape),
+                        },
+                    )
+                if image.shape != first.shape:
+                    raise ValueError(
+                        f"the images of {what} differ in size: {split} image {i} is {image.shape}, the first is "
+                        f"{first.shape}; pass image_size=(height, width) to resize all of them"
+                    )
+                file.write(image.astype(first.dtype, copy=False).tobytes())
+                labels[i], order[i] = label, position
+            report(start + len(records))
+    if first is None:
         raise ValueError(f"{what} has no images in its {split} split")
-    images.flush()
     np.save(folder / f"{split}_labels.npy", labels)
     np.save(folder / f"{split}_order.npy", order)

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ from robustjax.data.array_cache import Progress, Reader, Record, decode_once
 if TYPE_CHECKING:  # Pillow is imported where a folder is read
     from PIL.Image import Image
 
+# How pixels become uint8; part of a cache's name, so that what an older way has made of a folder is not used.
+_SCHEME = 2
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
 Entry = tuple[Path, int]
 
@@ -38,27 +41,51 @@ def _opened(path: Path) -> "Iterator[Image]":
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
-            yield image
-    except OSError as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                yield image
+    except Exception as error:  # Pillow and its decoders raise half a dozen kinds for a damaged or a huge file
         raise ValueError(f"{os.fspath(path)!r} is not a readable image: {error}") from error
 
 
-def _mode(path: Path) -> str:
-    """Pillow's name of how the file holds its pixels."""
+def _is_grey(path: Path) -> bool:
     with _opened(path) as image:
-        return image.mode
+        return image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I")
 
 
-def _pixels(path: Path, mode: str) -> np.ndarray:
-    """The image as uint8 [H, W, C] in the mode, L or RGB."""
+def _pixels(path: Path, grey: bool) -> np.ndarray:
+    """The image as uint8 [H, W, 1] or [H, W, 3], turned as its EXIF data say; transparent parts are white."""
+    from PIL import ImageOps
+
     with _opened(path) as image:
-        array = np.asarray(image.convert(mode))
-    return array[..., None] if mode == "L" else array
+        _refuse_depth(image)
+        array = np.asarray(_eight_bits(ImageOps.exif_transpose(image)).convert("L" if grey else "RGB"))
+    return array[..., None] if grey else array
 
 
-def _decode(entries: Sequence[Entry], mode: str, start: int, stop: int) -> list[Record]:
-    return [Record(_pixels(path, mode), label, -1) for path, label in entries[start:stop]]
+def _refuse_depth(image: "Image") -> None:
+    """ValueError for pixels that have no meaning in 8 bits."""
+    if image.mode == "I" and image.format != "PNG":  # in which old versions of Pillow give 16 bits as 32
+        raise ValueError("it has 32 bits a pixel; 8 and 16 are accepted")
+    if image.mode in ("F", "LAB", "HSV"):
+        raise ValueError(f"its mode is {image.mode}; grey of 8 or 16 bits, palettes, RGB, CMYK and YCbCr are accepted")
+
+
+def _eight_bits(image: "Image") -> "Image":
+    """The image in a mode that Pillow converts rightly to grey and to RGB."""
+    from PIL import Image
+
+    if image.mode.startswith("I"):  # of which Pillow's own conversion keeps the lower 8 bits, or cuts at 255
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image
+
+
+def _decode(entries: Sequence[Entry], grey: bool, start: int, stop: int) -> list[Record]:
+    return [Record(_pixels(path, grey), label, -1) for path, label in entries[start:stop]]
 
 
 def read(
@@ -67,9 +94,10 @@ def read(
     """Name, arrays (see `decode_once`), channel means, standard deviations and class names of a folder.
 
     Classes are numbered in the order of their folders' names. The test images are in `test`, `validation` or `val`.
-    Images are read as grey where all of them are, otherwise as RGB. Raises FileNotFoundError where the folders are
-    missing, and ValueError for a class without training images, an unreadable file, or images of unequal size without
-    `image_size`.
+    Images are read as grey where all of them are, otherwise as RGB; of 16 bits the upper 8 are kept, transparent parts
+    are white, and what EXIF says is turned is turned back. Raises FileNotFoundError where the folders are missing, and
+    ValueError for a class without training images, a file that is no readable image of 8 or 16 bits, or images of
+    unequal size without `image_size`.
     """
     root = root.resolve()
     test = next((part for part in ("test", "validation", "val") if (root / part).is_dir()), None)
@@ -83,10 +111,10 @@ def read(
         "test": _scan(root / test, class_names, all_classes=False),
     }
     entries = [entry for split in splits.values() for entry in split]
-    mode = "L" if all(_mode(path) in ("1", "L") for path, _ in entries) else "RGB"
+    grey = all(_is_grey(path) for path, _ in entries)
     files = [(os.fspath(path), (stat := path.stat()).st_size, stat.st_mtime_ns) for path, _ in entries]
-    digest = hashlib.sha256(json.dumps([files, mode, image_size]).encode()).hexdigest()[:16]
-    readers = {key: Reader(len(split), functools.partial(_decode, split, mode)) for key, split in splits.items()}
+    digest = hashlib.sha256(json.dumps([_SCHEME, files, grey, image_size]).encode()).hexdigest()[:16]
+    readers = {key: Reader(len(split), functools.partial(_decode, split, grey)) for key, split in splits.items()}
     name = f"folder:{root.name}"
     arrays, mean, std = decode_once(
         cache_dir / "folder" / f"{root.name}-{digest}", readers, what=name, image_size=image_size, progress=progress

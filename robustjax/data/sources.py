@@ -96,7 +96,6 @@ def load(
     to take, for data that is not there.
     """
     size = check_image_size(image_size)
-    cache = Path(cache_dir) if cache_dir is not None else default_cache_dir()
     kind, _, rest = name.partition(":")
     if kind in ("npz", "digits"):
         tfds_source.refuse(kind, "not resized", {"image_size": image_size})
@@ -105,9 +104,10 @@ def load(
     if name == "digits":
         return _digits()
     if kind == "npz":
-        return _from_npz(Path(rest).expanduser())
+        return _from_npz(Path(os.path.expanduser(rest)))
+    cache = Path(os.path.expanduser(cache_dir)) if cache_dir is not None else default_cache_dir()
     if kind == "folder":
-        return _assemble(*folder_source.read(Path(rest).expanduser(), cache, image_size=size, progress=progress))
+        return _assemble(*folder_source.read(Path(os.path.expanduser(rest)), cache, image_size=size, progress=progress))
     arrays, mean, std, class_names = tfds_source.read(
         name, data_dir, cache, download=download, image_size=size, max_tokens=max_tokens,
         vocabulary_size=vocabulary_size, progress=progress, other_names=("digits",),
@@ -211,6 +211,11 @@ def from_arrays(
         if len(labels[key]) != len(images):
             raise ValueError(f"{key} has {len(labels[key])} entries for {len(images)} images; expected one for each")
     num_classes = declared or 1 + int(max(array.max() for array in labels.values()))
+    if num_classes > len(train):  # before anything of that size is made
+        raise ValueError(
+            f"the labels go up to {num_classes - 1}, for {len(train)} training examples: expected labels from 0 "
+            "without gaps, an example of each class"
+        )
     missing = np.setdiff1d(np.arange(num_classes), labels["train_labels"])
     if missing.size or num_classes < 2:
         raise ValueError(
@@ -259,4 +264,7 @@ def _from_npz(path: Path) -> Dataset:
     if missing := [key for key in required if key not in arrays]:
         raise ValueError(f"{os.fspath(path)!r} lacks {', '.join(missing)}; it has {', '.join(arrays) or 'nothing'}")
     options = {key: arrays[key].tolist() for key in optional if key in arrays}
-    return from_arrays(*(arrays[key] for key in required), name=path.stem, **options)
+    try:
+        return from_arrays(*(arrays[key] for key in required), name=path.stem, **options)
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(path)!r}: {error}") from error

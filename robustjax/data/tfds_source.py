@@ -8,8 +8,12 @@ import json
 import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
+import threading
+import urllib.parse
+import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -87,6 +91,37 @@ def _how_to(name: str, builder: Any) -> str:
         f"To prepare it, on a machine with network: python -m robustjax.data.tfds_prepare {name} {shlex.quote(root)}\n"
         f"or, with TensorFlow: tfds build {name} --data_dir={shlex.quote(root)} --file_format={_FORMAT}"
     )
+
+
+def _unreachable(builder: Any, seconds: float = 3.0) -> str | None:
+    """What is wrong with the way to the data set's files, found out in `seconds`; None where nothing is known to be.
+
+    A proxy, or files that are on this machine already, leave it to TFDS to find out.
+    """
+    urls = [urllib.parse.urlsplit(url) for url in getattr(builder, "url_infos", None) or ()]
+    ports = {"http": 80, "https": 443, "ftp": 21}
+    hosts = [(url.hostname, url.port or ports[url.scheme]) for url in urls if url.hostname and url.scheme in ports]
+    hosts = list(dict.fromkeys(hosts))
+    if not hosts or urllib.request.getproxies() or (Path(builder.data_dir_root) / "downloads").is_dir():
+        return None
+    failed: list[str] = []
+
+    def look() -> None:  # in a thread of its own, since a name server that does not answer takes its time
+        for host in hosts:
+            try:
+                socket.create_connection(host, seconds).close()
+                return
+            except OSError as error:
+                failed.append(f"{host[0]}: {error.strerror or error}")
+        reached.set()
+
+    reached = threading.Event()
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        return f"{hosts[0][0]} has not answered in {seconds:g} seconds"
+    return "; ".join(failed[:2]) if reached.is_set() else None
 
 
 def _prepare(name: str, builder: Any, data_dir: str | None) -> None:
@@ -190,14 +225,21 @@ def read(
     such split or is neither image nor text classification, or an option that is not for its kind, and
     FileNotFoundError, with the steps to take, for one that is not prepared and cannot be.
     """
+    data_dir = os.path.expanduser(os.fspath(data_dir)) if data_dir is not None else None
+    if data_dir is not None and not os.path.isdir(data_dir):
+        raise FileNotFoundError(
+            f"data_dir={data_dir!r} for dataset {name!r}: there is no such folder. Prepared data sets are looked for "
+            "in it, and others are put there; make it (mkdir) if that is where they shall be."
+        )
     import tensorflow_datasets as tfds
 
-    data_dir = os.path.expanduser(os.fspath(data_dir)) if data_dir is not None else None
     with _quiet():
         builder = _make_builder(name, data_dir, other_names)
         if not _readable(builder):
             if not download or builder.is_prepared():
                 raise FileNotFoundError(_how_to(name, builder))
+            if missing := _unreachable(builder):
+                raise FileNotFoundError(f"{_how_to(name, builder)}\nThere is no network here: {missing}.")
             _prepare(name, builder, data_dir)
             builder = _make_builder(name, data_dir, other_names)
         info = builder.info
@@ -209,6 +251,8 @@ def read(
             )
         splits = {"train": "train", "test": test}
         is_text = isinstance(info.features[keys[0]], tfds.features.Text)
+        if not is_text and (held := np.dtype(info.features[keys[0]].np_dtype)) != np.uint8:
+            raise ValueError(f"dataset {name!r} has images of {held}; those of uint8, 8 bits a channel, are accepted")
         refuse(
             name, "texts" if is_text else "images",
             {"image_size": image_size} if is_text else {"max_tokens": max_tokens, "vocabulary_size": vocabulary_size},

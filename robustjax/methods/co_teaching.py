@@ -40,8 +40,8 @@ def co_teaching(
     Args:
       forget_rate: τ, the share of a batch that is left out in the end, in [0, 1): about the share of wrong labels.
         That of `--noise-rate` if not given.
-      ramp_epochs: T_k, epochs over which the share that is left out rises from 0.
-      exponent: c, of τ^c, to which it rises before it jumps to τ.
+      ramp_epochs: T_k, epochs, at least 1, over which the share that is left out rises from 0.
+      exponent: c, positive, of τ^c, to which it rises before it jumps to τ.
       form: "paper", or "code" for co-teaching's mean loss divided a second time by the number kept.
 
     Raises:

@@ -48,7 +48,7 @@ def dividemix(
     """DivideMix (Li et al., ICLR 2020): two networks divide the data for each other, and MixMatch.
 
     Args:
-      warmup_epochs: epochs on all given labels before the data are divided.
+      warmup_epochs: epochs, at least 0, on all given labels before the data are divided.
       threshold: τ in (0, 1), above which the probability that a label is right keeps it.
       temperature: T of the sharpening of refined and guessed labels, positive.
       alpha: α of MixMatch's Beta(α, α), positive.

@@ -179,18 +179,20 @@ def dynamic_loss(
 
     Args:
       task: what is to be learned, and with what.
-      num_bins: R, loss-rank bins a class.
-      warmup_epochs: epochs of cross entropy before the meta net takes part.
-      primary_ratio: M0, size of a class's random primary set as a fraction of the smallest class.
-      meta_ratio: M1, size of a class's meta set (lowest losses of the primary set), likewise.
-      meta_learning_rate: Adam's learning rate for the meta net; default: 0.003, the paper's, and up to 0.01 in a run of
-        fewer than 1300 meta steps, see `default_meta_rate`.
-      corrector_warmup_steps: warm-up steps in which the corrector is trained on its own objective; 0 is the paper's,
-        2000 the code's, which can leave it stuck for the rest of the run (Adam remembers the far larger gradients).
-      corrector_bias: the corrector starts at sigmoid(bias).
-      hidden: width of the meta net.
-      meta_every: make the meta step in every k-th iteration only; 1 is the paper's.
-      views: 2 draws labels and the virtual step from a weak view of the batch (authors' code), 1 from the strong one.
+      num_bins: R, loss-rank bins a class, in [1, 10000].
+      warmup_epochs: epochs of cross entropy, at least 0, before the meta net takes part.
+      primary_ratio: M0, size of a class's random primary set as a fraction of the smallest class, in (0, 1].
+      meta_ratio: M1, size of a class's meta set (lowest losses of the primary set), likewise in (0, 1].
+      meta_learning_rate: Adam's learning rate for the meta net, positive; default: 0.003, the paper's, and up to 0.01
+        in a run of fewer than 1300 meta steps, see `default_meta_rate`.
+      corrector_warmup_steps: warm-up steps, at least 0, in which the corrector is trained on its own objective; 0 is
+        the paper's, 2000 the code's, which can leave it stuck for the rest of the run (Adam remembers the far larger
+        gradients).
+      corrector_bias: the corrector starts at sigmoid(bias), bias in [-20, 20].
+      hidden: width of the meta net, in [1, 100000].
+      meta_every: make the meta step in every k-th iteration only, k in [1, 1000]; 1 is the paper's.
+      views: in [1, 2]; 2 draws labels and the virtual step from a weak view of the batch (authors' code), 1 from the
+        strong one.
       corrector: "mlp", or the ablations "agnostic" (one output for all classes), "vector" (a free number a bin, for
         all classes), "none"; ours, "table" (a free number a class and bin).
       margin: "mlp", or the ablations "vector" (a free number a class), "balanced_softmax" (fixed, log class counts),

@@ -87,13 +87,14 @@ def elr(
     Args:
       strength: ELR's λ, weight of the regulariser, at least 0.
       beta: ELR's memory of the running targets, in [0, 1).
-      networks: 1, or 2 networks that learn from each other's targets.
+      networks: how many, in [1, 2]; 2 learn from each other's targets.
       weight_averaging: targets from a running average of the weights.
       mixup: α of mixup's Beta(α, α), at least 0; 0 mixes nothing.
-      ramp_steps: steps of a network in which the weight of ELR's regulariser rises as exp(−5(1 − t)²); 0: none.
+      ramp_steps: steps of a network, at least 0, in which the weight of ELR's regulariser rises as exp(−5(1 − t)²);
+        0: none.
       average_decay: memory of the averaged weights in the end, in [0, 1).
-      average_ramp_steps: steps in which that memory rises; 0: the mean of the start and all weights since, until it
-        meets average_decay.
+      average_ramp_steps: steps, at least 0, in which that memory rises; 0: the mean of the start and all weights since,
+        until it meets average_decay.
       refine: ELR+'s label refinement for CIFAR-100: labels, once mixed, are multiplied by the targets.
       early_learning: "log" for ELR's term, "kl" for the cross entropy to the targets that its appendix C rejects.
       clip: clip probabilities to [1e-4, 1 − 1e-4], as the authors' code does.

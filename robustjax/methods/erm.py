@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from robustjax import losses, margins, schedules
-from robustjax._checks import check_choice
+from robustjax._checks import check_choice, load_array
 from robustjax._probabilities import check_transition
 from robustjax.margins import example_weights
 from robustjax.methods import base
@@ -155,7 +155,7 @@ def label_smoothing(task: base.Task, *, epsilon: float = 0.1, **terms: Any) -> b
     """Cross entropy to smoothed labels (Szegedy et al., CVPR 2016).
 
     Args:
-      epsilon: share of the label that is spread over all classes.
+      epsilon: share of the label that is spread over all classes, in [0, 1].
     """
     return erm(task, functools.partial(losses.label_smoothing, epsilon=epsilon), **terms)
 
@@ -177,7 +177,8 @@ def gce(task: base.Task, *, q: float = 0.7, clip: float = 0.0, **terms: Any) -> 
 
     Args:
       q: in (0, 1]: near 0 it is cross entropy, at 1 it is MAE.
-      clip: p_y counts as at least this, and an example below it has no gradient; 1e-7 in SR's code, 0 for none.
+      clip: p_y counts as at least this, in [0, 1), and an example below it has no gradient; 1e-7 in SR's code, 0 for
+        none.
     """
     if not 0 <= clip < 1:
         raise ValueError(f"clip={clip} must be in [0, 1).")
@@ -190,8 +191,8 @@ def sce(task: base.Task, *, alpha: float = 0.1, beta: float = 1.0, **terms: Any)
     """Symmetric cross entropy (Wang et al., ICCV 2019), with log 0 = log 1e-4.
 
     Args:
-      alpha: weight of cross entropy (SCE).
-      beta: weight of reverse cross entropy (SCE).
+      alpha: weight of cross entropy (SCE), at least 0.
+      beta: weight of reverse cross entropy (SCE), at least 0.
     """
     return erm(task, functools.partial(losses.symmetric_cross_entropy, alpha=alpha, beta=beta), **terms)
 
@@ -219,8 +220,8 @@ def apl(
     Args:
       active: "nce" (normalised cross entropy) or "nfl" (normalised focal loss).
       passive: "mae" (1 − p_y) or "rce" (reverse cross entropy).
-      alpha: weight of the active loss (APL).
-      beta: weight of the passive loss (APL).
+      alpha: weight of the active loss (APL), at least 0.
+      beta: weight of the passive loss (APL), at least 0.
       gamma: focusing exponent of focal losses, at least 0.
     """
     check_choice("active", active, tuple(_ACTIVE))
@@ -264,7 +265,7 @@ def bootstrap(task: base.Task, *, form: str = "soft", beta: float | None = None,
 
     Args:
       form: bootstrapping's own labels: "soft" (the prediction) or "hard" (its argmax).
-      beta: bootstrapping's trust in the given label; 0.95 for soft and 0.8 for hard labels if not given.
+      beta: bootstrapping's trust in the given label, in [0, 1]; 0.95 for soft and 0.8 for hard labels if not given.
     """
     check_choice("form", form, ("soft", "hard"))
     loss, usual = (losses.soft_bootstrap, 0.95) if form == "soft" else (losses.hard_bootstrap, 0.8)
@@ -279,7 +280,7 @@ def gjs(task: base.Task, *, label_weight: float = 0.3, views: int = 2, **terms: 
 
     Args:
       label_weight: the label's weight π₁ in (0, 1); the views share the rest equally.
-      views: how many augmented views of the batch a step takes; 1 or 2.
+      views: how many augmented views of the batch a step takes, in [1, 2].
     """
     check_choice("views", views, (1, 2))
     weights = (label_weight, *[(1 - label_weight) / views] * views)
@@ -319,9 +320,9 @@ def ldam(
     """Label-distribution-aware margins, with deferred re-weighting if asked (Cao et al., NeurIPS 2019).
 
     Args:
-      max_margin: margin of the rarest class.
-      scale: factor on logits and margins: 30 for a cosine classifier (`--head=cosine`), 1 for a linear one.
-      reweight_from: share of the run after which classes are weighted (DRW), 0.8 in the paper; 1 is never.
+      max_margin: margin of the rarest class, positive.
+      scale: factor on logits and margins, positive: 30 for a cosine classifier (`--head=cosine`), 1 for a linear one.
+      reweight_from: share of the run, in [0, 1], after which classes are weighted (DRW), 0.8 in the paper; 1 is never.
       balance: β of the effective number of examples, in [0, 1); near 1 classes weigh as 1/n.
     """
     if not 0 <= reweight_from <= 1:
@@ -358,8 +359,10 @@ def forward(
 
     Args:
       transition: .npy file of the matrix [C, C], rows P(given label | true label); estimated if not given.
-      pretrain_epochs: epochs of the first network, in which the schedule runs in short; 0: as many as `epochs`.
-      percentile: which example of each class is its anchor: 97 in the authors' code, 100 (the surest) in the paper.
+      pretrain_epochs: epochs of the first network, at least 0, in which the schedule runs in short; 0: as many as
+        `epochs`.
+      percentile: which example of each class, in [0, 100], is its anchor: 97 in the authors' code, 100 (the surest) in
+        the paper.
 
     Raises:
       ValueError: for a matrix that is not one, or an option out of its range.
@@ -373,7 +376,8 @@ def forward(
         )
     if not 0 <= percentile <= 100:
         raise ValueError(f"percentile={percentile} must be in [0, 100].")
-    start = np.load(transition).astype(np.float32) if transition else np.eye(task.num_classes, dtype=np.float32)
+    given = load_array("transition", transition) if transition else np.eye(task.num_classes)
+    start = given.astype(np.float32)
     check_transition(start, task.num_classes)
 
     def corrected(**terms: Any) -> base.Method:
@@ -405,8 +409,9 @@ def dmi(task: base.Task, *, tuning_epochs: int = 0, dmi_learning_rate: float = 1
     whole batch: every example has the batch's value.
 
     Args:
-      tuning_epochs: epochs of DMI after those of cross entropy, 100 in the authors' code; 0: as many as `epochs`.
-      dmi_learning_rate: constant learning rate of DMI.
+      tuning_epochs: epochs of DMI, at least 0, after those of cross entropy, 100 in the authors' code; 0: as many as
+        `epochs`.
+      dmi_learning_rate: constant learning rate of DMI, positive.
     """
     if tuning_epochs < 0:
         raise ValueError(f"tuning_epochs={tuning_epochs} must be at least 0.")

@@ -19,7 +19,6 @@ worth about 0.32 of the root at initialisation and 0.37 at a ratio of 4.7.
 
 import functools
 import math
-import pathlib
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, cast
 
@@ -28,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from robustjax import findings, losses, margins, regularizers, taps
-from robustjax._checks import check_choice
+from robustjax._checks import check_choice, load_array
 from robustjax.methods import base
 
 FORMS = ("sum", "paper", "code")
@@ -149,15 +148,7 @@ def load_strengths(path: str, num_groups: int) -> np.ndarray:
       FileNotFoundError: if there is no such file.
       ValueError: if it holds something else.
     """
-    if not pathlib.Path(path).is_file():
-        raise FileNotFoundError(f"strengths_file={path!r}: there is no such file.")
-    found = np.load(path)
-    if isinstance(found, np.lib.npyio.NpzFile):
-        if "group_strength" not in found:
-            raise ValueError(
-                f"strengths_file={path!r} has no group_strength, only {', '.join(found.files) or 'nothing'}."
-            )
-        found = found["group_strength"]
+    found = load_array("strengths_file", path, "group_strength")
     if found.shape != (num_groups,):
         raise ValueError(f"strengths_file={path!r} must hold one strength a group, ({num_groups},), got {found.shape}.")
     if not (np.all(np.isfinite(found)) and np.all(found >= 0)):
@@ -197,16 +188,16 @@ def har(
     """HAR, Algorithm 1: two stages, unless strengths are uniform or given.
 
     Args:
-      strength: HAR's largest λτ (the only one if uniform); if not given 0.1 of the sum (appendix B), 0.44 of the root
-        (worth as much on ResNet-32) and 10 in the code's form (the authors').
+      strength: HAR's largest λτ (the only one if uniform), positive; if not given 0.1 of the sum (appendix B),
+        0.44 of the root (worth as much on ResNet-32) and 10 in the code's form (the authors').
       form: HAR's regulariser: "sum" (of the layers' norms of per-example gradients, appendix B), "paper" (the root of
         their squares, eq. 6) or "code" (sum of norms, gradients of the batch mean, 1/B of the scale).
       layers: normalisation layers that are regularised, globs joined by "|", such as "stage3_*"; "*" is all.
       weighting: "adaptive" (HAR), "uniform" (one strength for all, one stage), or the controls "inverse" and "random".
-      pretrain_epochs: epochs of stage 1, in which the schedule runs in short; 0: as many as `epochs`.
+      pretrain_epochs: epochs of stage 1, at least 0, in which the schedule runs in short; 0: as many as `epochs`.
       strengths_file: take the groups' strengths from this .npy, or .npz of an earlier run's diagnostics, and leave
         stage 1 out. They are rescaled only if `strength` is given.
-      reweight_from: share of the run after which classes are weighted (DRW), 2/3 in HAR-DRW; 1 is never.
+      reweight_from: share of the run, in [0, 1], after which classes are weighted (DRW), 2/3 in HAR-DRW; 1 is never.
       balance: β of the effective number of examples, in [0, 1); near 1 classes weigh as 1/n.
 
     Raises:

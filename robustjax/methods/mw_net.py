@@ -42,10 +42,10 @@ def mw_net(
     """Meta-Weight-Net (Shu et al., NeurIPS 2019): loss weights learned from trusted examples.
 
     Args:
-      hidden: units of the net's hidden layer, at least 1.
+      hidden: units of the net's hidden layer, in [1, 100000].
       meta_learning_rate: β, Adam's learning rate for the net, positive.
       meta_weight_decay: L2 penalty on the net, at least 0.
-      meta_batch_size: m, trusted examples of a step; as many as of the training set if not given.
+      meta_batch_size: m, trusted examples of a step, in [1, 100000]; as many as of the training set if not given.
       virtual: "sgd" for a virtual step without momentum and weight decay (paper and code), or "optimizer" for the
         classifier's own.
 

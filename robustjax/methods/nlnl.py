@@ -42,13 +42,15 @@ def nlnl(
     """NLNL. Phases start at shares of the run; 1 is never. The paper's take 720 epochs each.
 
     Args:
-      complementary: complementary labels that an example draws in each step: 1 in the paper, 110 on
+      complementary: complementary labels that an example draws in each step, in [1, 10000]: 1 in the paper, 110 on
         CIFAR-100; 1 wherever SR and APL compare with it (their code).
-      selective_from: share of the run after which negative learning leaves out labels with p_y of at most 1/C.
-      positive_from: share of the run after which labels with p_y above the threshold are learned positively.
-      pseudo_from: share of the run after which a fresh network learns pseudo-labels, with a learning-rate schedule
-        of its own, the run's in short.
-      positive_threshold: p_y above which a label is learned positively.
+      selective_from: share of the run, in [0, 1], after which negative learning leaves out labels with p_y of at
+        most 1/C.
+      positive_from: share of the run, in [0, 1], after which labels with p_y above the threshold are learned
+        positively.
+      pseudo_from: share of the run, in [0, 1], after which a fresh network learns pseudo-labels, with a
+        learning-rate schedule of its own, the run's in short.
+      positive_threshold: p_y, in [0, 1), above which a label is learned positively.
 
     Raises:
       ValueError: for an option outside its range, by name.

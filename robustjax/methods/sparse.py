@@ -35,11 +35,11 @@ def sparse_terms(
 
     Args:
       regularizer: "none", or "sparse" to add SR's sharpening and lp-norm term to the loss.
-      temperature: SR's τ; below 1 sharpens.
+      temperature: SR's τ, positive; below 1 sharpens.
       p: exponent of SR's lp-norm, in (0, 1].
-      strength: SR's λ₀, the weight of the term in the first epochs.
+      strength: SR's λ₀, the weight of the term in the first epochs, at least 0.
       growth: SR's ρ, by which the weight is multiplied, at least 1.
-      every: SR's r, epochs between two multiplications.
+      every: SR's r, epochs between two multiplications, at least 1.
       normalize: divide each example's logits by their 2-norm before sharpening.
 
     Raises:

@@ -37,6 +37,8 @@ _REGISTRY: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "bilstm": (BiLstm, {}),  # HAR on IMDB
 }
 _COMMON = {"initialization": "torch", "head": "linear", "unbiased_running_variance": False}
+_MAY_BE_NONE = ("hidden", "pools")
+_MOST = 10_000_000  # units of a layer, words of a vocabulary
 _CHOICES = {
     "initialization": tuple(layers.INITIALIZATIONS),
     "head": ("linear", "cosine"),
@@ -87,7 +89,8 @@ def get_model(name: str, num_classes: int, *, dtype: Any = jnp.float32, **overri
       The `Model`.
 
     Raises:
-      ValueError: unknown name, option or choice, `num_classes` below 1, or a `dtype` that is not floating.
+      ValueError: unknown name, option or choice, an option of another type or out of range, `num_classes` below 1, or
+        a `dtype` that is not floating.
 
     Examples:
       >>> import jax
@@ -105,17 +108,37 @@ def get_model(name: str, num_classes: int, *, dtype: Any = jnp.float32, **overri
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"dtype must be a floating type, got {dtype}")
     module, defaults = _REGISTRY[name]
-    fields = {field.name for field in dataclasses.fields(module)} - {"kit", "parent", "name"}
+    kinds = {field.name: field.type for field in dataclasses.fields(module)}
+    fields = kinds.keys() - {"kit", "parent", "name"}
     for option, value in overrides.items():
         if option not in fields | _COMMON.keys():
             raise ValueError(f"{name} has no option {option!r}; it has {', '.join(sorted(fields | _COMMON.keys()))}")
         if option in _CHOICES and value not in _CHOICES[option]:
             raise ValueError(f"{option} must be one of {', '.join(_CHOICES[option])}, got {value!r}")
+        kind = kinds[option] if option in fields else type(_COMMON[option])
+        if (accepted := _refusal(value, kind, least=0 if option in _MAY_BE_NONE else 1)) is not None:
+            raise ValueError(f"{option} of {name} must be {accepted}, got {value!r}")
     settings = _COMMON | defaults | overrides
     common: dict[str, Any] = {option: settings[option] for option in _COMMON}
     kit = layers.kit(num_classes, dtype=dtype, **common)
     own = {option: _as_tuple(value) for option, value in settings.items() if option in fields}
     return from_linen(name, module(kit, **own))
+
+
+def _refusal(value: Any, kind: Any, least: int) -> str | None:
+    """What is accepted in place of a value that does not fit a field of this type; None where it fits."""
+    if kind is bool:
+        return None if isinstance(value, bool) else "true or false"
+    if kind is int:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return None if whole and least <= value <= _MOST else f"a whole number in [{least}, {_MOST}]"
+    if kind is float:  # a share, all of them
+        return None if isinstance(value, int | float) and 0 <= value < 1 else "a number in [0, 1)"
+    if kind is str:
+        return None if isinstance(value, str) else "a word"
+    sequence = isinstance(value, list | tuple) and len(value) > 0
+    inner = (_refusal(each, tuple if isinstance(each, list | tuple) else int, 1) for each in value) if sequence else ()
+    return None if sequence and not any(inner) else "a tuple of whole numbers of at least 1, or of such tuples"
 
 
 def _as_tuple(value: Any) -> Any:
