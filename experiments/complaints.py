@@ -36,6 +36,8 @@ def complaint(error: BaseException, names: Collection[str] = ()) -> tuple[int, s
         case ValueError():
             known = place is None or place.partition(", line ")[2] in text
             return BAD_INPUT, text if known else f"{text} ({place})"
+        case Exception() if place is not None:
+            return BAD_INPUT, f"{place} raised {user_code.told(error)}"
         case OSError():
             status = BAD_INPUT if isinstance(error, _INPUTS) else FAILED
             if not error.strerror:  # a sentence already
@@ -45,8 +47,6 @@ def complaint(error: BaseException, names: Collection[str] = ()) -> tuple[int, s
             return FAILED, f"there is not enough memory. {text}".rstrip()
         case jax.errors.JaxRuntimeError() if "RESOURCE_EXHAUSTED" in text:
             return FAILED, f"there is not enough memory on the device. {text.partition(chr(10))[0]}"
-        case Exception() if place is not None:
-            return BAD_INPUT, f"{place} raised {user_code.told(error)}"
     return None
 
 

@@ -415,6 +415,9 @@ def leaves(logits, labels):
 
 def mistakes(logits, labels):
     return logits + "text"
+
+def opens(logits, labels):
+    return open("/nowhere")
 """
 
 
@@ -433,7 +436,8 @@ def raising(monkeypatch, error):
 
 
 @pytest.mark.parametrize(
-    ("name", "line", "kind"), [("wanders", 5, "KeyError"), ("leaves", 8, "SystemExit"), ("mistakes", 11, "TypeError")]
+    ("name", "line", "kind"),
+    [("wanders", 5, "KeyError"), ("leaves", 8, "SystemExit"), ("mistakes", 11, "TypeError"), ("opens", 14, "FileNotF")],
 )
 def test_a_users_own_error_is_told_with_file_line_and_function(own, name, line, kind, monkeypatch, capsys):
     def execute(*_):
