@@ -137,7 +137,7 @@ def _refusal(value: Any, kind: Any, least: int = 1, most: int = _MOST) -> str | 
         return None if isinstance(value, int | float) and 0 <= value < 1 else "a number in [0, 1)"
     if kind is str:
         return None if isinstance(value, str) else "a word"
-    sequence = isinstance(value, list | tuple) and len(value) > 0
+    sequence = isinstance(value, list | tuple)
     inner = (_refusal(each, tuple if isinstance(each, list | tuple) else int) for each in value) if sequence else ()
     return None if sequence and not any(inner) else "a tuple of whole numbers of at least 1, or of such tuples"
 
