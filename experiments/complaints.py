@@ -36,6 +36,8 @@ def complaint(error: BaseException, names: Collection[str] = ()) -> tuple[int, s
         case ValueError():
             known = place is None or place.partition(", line ")[2] in text
             return BAD_INPUT, text if known else f"{text} ({place})"
+        case Exception() if place is not None:
+            return BAD_INPUT, f"{place} raised {user_code.told(error)}"
         case OSError():
             status = BAD_INPUT if isinstance(error, _INPUTS) else FAILED
             if not error.strerror:  # a sentence already
@@ -45,24 +47,24 @@ def complaint(error: BaseException, names: Collection[str] = ()) -> tuple[int, s
             return FAILED, f"there is not enough memory. {text}".rstrip()
         case jax.errors.JaxRuntimeError() if "RESOURCE_EXHAUSTED" in text:
             return FAILED, f"there is not enough memory on the device. {text.partition(chr(10))[0]}"
-        case Exception() if place is not None:
-            return BAD_INPUT, f"{place} raised {user_code.told(error)}"
     return None
 
 
 def in_flags(text: str, names: Collection[str]) -> str:
     """A message that speaks of flags where it spoke of settings and options.
 
+    Names of a word are taken for such where a "=" follows, those of several words everywhere but in quotes and paths.
+
     Examples:
-      >>> in_flags("noise_rate=2: limit=0 in 'x_rate=1' of noise_rate", {"noise_rate", "train_examples"})
-      "--noise-rate=2: --train-examples=0 in 'x_rate=1' of noise_rate"
+      >>> in_flags("noise_rate=2: limit=0 for seed in 'seed=1' of noise_rate", {"noise_rate", "train_examples", "seed"})
+      "--noise-rate=2: --train-examples=0 for seed in 'seed=1' of --noise-rate"
     """
 
     def flag(found: re.Match[str]) -> str:
         name = _ARGUMENTS.get(found[1], found[1])
-        return f"--{name.replace('_', '-')}=" if name in names else found[0]
+        return f"--{name.replace('_', '-')}" if name in names else found[0]
 
-    return re.sub(r"(?<![\w.\-/'\"])([a-z_]+)=(?!=)", flag, text)
+    return re.sub(r"(?<![\w.\-/'\"])([a-z_]+(?==(?!=))|[a-z]+(?:_[a-z]+)+)(?![\w./'\"])", flag, text)
 
 
 class _Forgiving:

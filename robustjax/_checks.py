@@ -45,12 +45,14 @@ def load_array(name: str, path: str, member: str | None = None) -> np.ndarray:
         # A file of our own, since NumPy leaves its own open where it finds it damaged.
         with open(path, "rb") as file:
             found = np.load(file, allow_pickle=False)
-            if not isinstance(found, np.ndarray):
-                if member not in found.files:
-                    raise KeyError(f"of its arrays {', '.join(found.files)} none is {member!r}")
-                found = found[member]
+            there = None if isinstance(found, np.ndarray) else found.files
+            if there is not None:
+                found = found[member] if member in there else None
     except Exception as error:  # NumPy raises half a dozen kinds for a damaged file
         raise ValueError(f"{name}={path!r} is no readable file of an array: {error}") from error
+    if found is None:
+        lacks = "is an archive" if member is None else f"has no {member}"
+        raise ValueError(f"{name}={path!r} {lacks}, only {', '.join(there or ()) or 'nothing'}.")
     if found.dtype.kind not in "biuf":
         raise ValueError(f"{name}={path!r} holds {found.dtype}; numbers are accepted.")
     return found

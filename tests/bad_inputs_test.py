@@ -23,6 +23,7 @@ from experiments.pictures import findings, of_runs, plots, style
 from experiments.runs import table
 from experiments.settings import build, catalogue, command_line, config, ranges, rates
 from robustjax import data, methods, user_code
+from robustjax._checks import load_array
 from robustjax.data import array_cache, folder_source, labelling, tfds_source
 from robustjax.methods import base
 from robustjax.training import engine
@@ -156,7 +157,7 @@ def test_schedules_out_of_range(spec):
         (["--model-options=hidden"], "--model-options='hidden'"),
         (
             ["--model=small_cnn", "--model-options=hidden=-1"],
-            "hidden of small_cnn must be a whole number in [0, 10000000]",
+            "hidden of small_cnn must be a whole number in [0, 100000]",
         ),
         (["--model=small_cnn", "--model-options=hidden=nan"], "hidden of small_cnn must be a whole number"),
         (["--model=mlp", "--model-options=widths=64"], "widths of mlp must be a tuple"),
@@ -251,7 +252,7 @@ def test_states_that_cannot_fit_are_refused_before_they_are_made():
 
     labels = labelling.Labels(np.arange(4), np.arange(4), np.arange(4))
     owns = [build.own(build.SeedLabels(labels), seed) for seed in range(2)]
-    with pytest.raises(ValueError, match=r"seeds=2, .* take 800 GB of"):
+    with pytest.raises(ValueError, match=r"seeds=2, .* takes 1.6e\+03 GB of"):
         build.check_memory(base.Method(init, (), None), owns)
     build.check_memory(base.Method(lambda key, labels: {"key": key}, (), None), owns)
     build.check_memory(base.Method(lambda key, labels: int(jax.random.bits(key)), (), None), owns)  # needs its numbers
@@ -418,6 +419,9 @@ def leaves(logits, labels):
 
 def mistakes(logits, labels):
     return logits + "text"
+
+def opens(logits, labels):
+    return open("/nowhere")
 """
 
 
@@ -436,7 +440,8 @@ def raising(monkeypatch, error):
 
 
 @pytest.mark.parametrize(
-    ("name", "line", "kind"), [("wanders", 5, "KeyError"), ("leaves", 8, "SystemExit"), ("mistakes", 11, "TypeError")]
+    ("name", "line", "kind"),
+    [("wanders", 5, "KeyError"), ("leaves", 8, "SystemExit"), ("mistakes", 11, "TypeError"), ("opens", 14, "FileNotF")],
 )
 def test_a_users_own_error_is_told_with_file_line_and_function(own, name, line, kind, monkeypatch, capsys):
     def execute(*_):
@@ -505,3 +510,29 @@ def test_streams_forgive_a_reader_that_has_left_and_signs_that_they_cannot_spell
             for _ in range(3):
                 print("nobody reads this", flush=True)
         assert stream.errors == "strict"
+
+
+# --- Files of one array ---------------------------------------------------------------------------------------------
+
+
+def test_files_of_one_array_are_read_or_refused_by_name(tmp_path):
+    np.save(tmp_path / "good.npy", np.arange(3))
+    np.savez(tmp_path / "more.npz", wanted=np.arange(2), other=np.arange(5))
+    np.save(tmp_path / "words.npy", np.array(["a"]))
+    np.save(tmp_path / "pickled.npy", np.array([{}]), allow_pickle=True)
+    (tmp_path / "damaged.npz").write_bytes((tmp_path / "more.npz").read_bytes()[:200])
+    (tmp_path / "empty.npy").write_bytes(b"")
+    np.testing.assert_array_equal(load_array("groups", str(tmp_path / "good.npy")), [0, 1, 2])
+    np.testing.assert_array_equal(load_array("groups", str(tmp_path / "more.npz"), "wanted"), [0, 1])
+    for name, member, message in (
+        ("more.npz", None, "is an archive, only wanted, other"),
+        ("more.npz", "absent", "has no absent, only wanted, other"),
+        ("words.npy", None, "numbers are accepted"),
+        ("pickled.npy", None, "no readable file"),
+        ("damaged.npz", "wanted", "no readable file"),
+        ("empty.npy", None, "no readable file"),
+    ):
+        with pytest.raises(ValueError, match=rf"^groups='.*{name}' .*{message}"):
+            load_array("groups", str(tmp_path / name), member)
+    with pytest.raises(FileNotFoundError, match=r"groups='nowhere.npy': there is no such file"):
+        load_array("groups", "nowhere.npy")

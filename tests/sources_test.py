@@ -242,6 +242,16 @@ def test_failed_download_is_one_clear_error(tmp_path, monkeypatch):
         data.load("mnist", tmp_path, tmp_path)
 
 
+def test_sets_of_sixteen_bits_are_refused_by_name(tiny, tmp_path):
+    shutil.copytree(tiny / "robustjax_tiny", tmp_path / "robustjax_tiny")
+    (path,) = tmp_path.glob("robustjax_tiny/*/features.json")
+    features = json.loads(path.read_text())
+    features["featuresDict"]["features"]["image"]["image"]["dtype"] = "uint16"
+    path.write_text(json.dumps(features))
+    with pytest.raises(ValueError, match="dataset 'robustjax_tiny' has images of uint16; those of uint8"):
+        data.load("robustjax_tiny", tmp_path, tmp_path)
+
+
 def test_sets_of_neither_images_nor_texts_are_refused(tiny, tmp_path):
     shutil.copytree(tiny / "robustjax_tiny", tmp_path / "robustjax_tiny")
     (path,) = tmp_path.glob("robustjax_tiny/*/features.json")

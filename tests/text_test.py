@@ -229,11 +229,11 @@ def test_tokens_of_ones_own_reach_the_network_as_they_are(tmp_path):
     ("given", "message"),
     [
         (["--model=bilstm", "--augmentation=crop"], r"augmentation='crop' is for uint8 images .*int32 \[64, 256\]"),
-        (["--model=bilstm", "--weak-augmentation=flip"], "weak_augmentation='flip' is for uint8 images"),
+        (["--model=bilstm", "--weak-augmentation=flip"], "--weak-augmentation='flip' is for uint8 images"),
         (["--model=mlp", "--augmentation=none"], "model='mlp' does not read texts; .*: bilstm is accepted"),
         (["--model=bilstm", "--dataset=digits", "--augmentation=none"], "model='bilstm' reads token ids, .*uint8"),
-        (["--model=bilstm", "--dataset=digits", "--max-tokens=9"], "max_tokens is 9; 'digits' data are not texts"),
-        (["--model=bilstm", "--max-tokens=0"], "max_tokens=0: at least 1 is accepted"),
+        (["--model=bilstm", "--dataset=digits", "--max-tokens=9"], "--max-tokens is 9; 'digits' data are not texts"),
+        (["--model=bilstm", "--max-tokens=0"], r"--max-tokens=0: a whole number in \[1, 100000\] is accepted"),
     ],
 )
 def test_what_cannot_go_together_is_named(reviews, tmp_path, monkeypatch, capsys, given, message):

@@ -142,9 +142,9 @@ def test_a_method_that_ignores_them_consumes_none(tmp_path, capsys):
     ("flags", "message"),
     [
         (["--trusted-examples=0"], "--trusted-examples=K draws K"),
-        (["--trusted-examples=-1"], "trusted_examples=-1"),
-        (["--trusted-examples=3"], "trusted_examples=3 must be at least the 10 classes"),
-        (["--trusted-examples=1300"], "trusted_examples=1300"),
+        (["--trusted-examples=-1"], "--trusted-examples=-1"),
+        (["--trusted-examples=3"], "--trusted-examples=3 must be at least the 10 classes"),
+        (["--trusted-examples=1300"], "--trusted-examples=1300"),
         (["--trusted-examples=20", "--trusted=npz:x.npz"], "give one of them"),
         (["--trusted=x.npz"], "npz:FILE or folder:DIR is accepted"),
         (["--trusted=npz:nowhere.npz"], "nowhere.npz"),

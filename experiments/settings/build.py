@@ -130,10 +130,11 @@ def check_memory(method: Method, owns: Sequence[Own]) -> None:
     except Exception:  # it needs to see its numbers, or will tell what is wrong when it is called
         return
     leaves = [each for each in jax.tree.leaves(state) if hasattr(each, "dtype")]
-    needed = len(owns) * sum(math.prod(each.shape) * _item_size(each.dtype) for each in leaves)
+    # A step holds the gradient and the updates beside them, at the least.
+    needed = 2 * len(owns) * sum(math.prod(each.shape) * _item_size(each.dtype) for each in leaves)
     if needed > (there := backend.memory()):
         raise ValueError(
-            f"the networks of seeds={len(owns)}, with their optimizer and the method's memories, take "
+            f"training the networks of seeds={len(owns)}, with their optimizer and the method's memories, takes "
             f"{needed / 1e9:.3g} GB of {there / 1e9:.3g} GB; fewer seeds or a smaller model are accepted."
         )
 

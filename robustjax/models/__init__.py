@@ -38,7 +38,7 @@ _REGISTRY: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
 }
 _COMMON = {"initialization": "torch", "head": "linear", "unbiased_running_variance": False}
 _MAY_BE_NONE = ("hidden", "pools")
-_MOST = 10_000_000  # units of a layer, words of a vocabulary
+_MOST = 100_000  # units of a layer, or layers; words are what the data have
 _CHOICES = {
     "initialization": tuple(layers.INITIALIZATIONS),
     "head": ("linear", "cosine"),
@@ -116,7 +116,8 @@ def get_model(name: str, num_classes: int, *, dtype: Any = jnp.float32, **overri
         if option in _CHOICES and value not in _CHOICES[option]:
             raise ValueError(f"{option} must be one of {', '.join(_CHOICES[option])}, got {value!r}")
         kind = kinds[option] if option in fields else type(_COMMON[option])
-        if (accepted := _refusal(value, kind, least=0 if option in _MAY_BE_NONE else 1)) is not None:
+        least, most = 0 if option in _MAY_BE_NONE else 1, 2**31 - 1 if option == "vocabulary_size" else _MOST
+        if (accepted := _refusal(value, kind, least, most)) is not None:
             raise ValueError(f"{option} of {name} must be {accepted}, got {value!r}")
     settings = _COMMON | defaults | overrides
     common: dict[str, Any] = {option: settings[option] for option in _COMMON}
@@ -125,19 +126,19 @@ def get_model(name: str, num_classes: int, *, dtype: Any = jnp.float32, **overri
     return from_linen(name, module(kit, **own))
 
 
-def _refusal(value: Any, kind: Any, least: int) -> str | None:
+def _refusal(value: Any, kind: Any, least: int = 1, most: int = _MOST) -> str | None:
     """What is accepted in place of a value that does not fit a field of this type; None where it fits."""
     if kind is bool:
         return None if isinstance(value, bool) else "true or false"
     if kind is int:
         whole = isinstance(value, int) and not isinstance(value, bool)
-        return None if whole and least <= value <= _MOST else f"a whole number in [{least}, {_MOST}]"
+        return None if whole and least <= value <= most else f"a whole number in [{least}, {most}]"
     if kind is float:  # a share, all of them
         return None if isinstance(value, int | float) and 0 <= value < 1 else "a number in [0, 1)"
     if kind is str:
         return None if isinstance(value, str) else "a word"
-    sequence = isinstance(value, list | tuple) and len(value) > 0
-    inner = (_refusal(each, tuple if isinstance(each, list | tuple) else int, 1) for each in value) if sequence else ()
+    sequence = isinstance(value, list | tuple)
+    inner = (_refusal(each, tuple if isinstance(each, list | tuple) else int) for each in value) if sequence else ()
     return None if sequence and not any(inner) else "a tuple of whole numbers of at least 1, or of such tuples"
 
 
