@@ -8,6 +8,7 @@ its tunables when a process begins, so the command begins anew, once, in the sam
 import importlib.util
 import os
 import pathlib
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -23,10 +24,20 @@ _TPU_VARIABLES = ("TPU_NAME", "TPU_WORKER_ID", "TPU_ACCELERATOR_TYPE", "COLAB_TP
 def main(argv: Sequence[str] | None = None) -> int:
     """The installed command `robustjax`; `experiments.run.main` where another program calls it with arguments."""
     if argv is None:
-        begin_anew()
+        begin()
     from experiments import run
 
     return run.main(argv)
+
+
+def begin() -> None:
+    """What a command does before its imports, which take seconds: with huge pages, and ending at Ctrl-C in silence.
+
+    `experiments.run.main` gives Ctrl-C its meaning back.
+    """
+    begin_anew()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def begin_anew() -> None:

@@ -21,9 +21,7 @@ from typing import Any, NamedTuple
 from experiments import launch
 
 if __name__ == "__main__":
-    launch.begin_anew()  # before JAX is imported
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # imports take seconds; until `main`, Ctrl-C leaves no traceback
+    launch.begin()  # before JAX is imported
 
 import numpy as np
 from rich.console import Console
@@ -184,7 +182,10 @@ def _check_finished(path: pathlib.Path, settings: config.Config, summary: Mappin
     records.check_epochs(metrics, lines, seeds, max([line.get("epoch", 0) for line in lines] + known))
     if "data" in directory.read_description(path):
         try:
-            dataset = data.load(settings.dataset, settings.data_dir, max_tokens=settings.max_tokens, download=False)
+            dataset = data.load(
+                settings.dataset, settings.data_dir, cache_dir=settings.cache_dir, max_tokens=settings.max_tokens,
+                download=False,
+            )  # fmt: skip
             artefacts.check_data(path, dataset, build.trusted_pool(settings, dataset))
         except FileNotFoundError:
             pass  # a result stays one where its data are no longer
