@@ -188,7 +188,7 @@ def first_steps(task: methods.Task, name: str, start: int, state: Any) -> engine
     return epoch
 
 
-@each_method(fast=ONE)
+@each_method(fast=ONE, costly=("dividemix", "dynamic_loss"))
 def test_compiled_equals_eager(name):
     run = trained(name)
     for start in first_epochs(run.method):
@@ -306,7 +306,7 @@ def accuracy(name: str, kind: str, options: tuple[tuple[str, Any], ...] = ()) ->
     return toys.accuracy(toys.method(name, given.task, **dict(options)), given)
 
 
-@each_method(fast=("gce",), names=WHOLE)
+@each_method(fast=("gce",), names=WHOLE, costly=("dividemix",))
 def test_beats_cross_entropy_where_its_mechanism_acts(name):
     kind, options = WHERE.get(name, ("noise", {}))
     assert accuracy(name, kind, tuple(options.items())) > accuracy("cross_entropy", kind) + MARGIN

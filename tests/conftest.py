@@ -10,13 +10,10 @@ import tempfile
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Nothing here runs long enough to earn back what optimising costs: LLVM's passes are half of all compile time, and the
-# fusion emitters make a small program's compilation two to three times as expensive.
-for _flag in (
-    "--xla_force_host_platform_device_count=4",
-    "--xla_backend_optimization_level=0",
-    "--xla_cpu_use_fusion_emitters=false",
-):
+# Nothing here runs long enough to earn back what LLVM's optimisations cost: they are half of all compile time. (Without
+# XLA's fusion emitters small programs compile twice as fast again, but jaxlib 0.10.2 then gets gradients of a
+# convolution before a max-pool wrong at level 0: parallel_test tells.)
+for _flag in ("--xla_force_host_platform_device_count=4", "--xla_backend_optimization_level=0"):
     _flags = os.environ.get("XLA_FLAGS", "")
     if _flag.partition("=")[0] not in _flags:
         os.environ["XLA_FLAGS"] = f"{_flags} {_flag}".strip()
