@@ -4,19 +4,22 @@ What must hold before JAX is imported is set here through the environment, so th
 tests start.
 """
 
+import importlib.metadata
 import os
 import tempfile
 
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Nothing here runs long enough to earn back what LLVM's optimisations cost: they are half of all compile time. (Without
-# XLA's fusion emitters small programs compile twice as fast again, but jaxlib 0.10.2 then gets gradients of a
-# convolution before a max-pool wrong at level 0: parallel_test tells.)
-for _flag in ("--xla_force_host_platform_device_count=4", "--xla_backend_optimization_level=0"):
-    _flags = os.environ.get("XLA_FLAGS", "")
-    if _flag.partition("=")[0] not in _flags:
-        os.environ["XLA_FLAGS"] = f"{_flags} {_flag}".strip()
+# Nothing here runs long enough to earn back what optimising costs: LLVM's passes are half of all compile time, and
+# XLA's fusion emitters half of the rest. (Without both, jaxlib 0.10.2 gets the gradient of a convolution before a
+# max-pool wrong, so that tests of these take the emitters: `toys.with_emitters`. Another jaxlib may not know the flag.)
+_flags = ["--xla_force_host_platform_device_count=4", "--xla_backend_optimization_level=0"]
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    _flags.append("--xla_cpu_use_fusion_emitters=false")
+for _flag in _flags:
+    if _flag.partition("=")[0] not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}".strip()
 # int · float and the like must be written out.
 os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
 # Many tests train the same small networks. Worker processes inherit the first one's folder.

@@ -12,8 +12,9 @@ BATCH_NORM = {"model": "small_cnn", "stages": ((8,), (8,)), "pools": 1}
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", pytest.param("dynamic_loss", marks=pytest.mark.exhaustive)])
-def test_convolutions_on_a_mesh_equal_one_device(name):
+def test_convolutions_on_a_mesh_equal_one_device(name, monkeypatch):
     """With batch normalisation, a padded last batch and (Dynamic Loss) the meta-gradient."""
+    toys.with_emitters(monkeypatch)
     task = toys.task(epochs=2, **BATCH_NORM)
     single = toys.train(name, task, devices=jax.devices()[:1])[-1]
     split = toys.train(name, task, mode="data", devices=jax.devices()[:4])[-1]

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from robustjax import methods, models
 from robustjax.methods import Method, Task
@@ -113,6 +114,14 @@ def train(name: str, the_task: Task, seeds=(0,), mode: str = "single", devices=N
     """All epochs of a run of a method by name, with states brought to the host (one a seed)."""
     layout = parallel.make_layout(mode, seeds=len(seeds), batch_size=the_task.batch_size, devices=devices)
     return run(method(name, the_task, **more), the_task, [own(seed, wrong) for seed in seeds], layout)
+
+
+def with_emitters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compile the engine's programs with XLA's fusion emitters, which conftest does without, for right convolutions."""
+    options = parallel.compiler_options
+    monkeypatch.setattr(
+        parallel, "compiler_options", lambda *a, **k: {**(options(*a, **k) or {}), "xla_cpu_use_fusion_emitters": True}
+    )
 
 
 def factory(name: str) -> Callable[..., Method]:

@@ -33,8 +33,8 @@ def _compare(case: Case, name: str, actual: np.ndarray, expected: np.ndarray, to
 
 
 def _everyday(case: Case, precision: str) -> bool:
-    """Whole networks are told right from wrong by float64, and cost seconds of compiling in each precision."""
-    return precision == "x64" or not case["id"].startswith(("arch.", "har_reg."))
+    """Formulas are told right from wrong by float64; float32 can fail beside it where inputs are extreme."""
+    return precision == "x64" or ".extreme" in case["id"]
 
 
 @pytest.mark.parametrize(("case", "precision"), [
