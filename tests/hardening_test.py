@@ -49,7 +49,8 @@ def copied(finished, tmp_path, monkeypatch):
 
 
 def contents(folder="."):
-    return {path: path.read_bytes() for path in pathlib.Path(folder).rglob("*") if path.is_file()}
+    files = (path for path in pathlib.Path(folder).rglob("*") if path.is_file())
+    return {path: path.read_bytes() for path in files if path.parent.name != "__pycache__"}  # Python's own
 
 
 def edit(name, change):
