@@ -27,18 +27,21 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="robu
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 
-# Files of which every test is left out at an edit (`-m "not slow"`): whole runs, thousands of small programs, figures.
+# Files of which every test is left out at an edit (`-m "not slow"`): whole runs, thousands of small programs,
+# figures, single methods and their pieces. Whoever edits one of these runs its tests by name.
 SLOW_FILES = {
-    "autoaugment_test.py", "contributing_test.py", "cost_test.py", "custom_loss_test.py", "custom_model_test.py",
-    "doctest_test.py", "dynamic_loss_test.py", "elr_theory_test.py", "figures_elr_test.py", "figures_sr_test.py",
-    "har_test.py", "har_theory_test.py", "hardening_test.py", "lstm_test.py", "mixtures_test.py", "models_test.py",
-    "oracle_test.py", "own_code_test.py", "parallel_test.py", "run_test.py", "same_runs_test.py",
-    "strict_promotion_test.py", "text_test.py", "trusted_test.py",
+    "augment_test.py", "autoaugment_test.py", "co_teaching_test.py", "contributing_test.py", "cost_test.py",
+    "custom_loss_test.py", "custom_model_test.py", "dividemix_test.py", "doctest_test.py", "dynamic_loss_test.py",
+    "elr_theory_test.py", "figures_elr_test.py", "figures_sr_test.py", "har_test.py", "har_theory_test.py",
+    "hardening_test.py", "lstm_test.py", "meta_nets_test.py", "meta_test.py", "mixtures_test.py", "mixup_test.py",
+    "models_test.py", "mw_net_test.py", "nlnl_test.py", "oracle_test.py", "own_code_test.py", "parallel_test.py",
+    "run_test.py", "same_runs_test.py", "sparse_test.py", "strict_promotion_test.py", "targets_test.py", "text_test.py",
+    "trusted_test.py",
 }  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of slow files before -m chooses."""
+    """Mark the tests of slow files, and what waits for a release, before -m chooses."""
     for item in items:
-        if item.path.name in SLOW_FILES:
+        if item.path.name in SLOW_FILES or item.get_closest_marker("exhaustive"):
             item.add_marker(pytest.mark.slow)
