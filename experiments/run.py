@@ -410,7 +410,7 @@ def _obey(arguments: Sequence[str]) -> int:
     given = command_line.parse(arguments)
     settings, sources = config.resolve(given)
     if not settings.quiet:
-        print(_origin(sources, config.unsaid(given)), flush=True)
+        print(_origin(sources, config.unsaid(given, settings)), flush=True)
     path = pathlib.Path(settings.out or directory.default_path(settings))
     show(execute(dataclasses.replace(settings, out=str(path)), sources, command), path)
     return 0

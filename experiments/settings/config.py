@@ -200,13 +200,13 @@ def _recipe(given: Mapping[str, Any], method: str, options: Mapping[str, catalog
     )
 
 
-def unsaid(given: Mapping[str, Any]) -> dict[str, Any]:
+def unsaid(given: Mapping[str, Any], config: Config) -> dict[str, Any]:
     """Where the recipe, if any, names no network: the settings of training that nobody has named, at their defaults.
 
-    Raises:
-      as `resolve`.
+    Args:
+      given: what was given on the command line.
+      config: what `resolve` has made of it.
     """
-    config, _ = resolve(given)
     said = _recipe(given, config.method, catalogue.options(catalogue.entry(config.method))).settings
     if "model" in said:
         return {}

@@ -357,8 +357,7 @@ class Programs:
         work = stage.passes[number]
         key = (stage.schedule, number, work)
         if key not in self._tallies:  # finding the metrics costs as much as tracing the steps
-            lead = len(self.layout.lead)
-            one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[lead:], leaf.dtype), (state, seed))
+            one = _of_one_seed(self.layout, (state, seed))
             metrics: Metrics = {}
             for step in dict.fromkeys(work):
                 _, found = jax.eval_shape(functools.partial(self._apply_step, stage, number, step), *one, shared)
@@ -367,6 +366,12 @@ class Programs:
             zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), metrics)
             self._tallies[key] = Tally(zeros, none)
         return parallel.place_seeds(self.layout, [self._tallies[key]] * self.layout.seeds)
+
+
+def _of_one_seed(layout: parallel.Layout, tree: Any) -> Any:
+    """Shapes and types of a tree of all seeds, as a program sees that of one."""
+    lead = len(layout.lead)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[lead:], leaf.dtype), tree)
 
 
 def _there(value: _T | None) -> _T:
@@ -422,8 +427,7 @@ def check_steps(method: Method, task: Task, layout: parallel.Layout, state: Stat
     Raises:
       whatever a step or `method.predict` does.
     """
-    lead = len(layout.lead)
-    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[lead:], leaf.dtype), state)
+    one = _of_one_seed(layout, state)
 
     def batch(size: int) -> Batch:
         integers, shares = (jax.ShapeDtypeStruct((size,), dtype) for dtype in (jnp.int32, jnp.float32))
