@@ -41,6 +41,16 @@ class Dataset(NamedTuple):
     """
     vocabulary: tuple[str, ...] | None = None
     """The words by token id, for texts; `robustjax.data.text.encode` numbers other texts alike."""
+    true_labels: np.ndarray | None = None
+    """int32 [N]: what the training examples truly are; None where nobody knows."""
+    train_ids: tuple[str, ...] | None = None
+    """What each training example is called where it came from, a path or an id; None: only its number is known."""
+    test_held_out: bool = False
+    """Whether the test part was held out of the training data, its labels as given: some may be wrong."""
+    annotations: np.ndarray | None = None
+    """int32 [N, A]: the labels of A annotators, −1 where one gave none; None for a single label each."""
+    groups: np.ndarray | None = None
+    """int32 [N]: a group of each training example that came with the data (HAR's, say)."""
 
     @property
     def num_tokens(self) -> int | None:
@@ -113,7 +123,8 @@ def load(
         vocabulary_size=vocabulary_size, progress=progress, other_names=("digits",),
     )  # fmt: skip
     mean, std = _STATISTICS.get(name.split(":")[0].split("/")[0], (mean, std))
-    return _assemble(name, arrays, mean, std, class_names)
+    found = _assemble(name, arrays, mean, std, class_names)
+    return found._replace(true_labels=found.train_labels)  # a benchmark's labels count as true, as its papers have it
 
 
 def _assemble(
@@ -183,13 +194,15 @@ def from_arrays(
     class_names: Sequence[str] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    true_labels: npt.ArrayLike | None = None,
 ) -> Dataset:
     """A Dataset from your own arrays, checked.
 
     Images: uint8 [N, H, W, C] (or [N, H, W]: one channel), or finite floats or integers [N, …], which become float32
     and int32. Labels: integers [N] from 0; every class needs a training example. class_names: by default the class
     numbers. mean, std: per channel, in the images' units; by default those of the training images, or 0 and 1 for
-    arrays that are not [N, H, W, C]. Raises ValueError, naming the array and the first bad place, for anything else.
+    arrays that are not [N, H, W, C]. true_labels: what the training examples truly are, where that is known; they only
+    judge. Raises ValueError, naming the array and the first bad place, for anything else.
 
     >>> images = np.arange(4 * 2 * 2, dtype=np.uint8).reshape(4, 2, 2)
     >>> mine = from_arrays(images, [0, 1, 1, 0], images[:1], [0], class_names=["cat", "dog"])
@@ -234,7 +247,15 @@ def from_arrays(
         tuple(map(str, range(num_classes) if class_names is None else class_names)),
         own_mean if mean is None else _check_statistics(mean, "mean", channels, -np.inf),
         own_std if std is None else _check_statistics(std, "std", channels, 0.0),
+        true_labels=None if true_labels is None else _check_truth(true_labels, num_classes, len(train)),
     )
+
+
+def _check_truth(labels: npt.ArrayLike, num_classes: int, count: int) -> np.ndarray:
+    checked = check_labels(labels, num_classes, "true_labels")
+    if len(checked) != count:
+        raise ValueError(f"true_labels has {len(checked)} entries for {count} training examples; expected one for each")
+    return checked
 
 
 def _digits() -> Dataset:
@@ -245,7 +266,7 @@ def _digits() -> Dataset:
     images = np.round(images * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
     kept = subsample(labels, [130] * 10, 0)
     rest = np.setdiff1d(np.arange(len(labels)), kept)
-    return from_arrays(images[kept], labels[kept], images[rest], labels[rest], name="digits")
+    return from_arrays(images[kept], labels[kept], images[rest], labels[rest], name="digits", true_labels=labels[kept])
 
 
 def _from_npz(path: Path) -> Dataset:
@@ -260,7 +281,7 @@ def _from_npz(path: Path) -> Dataset:
     for split in ("train", "test"):  # what files written for older versions call them
         if f"{split}_inputs" not in arrays and f"{split}_images" in arrays:
             arrays[f"{split}_inputs"] = arrays.pop(f"{split}_images")
-    optional = ("class_names", "mean", "std")
+    optional = ("class_names", "mean", "std", "true_labels")
     if missing := [key for key in required if key not in arrays]:
         raise ValueError(f"{os.fspath(path)!r} lacks {', '.join(missing)}; it has {', '.join(arrays) or 'nothing'}")
     options = {key: arrays[key].tolist() for key in optional if key in arrays}
