@@ -77,12 +77,10 @@ def get_model(name: str, num_classes: int, *, dtype: Any = jnp.float32, **overri
       name: one of `names()`.
       num_classes: C, at least 1.
       dtype: of the activations; parameters, batch statistics and logits are at least float32.
-      **overrides: options of every network:
-        - `initialization`: "torch" (PyTorch's defaults), "kaiming_normal" (HAR) or "kaiming_xavier" (SR: Kaiming
-          uniform convolutions, Xavier uniform linear layers);
-        - `head`: "linear", or "cosine" for LDAM's classifier (features and weights of length 1, no bias);
-        - `unbiased_running_variance`: PyTorch's running variance (True) or Flax's (False, the default);
-
+      **overrides: options of every network, `initialization` ("torch": PyTorch's defaults; "kaiming_normal": HAR's;
+        "kaiming_xavier": SR's, Kaiming uniform convolutions and Xavier uniform linear layers), `head` ("linear", or
+        "cosine" for LDAM's classifier: features and weights of length 1, no bias), `unbiased_running_variance`
+        (PyTorch's running variance, or Flax's with False, the default);
         and the fields of the network's own class, such as `stages`, `widths` or `blocks`.
 
     Returns:
