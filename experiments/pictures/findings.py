@@ -6,6 +6,7 @@ the arrays in what a run has left.
 
 import functools
 import itertools
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -325,7 +326,7 @@ def draw_table_over_epochs(values: np.ndarray, title: str) -> Figure:
 def _bars(ax: Axes, values: np.ndarray, color: str, title: str) -> None:
     """Bars side by side; whole numbers on the axis where there are only such."""
     ax.bar(np.arange(len(values)), values, color=color, width=0.8)
-    ax.set(ylabel=title, xlim=(-0.6, len(values) - 0.4))
+    ax.set(ylabel=textwrap.fill(title, 22), xlim=(-0.6, len(values) - 0.4))
     ax.grid(axis="x", visible=False)
     finite = values[np.isfinite(values)]
     if len(finite) and (finite == np.round(finite)).all():

@@ -66,7 +66,7 @@ class Config:
 
     trusted_examples: int = setting(
         0, "labels", "so many examples, at least 0, as many of each class, leave the training set and keep their true "
-        "labels, for methods that learn from some"
+        "labels, which must be known, for methods that learn from some"
     )  # fmt: skip
     trusted: str | None = setting(
         None, "labels", "trusted examples from elsewhere: the training part of npz:FILE or folder:DIR"
