@@ -29,7 +29,7 @@ from rich.text import Text
 
 from experiments import complaints
 from experiments.pictures import of_runs
-from experiments.runs import artefacts, directory, environment, history, measure, progress, records, table
+from experiments.runs import artefacts, directory, environment, history, measure, progress, records, table, test_part
 from experiments.settings import build, command_line, config
 from robustjax import backend, data, user_code
 from robustjax.methods import Method, Task
@@ -112,10 +112,11 @@ def execute(settings: config.Config, sources: Sequence[str] = (), command: str =
             patience=settings.early_stopping, quiet=settings.quiet,
         )  # fmt: skip
         lines = records.read_records(path / "metrics.jsonl")
-        summary = _summarise(config.identity(settings), made.seeds, lines)
+        summary = _summarise(config.identity(settings), made.seeds, lines, made.dataset.test_held_out)
         summary |= {
             "command": command, "seconds": seconds, "class_names": list(made.dataset.class_names),
             "trusted_examples": made.num_trusted, "warnings": warnings,
+            "truth": build.truth_source(made.dataset, made.labels[0]),
         }  # fmt: skip
         titled = dataclasses.replace(settings, method=user_code.short_name(settings.method))
         of_runs.draw_all(path, titled, made.dataset, [own.train for own in made.labels], made.seeds, lines)
@@ -199,16 +200,21 @@ def _description(identity: Mapping[str, Any], made: Prepared, sources: Sequence[
         "sources": list(sources),
         "environment": environment.environment(),
         "layout": made.layout.describe(),
+        "test_held_out": made.dataset.test_held_out,
         "data": artefacts.data_hashes(made.dataset, made.pool),
         **artefacts.label_hashes(dict(zip(made.seeds, made.labels, strict=True))),
     }
 
 
-def _summarise(identity: Mapping[str, Any], seeds: Sequence[int], lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _summarise(
+    identity: Mapping[str, Any], seeds: Sequence[int], lines: Sequence[dict[str, Any]], test_held_out: bool
+) -> dict[str, Any]:
     """What summary.json says of the records: each seed's results, and mean and standard deviation over the seeds."""
-    results = [{"seed": seed, **history.summarise([r for r in lines if r["seed"] == seed])} for seed in seeds]
+    part = test_part.title("test set", test_held_out)
+    results = [{"seed": seed, **history.summarise([r for r in lines if r["seed"] == seed], part)} for seed in seeds]
     return {
         "settings": identity,
+        "test_held_out": test_held_out,
         "environment": environment.environment(),
         "seeds": results,
         "mean_std": {
@@ -240,6 +246,7 @@ def _train(
     state, start, before = made.fresh, 0, 0.0
     final: Sequence[Any] = []
     so_far: dict[int, list[dict[str, Any]]] = {seed: [] for seed in seeds}
+    tested = "held-out_accuracy" if dataset.test_held_out else "test_accuracy"
     if resuming and checkpoints.latest_epoch(folder) is not None:
         saved, meta, start = _restore(folder, parallel.by_seed(layout, made.fresh))
         lines = records.read_records(metrics) if metrics.exists() else []
@@ -287,7 +294,7 @@ def _train(
                 done,
                 loss=float(np.mean([r["train_loss"] for r in newest])),
                 learning_rate=newest[0].get("learning_rate"),
-                test_accuracy=float(np.mean([r["test_accuracy"] for r in newest])),
+                **{tested: float(np.mean([r["test_accuracy"] for r in newest]))},
             )
             over = may_end(so_far, done)
             stopping = bool(stop_asked) and not over
@@ -364,7 +371,10 @@ def show(summary: dict[str, Any], path: pathlib.Path) -> None:
     """Print the table of a run's results, and where the rest is."""
     seeds = [each["seed"] for each in summary["seeds"]]
     names = [f"class {name}" if name.isdigit() else name for name in summary["class_names"]]
-    Console().print(table.results_table(summary["seeds"], seeds=seeds, class_names=names))
+    held_out = summary.get("test_held_out", False)
+    Console().print(table.results_table(summary["seeds"], seeds=seeds, class_names=names, test_held_out=held_out))
+    if summary.get("truth") == build.ASSUMED:
+        print(f"wrong labels are those that the run's noise has made: {build.ASSUMED}")
     if count := summary.get("trusted_examples"):
         print(f"learned from {count} trusted examples besides")
     for text, warned in summary.get("warnings", {}).items():

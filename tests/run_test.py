@@ -106,6 +106,8 @@ def test_labels_of_ones_own_for_a_known_data_set(tmp_path, capsys):
     out = tmp_path / "run"
     assert start(out, "cross_entropy", 1, f"--labels={tmp_path / 'human.npz'}:worse", *flags) == 0
     np.testing.assert_array_equal(corruptions.load_noise(out / "labels-seed0.npz").given, given)
+    summary = json.loads(read(out / "summary.json"))  # the benchmark's own labels judge
+    assert summary["truth"] == "the data" and np.isfinite(summary["seeds"][0]["final"]["noise_detection_auroc"])
     for spec, message in (("human.npz", "FILE.npz:NAME"), ("human.npz:best", "worse, other"), ("none.npy", "no file")):
         assert start(tmp_path / "no", "cross_entropy", 1, f"--labels={tmp_path / spec}", *flags) == 2
         assert message in capsys.readouterr().err

@@ -70,15 +70,17 @@ def draw(paths: Sequence[pathlib.Path], out: pathlib.Path) -> list[pathlib.Path]
     Raises:
       ValueError: a path holds no run, runs are on different data sets, or no epoch of any is over.
     """
-    records = {label: runs.read_records(path) for path, label in runs.read(paths).items()}
+    names = runs.read(paths)
+    records = {label: runs.read_records(path) for path, label in names.items()}
     measured = {label: seeds for label, seeds in records.items() if seeds}
     runs.tell_missing("no epoch is over", records, measured)
     if not measured:
         raise ValueError("no epoch of any run is over.")
-    titles = {"test_accuracy": "test accuracy", "target_accuracy": "target accuracy"}
+    titles = {"test_accuracy": runs.test_title(names), "target_accuracy": "target accuracy"}
     made = [plots.by_epoch(measured, titles, out / "accuracy.png")]
     surveyed = {label: seeds for label, seeds in measured.items() if curve(seeds, "wrong_memorized") is not None}
-    runs.tell_missing("no memorization is recorded (it needs --track-every, and wrong labels)", measured, surveyed)
+    reason = "no memorization is recorded (it needs --track-every, and true labels to judge by)"
+    runs.tell_missing(reason, measured, surveyed)
     if surveyed:
         made.append(plots.lines(memorization_panels(surveyed), 2, out / "memorization.png"))
         made.append(plots.lines(coefficient_panels(surveyed), 2, out / "coefficients.png"))

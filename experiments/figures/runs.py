@@ -4,10 +4,10 @@ import argparse
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from experiments.runs import directory, records
+from experiments.runs import directory, records, test_part
 from experiments.settings.config import Config
 
 
@@ -75,6 +75,11 @@ def read_records(path: pathlib.Path) -> list[list[dict[str, Any]]]:
     file = path / "metrics.jsonl"
     lines = records.read_records(file) if file.exists() else []
     return [[r for r in lines if r["seed"] == seed] for seed in sorted({r["seed"] for r in lines})]
+
+
+def test_title(paths: Iterable[pathlib.Path]) -> str:
+    """What the test accuracy of runs on one data set is called."""
+    return test_part.title("test accuracy", any(directory.read_description(p).get("test_held_out") for p in paths))
 
 
 def tell_missing(reason: str, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:

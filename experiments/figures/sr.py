@@ -81,7 +81,7 @@ def draw(
     surveyed = {label: seeds for label, seeds in measured.items() if any("sparse_rate" in r for r in seeds[0])}
     made = []
     if measured:
-        made.append(plots.by_epoch(measured, {"test_accuracy": "test accuracy"}, out / "test_accuracy.png"))
+        made.append(plots.by_epoch(measured, {"test_accuracy": runs.test_title(names)}, out / "test_accuracy.png"))
     runs.tell_missing("no epoch is over", records, measured)
     if surveyed:
         made.append(plots.by_epoch(surveyed, SPARSE_RATES, out / "sparse_rate.png"))

@@ -6,6 +6,7 @@ the arrays in what a run has left.
 
 import functools
 import itertools
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from experiments.pictures import plots, style
 from experiments.pictures.style import BLUE, GREEN, MAX_PANELS, ORANGE, PURPLE, RED, SKY, STYLE, Records
+from experiments.runs import test_part
 from robustjax import findings as kinds
 from robustjax.data.labelling import Labels
 
@@ -34,6 +36,7 @@ class Left(NamedTuple):
       labels: that it was trained on; `clean` None where the truth is not known.
       class_names: [C].
       groups_are_classes: whether the groups of PerGroup are the classes.
+      test_held_out: whether the test part was held out of the training data.
     """
 
     kinds: Mapping[str, str]
@@ -43,6 +46,7 @@ class Left(NamedTuple):
     labels: Labels
     class_names: Sequence[str]
     groups_are_classes: bool = True
+    test_held_out: bool = False
 
     def newest(self, name: str) -> np.ndarray | None:
         """The last array of this name that an epoch has left, None if none has."""
@@ -105,7 +109,7 @@ def _per_group(left: Left, names: Sequence[str]) -> Iterator[tuple[str, Drawing]
         if left.groups_are_classes and size == len(left.class_names):
             titles, accuracy = list(left.class_names), left.records[-1].get("per_class_accuracy")
             if accuracy is not None:
-                rows["test error"] = 1 - np.array(accuracy, float)
+                rows[test_part.title("test error", left.test_held_out)] = 1 - np.array(accuracy, float)
         file = own[0] if len(own) == 1 else "groups" if len(sizes) == 1 else f"groups_of_{size}"
         yield file, functools.partial(draw_per_group, rows, style.words(own[-1]), titles)
 
@@ -149,7 +153,7 @@ def draw_label_accuracy(records: Records, name: str, given: float | None) -> Fig
     epochs, values = style.curves([records], f"{name}_changed" if given is None else f"{name}_accuracy")
     ax.plot(epochs, values[0], color=BLUE, label=style.words(name), marker="o" if len(epochs) == 1 else "")
     if given is None:
-        ax.set_ylabel("labels that differ from those given")
+        ax.set(ylabel="labels that differ from those given", ylim=(0, None))
     else:
         ax.axhline(given, color=RED, linestyle="--", label="as given")
         ax.set_ylabel("labels that are right")
@@ -290,7 +294,8 @@ def draw_table(
         ax.tick_params(labelbottom=True)
     for ax in axes[::5]:
         ax.set_ylabel(f"{title}, share" if shares and noisy_share is not None else title)
-    style.legend_below(figure, legend)
+    if len(legend) > 1:  # else the axis says it
+        style.legend_below(figure, legend)
     return figure
 
 
@@ -321,7 +326,7 @@ def draw_table_over_epochs(values: np.ndarray, title: str) -> Figure:
 def _bars(ax: Axes, values: np.ndarray, color: str, title: str) -> None:
     """Bars side by side; whole numbers on the axis where there are only such."""
     ax.bar(np.arange(len(values)), values, color=color, width=0.8)
-    ax.set(ylabel=title, xlim=(-0.6, len(values) - 0.4))
+    ax.set(ylabel=textwrap.fill(title, 22), xlim=(-0.6, len(values) - 0.4))
     ax.grid(axis="x", visible=False)
     finite = values[np.isfinite(values)]
     if len(finite) and (finite == np.round(finite)).all():

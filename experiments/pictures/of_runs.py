@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from experiments.pictures import findings, plots, style
+from experiments.runs import table
 from experiments.settings.config import Config
 from robustjax.data import Dataset
 from robustjax.data.labelling import Labels
@@ -46,12 +47,13 @@ def draw_all(
     by_seed = [[r for r in records if r["seed"] == seed] for seed in seeds]
     made: list[pathlib.Path] = []
     parts: dict[str, Callable[[], Iterator[tuple[str, findings.Drawing]]]]
-    parts = {"a run": functools.partial(_of_any_run, settings.method, by_seed)}
+    parts = {"a run": functools.partial(_of_any_run, settings.method, by_seed, dataset.test_held_out)}
     with _telling("findings"):
         kinds, examples = read_findings(path, seeds[0])
         left = findings.Left(
             kinds, by_seed[0], read_diagnostics(path, seeds[0]), examples, corrupted[0],
             [style.plain(name) for name in dataset.class_names], groups_are_classes=settings.groups is None,
+            test_held_out=dataset.test_held_out,
         )  # fmt: skip
         parts |= {kind: functools.partial(findings.figures, left, kind) for kind in dict.fromkeys(kinds.values())}
     for part, drawings in parts.items():
@@ -62,10 +64,15 @@ def draw_all(
     return made
 
 
-def _of_any_run(method: str, by_seed: Sequence[style.Records]) -> Iterator[tuple[str, findings.Drawing]]:
-    yield "learning_curves", functools.partial(plots.draw_learning_curves, {method: by_seed})
+def _of_any_run(
+    method: str, by_seed: Sequence[style.Records], test_held_out: bool
+) -> Iterator[tuple[str, findings.Drawing]]:
+    yield "learning_curves", functools.partial(plots.draw_learning_curves, {method: by_seed}, test_held_out)
     if any("wrong_memorized" in r for r in by_seed[0]):
         yield "memorization", functools.partial(plots.draw_memorization, by_seed[0])
+    if any("disagreement" in r for r in by_seed[0]):  # the truth is not known
+        titles = {"disagreement": table.DISAGREEMENT}
+        yield "disagreement", functools.partial(plots.draw_by_epoch, {method: by_seed}, titles)
 
 
 @contextlib.contextmanager

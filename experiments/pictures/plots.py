@@ -15,6 +15,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from experiments.pictures import style
 from experiments.pictures.style import BLUE, GREEN, PURPLE, RED, PathLike, Records
+from experiments.runs import test_part
 
 # What a network predicts for training examples (ELR, Fig. 1): by kind, the recorded shares with label, colour and line.
 MEMORIZATION = {
@@ -27,21 +28,21 @@ MEMORIZATION = {
 }
 
 
-def learning_curves(runs: Mapping[str, Sequence[Records]], path: PathLike) -> Path:
+def learning_curves(runs: Mapping[str, Sequence[Records]], path: PathLike, test_held_out: bool = False) -> Path:
     """Save train loss, test accuracy and learning rate by epoch, see ``draw_learning_curves``."""
-    return style.save(draw_learning_curves(runs), path)
+    return style.save(draw_learning_curves(runs, test_held_out), path)
 
 
-def draw_learning_curves(runs: Mapping[str, Sequence[Records]]) -> Figure:
+def draw_learning_curves(runs: Mapping[str, Sequence[Records]], test_held_out: bool = False) -> Figure:
     """Draw a line a run: the mean over its seeds, in a band of one sample standard deviation to either side.
 
     Args:
       runs: by label, the records of each seed, with ``train_loss``, ``test_accuracy`` and ``learning_rate``; a
         quantity that no record holds gets no panel, and an epoch without it no point.
+      test_held_out: whether the test part was held out of the training data, which its axis then says.
     """
-    return draw_by_epoch(
-        runs, {"train_loss": "train loss", "test_accuracy": "test accuracy", "learning_rate": "learning rate"}
-    )
+    tested = test_part.title("test accuracy", test_held_out)
+    return draw_by_epoch(runs, {"train_loss": "train loss", "test_accuracy": tested, "learning_rate": "learning rate"})
 
 
 def by_epoch(runs: Mapping[str, Sequence[Records]], titles: Mapping[str, str], path: PathLike) -> Path:
@@ -55,7 +56,7 @@ def draw_by_epoch(runs: Mapping[str, Sequence[Records]], titles: Mapping[str, st
 
     Args:
       runs: by label, the records of each seed.
-      titles: name in the records -> what it is called in the picture. Accuracies get an axis in percent.
+      titles: name in the records -> what it is called in the picture. Accuracies and shares get an axis in percent.
 
     Raises:
       ValueError: no record holds any of them.
@@ -75,9 +76,9 @@ def draw_by_epoch(runs: Mapping[str, Sequence[Records]], titles: Mapping[str, st
             if len(seeds) > 1:
                 std = values.std(0, ddof=1)
                 ax.fill_between(epochs, mean - std, mean + std, color=color, alpha=0.2, linewidth=0)
-        ax.set_ylabel(title)
+        ax.set_ylabel(textwrap.fill(title, 26))
         style.epoch_axis(ax)
-        if quantity.endswith("accuracy"):
+        if quantity.endswith(("accuracy", "disagreement")):
             style.percent_axis(ax)
     if len(runs) > 1 or any(len(seeds) > 1 for seeds in runs.values()):
         style.legend_below(figure, axes[0])

@@ -4,6 +4,8 @@ import hashlib
 import pathlib
 from collections.abc import Iterator, Mapping
 
+import numpy as np
+
 from experiments.runs import directory
 from experiments.settings import build
 from experiments.settings.config import Config
@@ -32,17 +34,17 @@ def read_labels(
       ValueError: if one is damaged, or the data are not those that it was made for.
     """
 
-    def read(name: str, source: Dataset) -> Labels:
-        clean = source.train_labels
-        noise = corruptions.load_noise(_file(path, name, seed), clean_labels=clean)
-        return Labels(noise.kept, noise.given, clean[noise.kept])
+    def read(name: str, source: Dataset, true: np.ndarray | None) -> Labels:
+        noise = corruptions.load_noise(_file(path, name, seed), clean_labels=source.train_labels)
+        return Labels(noise.kept, noise.given, None if true is None else true[noise.kept])
 
-    train = read("labels", dataset)
+    true = build.truth(config, dataset)
+    train = read("labels", dataset, true)
     return build.SeedLabels(
         train,
-        validation=read("validation", dataset) if config.validation_split else None,
+        validation=read("validation", dataset, true) if config.validation_split else None,
         groups=build.make_groups(config, dataset, train),
-        trusted=None if pool is None else read("trusted", pool),
+        trusted=None if pool is None else read("trusted", pool, build.trusted_labels(pool)),
     )
 
 
@@ -110,7 +112,10 @@ def check_labels(path: pathlib.Path, labels: Mapping[int, build.SeedLabels]) -> 
 
 def _hash(dataset: Dataset) -> str:
     digest = hashlib.sha256()
-    for array in (dataset.train_inputs, dataset.train_labels, dataset.test_inputs, dataset.test_labels):
+    arrays = [dataset.train_inputs, dataset.train_labels, dataset.test_inputs, dataset.test_labels]
+    if dataset.true_labels is not None and not np.array_equal(dataset.true_labels, dataset.train_labels):
+        arrays.append(dataset.true_labels)  # else they tell nothing more
+    for array in arrays:
         digest.update(f"{array.dtype}{array.shape}".encode())
         rows = array[:: max(1, -(-array.nbytes // 2**30))]
         for start in range(0, len(rows), 1024):  # memory-mapped ones come into memory bit by bit

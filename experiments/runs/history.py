@@ -7,17 +7,18 @@ from typing import Any
 import numpy as np
 
 
-def summarise(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def summarise(history: Sequence[Mapping[str, Any]], test_part: str = "test set") -> dict[str, Any]:
     """Summarise one seed's run from its per-epoch records; of a run with several stages, the last stage's.
 
     Args:
       history: records in the order of training, each with ``epoch`` and, in the epochs that were evaluated,
         ``test_accuracy`` in [0, 1]; None or nan counts as not evaluated. A ``stage`` tells stages apart.
+      test_part: what that accuracy is measured on.
 
     Returns:
       ``test_accuracy_last``; ``test_accuracy_mean_last_10`` over the last 10 epochs; ``test_accuracy_best`` with its
       ``best_epoch`` (the first, if several) and ``best_chosen_on``, which says that the maximum was picked on the test
-      set and so is no estimate of what a user would get; ``epochs``, the number of records; and ``final``, the other
+      part and so is no estimate of what a user would get; ``epochs``, the number of records; and ``final``, the other
       metrics of the last record. Where the records have a ``validation_accuracy``, on held-out examples with labels as
       wrong as the others, also ``test_accuracy_best_validation``, that of the epoch which it chooses (the first, if
       several), and ``best_validation_epoch``.
@@ -40,7 +41,7 @@ def summarise(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "test_accuracy_mean_last_10": float(np.mean(recent)) if recent else math.nan,
         "test_accuracy_best": best,
         "best_epoch": best_epoch,
-        "best_chosen_on": "test set",
+        "best_chosen_on": test_part,
         **selected,
         "epochs": len(history),
         "final": {name: value for name, value in history[-1].items() if name not in ("epoch", "test_accuracy")},

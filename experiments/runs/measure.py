@@ -1,4 +1,4 @@
-"""An epoch's record: what the engine saw, judged with the clean labels that training never sees."""
+"""An epoch's record: what the engine saw, judged with the clean labels, if any, that training never sees."""
 
 import os
 import pathlib
@@ -53,7 +53,10 @@ def _sparse_rates(logits: jax.Array) -> dict[str, jax.Array]:
     }
 
 
-_unjudged_metrics = backend.jit(_sparse_rates)  # what there is without true labels
+@backend.jit
+def _unjudged_metrics(logits: jax.Array, given: jax.Array) -> dict[str, jax.Array]:
+    """What there is without true labels."""
+    return {"disagreement": 1 - evaluation.accuracy(logits, given), **_sparse_rates(logits)}
 
 
 def record(
@@ -72,7 +75,8 @@ def record(
       k: position of the seed among those trained at once.
       seed: the seed itself.
       test_labels: int [T].
-      labels: the seed's given and clean training labels; without clean ones nothing that needs them is in the record.
+      labels: the seed's given and clean training labels; without clean ones nothing that needs them is in the record,
+        but the share of given labels that the network's predictions differ from, "disagreement".
       validation: those of what it holds out; judged by the given labels, as a user would have to.
       preliminary_stages: how many of the method's stages are preliminary. If any, the record tells by "stage" what an
         epoch belongs to: 1 and so on for the preliminary stages, the next number for all that count.
@@ -95,7 +99,7 @@ def record(
     if logits is not None and labels.clean is not None:
         found |= _train_metrics(logits, labels.given, labels.clean)
     elif logits is not None:
-        found |= _unjudged_metrics(logits)
+        found |= _unjudged_metrics(logits, labels.given)
     judged = judge.judge(epoch.findings[k], labels, logits)
     if taken := [name for name in judged if name in found and not name.startswith("ce_coefficient_")]:
         raise ValueError(f"a finding gives the metric {taken[0]!r}, which every record has; rename the finding.")

@@ -8,12 +8,13 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from experiments.runs import judge
+from experiments.runs import judge, test_part
 from experiments.runs.history import mean_std
 
 _CLASSES_SHOWN = 20
 _SEEDS_SHOWN = 3
 _ABSENT = "–"
+DISAGREEMENT = "predictions that differ from the given labels"
 
 _ROWS = (
     ("test_accuracy_last", "test accuracy, last epoch"),
@@ -23,7 +24,10 @@ _ROWS = (
     ("balanced_accuracy", "balanced test accuracy"),
     ("expected_calibration_error", "expected calibration error"),
 )
-_LAST_ROWS = (("noise_detection_auroc", "AUROC of finding wrong labels, by loss"),)
+_LAST_ROWS = (
+    ("noise_detection_auroc", "AUROC of finding wrong labels, by loss"),
+    ("disagreement", DISAGREEMENT),
+)
 _TRUSTED = ("trusted_examples", "trusted examples consumed")
 
 
@@ -32,6 +36,7 @@ def results_table(
     *,
     seeds: Sequence[int] | None = None,
     class_names: Sequence[str] | None = None,
+    test_held_out: bool = False,
 ) -> Table:
     """Return a table of a run's results in percent: a row a metric; a column a seed, or mean ± sample std.
 
@@ -46,6 +51,7 @@ def results_table(
         on, is told where it is not 0.
       seeds: default 0, 1, …
       class_names: default class 0, class 1, …
+      test_held_out: whether the test part was held out of the training data, which the rows about it then say.
     """
     if not summaries:
         raise ValueError("summaries must hold at least one seed's summary")
@@ -68,7 +74,8 @@ def results_table(
 
     metrics = [{**summary.get("final", {}), **summary} for summary in summaries]
     found = list(judge.titles({name: None for each in metrics for name in each}))
-    for name, label in (*_ROWS, *found, *_LAST_ROWS):
+    own = [(name, test_part.title(label, test_held_out)) for name, label in _ROWS]
+    for name, label in (*own, *found, *_LAST_ROWS):
         values = [_number(each.get(name)) for each in metrics]
         if not all(map(math.isnan, values)):
             add(label, values)

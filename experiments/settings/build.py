@@ -157,6 +157,8 @@ class SeedLabels(NamedTuple):
       validation: those it holds out; None for none.
       groups: int32 [N], the groups of what it trains on; None where these are the given labels.
       trusted: its trusted examples, `kept` in their pool, true labels in `given`; None for none.
+
+    `clean` is None in all but the trusted ones where nobody knows the truth (`truth`).
     """
 
     train: labelling.Labels
@@ -165,15 +167,38 @@ class SeedLabels(NamedTuple):
     trusted: labelling.Labels | None = None
 
 
+def truth(config: Config, dataset: Dataset) -> np.ndarray | None:
+    """What the training examples of `dataset` truly are, int32 [M]; None where nobody knows.
+
+    Labels of data of one's own count as the truth only where the run adds noise to them: it is then an experiment about
+    that noise.
+    """
+    if dataset.true_labels is None and config.noise != "none":
+        return dataset.train_labels
+    return dataset.true_labels
+
+
+def trusted_labels(pool: Dataset) -> np.ndarray:
+    """The labels int32 [M] of the data set that trusted examples are taken from: what they truly are, if it says so."""
+    return pool.train_labels if pool.true_labels is None else pool.true_labels
+
+
 def trusted_pool(config: Config, dataset: Dataset) -> Dataset | None:
     """The data set whose training part trusted examples are taken from; None for no trusted examples.
 
     Raises:
       FileNotFoundError: if it is not there.
-      ValueError: if its inputs or its classes are not those of `dataset`.
+      ValueError: if its inputs or its classes are not those of `dataset`, or nobody knows the true labels of those that
+        are to be taken from `dataset`.
     """
     if config.trusted is not None:
         return files.read_trusted(config.trusted, dataset, config.cache_dir)
+    if config.trusted_examples and truth(config, dataset) is None:
+        raise ValueError(
+            f"trusted_examples={config.trusted_examples}: trusted examples keep their true labels, and {dataset.name} "
+            "does not tell any; --trusted=npz:FILE or folder:DIR of examples whose labels are known to be right is "
+            "accepted, and data with true labels."
+        )
     return dataset if config.trusted_examples else None
 
 
@@ -194,16 +219,15 @@ def corrupt(config: Config, dataset: Dataset, seed: int, pool: Dataset | None = 
     trusted, without = None, None
     if pool is not None:
         chosen = np.arange(len(pool.train_labels))
+        true = trusted_labels(pool)
         if config.trusted is None:
-            chosen = without = labelling.draw_trusted(
-                dataset.train_labels, dataset.num_classes, config.trusted_examples, data_seed
-            )
-        trusted = labelling.Labels(chosen, pool.train_labels[chosen], pool.train_labels[chosen])
+            chosen = without = labelling.draw_trusted(true, dataset.num_classes, config.trusted_examples, data_seed)
+        trusted = labelling.Labels(chosen, true[chosen], true[chosen])
     if config.noise_file is not None:
         kept, given = corruptions.load_noise(config.noise_file, clean_labels=dataset.train_labels)
         check_labels(given, dataset.num_classes, f"the labels of {config.noise_file!r}")
         stays = np.ones(len(kept), bool) if without is None else ~np.isin(kept, without)
-        result = labelling.Labels(kept[stays], given[stays], dataset.train_labels[kept[stays]])
+        result = labelling.Labels(kept[stays], given[stays], None)
     else:
         result = labelling.corrupt(
             dataset.train_labels,
@@ -219,6 +243,8 @@ def corrupt(config: Config, dataset: Dataset, seed: int, pool: Dataset | None = 
             given=_given(config, dataset),
             without=without,
         )
+    clean = truth(config, dataset)
+    result = result._replace(clean=None if clean is None else clean[result.kept])
     labels = SeedLabels(result, trusted=trusted)
     if config.validation_split:
         train, validation = labelling.hold_out(result, config.validation_split, dataset.num_classes, seed)
@@ -291,12 +317,27 @@ def task_for(config: Config, dataset: Dataset, labels: Sequence[SeedLabels]) -> 
     return make_task(config, dataset, len(first.train.kept), num_groups(labels), num_trusted)
 
 
+ASSUMED = "the data's own labels count as true"
+
+
 def describe(dataset: Dataset, labels: SeedLabels) -> str:
-    """What the training set has become: size, class sizes and the share of wrong labels."""
+    """What the training set has become: size, class sizes and, where it is known, the share of wrong labels."""
     train = labels.train
     counts = np.bincount(train.given, minlength=dataset.num_classes)
-    wrong = np.mean(train.given != train.clean)
+    judged = "labels as given (how many are wrong is not known)"
+    if train.clean is not None:
+        judged = f"{100 * np.mean(train.given != train.clean):.1f} % wrong labels"
+        judged += f" ({ASSUMED})" if truth_source(dataset, labels) == ASSUMED else ""
     shown = ", ".join(map(str, counts[:20])) + (" …" if len(counts) > 20 else "")
     held_out = "" if labels.validation is None else f"; {len(labels.validation.given)} more are held out"
     held_out += "" if labels.trusted is None else f"; {len(labels.trusted.given)} trusted examples"
-    return f"{len(train.given)} training examples, {100 * wrong:.1f} % wrong labels; a class: {shown}{held_out}"
+    if dataset.test_held_out:
+        held_out += f"; tested on {len(dataset.test_labels)} held-out examples, their labels as given"
+    return f"{len(train.given)} training examples, {judged}; a class: {shown}{held_out}"
+
+
+def truth_source(dataset: Dataset, labels: SeedLabels) -> str | None:
+    """Where the labels come from that a run is judged by; None where nobody knows the truth."""
+    if labels.train.clean is None:
+        return None
+    return ASSUMED if dataset.true_labels is None else "the data"

@@ -66,7 +66,7 @@ class Config:
 
     trusted_examples: int = setting(
         0, "labels", "so many examples, at least 0, as many of each class, leave the training set and keep their true "
-        "labels, for methods that learn from some"
+        "labels, which must be known, for methods that learn from some"
     )  # fmt: skip
     trusted: str | None = setting(
         None, "labels", "trusted examples from elsewhere: the training part of npz:FILE or folder:DIR"
@@ -135,6 +135,9 @@ _NOT_IDENTITY = (
     "recipe",  # what it says is in the settings
 )  # fmt: skip
 IDENTITY = tuple(field.name for field in dataclasses.fields(Config) if field.name not in _NOT_IDENTITY)
+# What a run does to the data before it trains (noise, unequal classes, subsets, parts set apart), as it is where nobody
+# asks for it.
+_UNTOUCHED = {each.name: each.default for each in dataclasses.fields(Config) if each.metadata["group"] == "labels"}
 # Settings that runs were made without. At their defaults they are no part of a run's identity, so that it stays what it
 # was before they were known.
 _LATER = ("model_options", "noise_form", "trusted_examples", "trusted", "cpu_kernels")
@@ -189,8 +192,9 @@ def resolve(given: Mapping[str, Any]) -> tuple[Config, tuple[str, ...]]:
 
 
 def _recipe(given: Mapping[str, Any], method: str, options: Mapping[str, catalogue.Option]) -> recipes.Recipe:
+    """The recipe that is asked for; to data of one's own it brings no corruption."""
     paper, _, dataset = (given.get("recipe") or "").rpartition("/")
-    return recipes.get(
+    recipe = recipes.get(
         catalogue.family(method),
         dataset or given.get("dataset", Config.dataset),
         paper=paper,
@@ -198,6 +202,7 @@ def _recipe(given: Mapping[str, Any], method: str, options: Mapping[str, catalog
         noise=given.get("noise"),
         imbalance=given.get("imbalance"),
     )
+    return recipes.uncorrupted(recipe, _UNTOUCHED) if recipes.is_own(given.get("dataset", Config.dataset)) else recipe
 
 
 def unsaid(given: Mapping[str, Any], config: Config) -> dict[str, Any]:

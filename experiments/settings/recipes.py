@@ -6,9 +6,13 @@ A bare data set means one protocol for all methods, that of `DATASETS`, except f
 for it here: then that one. So losses and baselines compare under equal settings, whichever paper they come from;
 `--recipe=PAPER/DATASET` asks for another paper's protocol, whatever the method (`papers`), and the method's options
 stay those of the method.
+
+To data of one's own a recipe brings network, schedule and the method's constants, and leaves them as they are: it adds
+no noise, cuts no class and takes no subset (`uncorrupted`).
 """
 
 import copy
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 
@@ -301,6 +305,26 @@ METHODS: dict[tuple[str, ...], Recipe] = {
 _OWNERS = {
     "digits": "ours", "mnist": "sr", "cifar10": "dynamic_loss", "cifar100": "dynamic_loss", "imdb_reviews": "har"
 }  # fmt: skip
+
+
+_OWN = ("npz", "folder", "csv", "hf", "arrays")  # kinds of sources whose data are the user's, as in "npz:FILE"
+
+
+def is_own(dataset: str) -> bool:
+    """Whether a data set's name is that of somebody's own data: nothing but what he says is done to them."""
+    kind, colon, _ = dataset.partition(":")
+    return bool(colon) and kind in _OWN
+
+
+def uncorrupted(recipe: Recipe, untouched: Mapping[str, Any]) -> Recipe:
+    """A recipe without the settings that `untouched` names, with their values where nothing is done to the data.
+
+    What the recipe would have done is told with its sources.
+    """
+    kept = {name: value for name, value in recipe.settings.items() if name not in untouched}
+    done = [f"{name}={value}" for name, value in recipe.settings.items() if untouched.get(name, value) != value]
+    told = f"left out, since data of your own stay as they are: {', '.join(done)}"
+    return recipe._replace(settings=kept, sources=(*recipe.sources, told) if done else recipe.sources)
 
 
 def datasets() -> tuple[str, ...]:

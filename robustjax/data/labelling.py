@@ -1,4 +1,4 @@
-"""From a data set's clean labels to what a run trains on: which examples are kept, and the labels they are given."""
+"""From a data set's labels to what a run trains on: which examples are kept, and the labels they are given."""
 
 from typing import NamedTuple
 
@@ -14,11 +14,17 @@ IMBALANCES = ("none", "long_tailed", "step", "step_rare_noisy", "step_rare_clean
 
 
 class Labels(NamedTuple):
-    """A corrupted training set: `kept` int64 [N] positions in the original, `given` and `clean` labels int32 [N]."""
+    """A training set as it is trained on.
+
+    Attributes:
+      kept: int64 [N], positions in the original.
+      given: int32 [N], the labels that it has, perhaps wrong.
+      clean: int32 [N], what the examples truly are; None where nobody knows. They only judge.
+    """
 
     kept: np.ndarray
     given: np.ndarray
-    clean: np.ndarray
+    clean: np.ndarray | None
 
 
 def corrupt(
@@ -43,7 +49,8 @@ def corrupt(
     (realised noise r(C−1)/C); "symmetric_exclusive" never gives the own class (SR; realised noise r).
 
     Args:
-      labels: clean labels int [M].
+      labels: labels int [M], before noise. They become `clean`; the caller replaces it where they are not known to be
+        true.
       num_classes: C.
       seed: of everything random here.
       noise: one of `NOISES`.
@@ -145,7 +152,12 @@ def hold_out(labels: Labels, share: float, num_classes: int, seed: int) -> tuple
     chosen = [choose(rng, np.flatnonzero(labels.given == c), n) for c, n in enumerate(sizes)]
     held = np.zeros(len(labels.given), bool)
     held[np.concatenate(chosen)] = True
-    return Labels(*(each[~held] for each in labels)), Labels(*(each[held] for each in labels))
+    return select(labels, ~held), select(labels, held)
+
+
+def select(labels: Labels, chosen: np.ndarray) -> Labels:
+    """The part of a training set that `chosen` names, bool [N] or positions in it."""
+    return Labels(labels.kept[chosen], labels.given[chosen], None if labels.clean is None else labels.clean[chosen])
 
 
 def draw_trusted(labels: npt.ArrayLike, num_classes: int, count: int, seed: int) -> np.ndarray:

@@ -592,8 +592,8 @@ def check_trusted(task: Task, name: str) -> None:
     if task.num_trusted < 1:
         raise ValueError(
             f"method={name!r} learns from trusted examples, whose labels are known to be right, and there are none: "
-            "--trusted-examples=K draws K of the training set with their true labels, --trusted=npz:FILE or folder:DIR "
-            "takes them from elsewhere."
+            "--trusted=npz:FILE or folder:DIR takes them from elsewhere, --trusted-examples=K from the training set "
+            "where its true labels are known."
         )
 
 
