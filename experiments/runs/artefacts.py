@@ -72,6 +72,19 @@ def data_hashes(dataset: Dataset, pool: Dataset | None = None) -> dict[str, str]
     return {name: _hash(each) for name, each in sets.items()}
 
 
+def name_of(dataset: Dataset) -> str:
+    """What a run calls data that came as arrays in memory: "arrays:" and 12 digits that are theirs alone.
+
+    They tell all that a run makes of them: inputs and labels (see `data_hashes`), true labels, groups, names and ids.
+    """
+    digest = hashlib.sha256(_hash(dataset).encode())
+    told = (dataset.name, dataset.class_names, dataset.train_ids, dataset.mean, dataset.std, dataset.test_held_out)
+    digest.update(repr(told).encode())
+    for array in (dataset.true_labels, dataset.annotations, dataset.groups):
+        digest.update(b"-" if array is None else f"{array.dtype}{array.shape}".encode() + array.tobytes())
+    return f"arrays:{digest.hexdigest()[:12]}"
+
+
 def check_data(path: pathlib.Path, dataset: Dataset, pool: Dataset | None = None) -> None:
     """Compare the data with those of the run in `path`; a run of before data were hashed is not compared.
 

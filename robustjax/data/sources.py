@@ -113,6 +113,8 @@ def load(
         tfds_source.refuse(kind, "not texts", {"max_tokens": max_tokens, "vocabulary_size": vocabulary_size})
     if name == "digits":
         return _digits()
+    if kind == "arrays":
+        raise ValueError(f"{name!r} was in memory (`robustjax.fit`), so it cannot be read again: pass it as dataset=…")
     if kind == "npz":
         return _from_npz(Path(os.path.expanduser(rest)))
     cache = Path(os.path.expanduser(cache_dir)) if cache_dir is not None else default_cache_dir()
