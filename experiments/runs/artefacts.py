@@ -4,6 +4,8 @@ import hashlib
 import pathlib
 from collections.abc import Iterator, Mapping
 
+import numpy as np
+
 from experiments.runs import directory
 from experiments.settings import build
 from experiments.settings.config import Config
@@ -44,6 +46,11 @@ def read_labels(
         groups=build.make_groups(config, dataset, train),
         trusted=None if pool is None else read("trusted", pool),
     )
+
+
+def read_kept(path: pathlib.Path, seed: int) -> np.ndarray:
+    """Which examples of the training split a seed was trained on, int64 [N]."""
+    return corruptions.load_noise(_file(path, "labels", seed)).kept
 
 
 def has_labels(path: pathlib.Path, seed: int) -> bool:
