@@ -1,4 +1,4 @@
-"""Sources of one's own data: folders, CSV files, archives, arrays; held-out test parts, names of classes, duplicates."""
+"""Sources of one's own data: folders, CSV files, archives and arrays; what is held out, classes, duplicates."""
 
 import numpy as np
 import pytest
@@ -44,5 +44,5 @@ def test_labels_that_are_none_are_told(labels, names, told):
 
 def test_majority_of_annotators():
     assert encoding.majority([[0, 1, 1], [2, 1, 0], [-1, -1, 3]]).tolist() == [1, 2, 3]
-    with pytest.raises(ValueError, match="1 example.*without a label, the first at index 1"):
+    with pytest.raises(ValueError, match=r"1 example.*without a label, the first at index 1"):
         encoding.majority([[0, 1], [-1, -1]])

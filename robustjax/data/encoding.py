@@ -98,4 +98,4 @@ def _text(label: Any) -> str:
 
 def _shown(labels: np.ndarray, place: int) -> str:
     """How a message calls one label."""
-    return f"{labels[place]!r} at index {place}"
+    return f"{labels.tolist()[place]!r} at index {place}"
