@@ -29,7 +29,18 @@ from rich.text import Text
 
 from experiments import complaints
 from experiments.pictures import of_runs
-from experiments.runs import artefacts, directory, environment, history, measure, progress, records, table, test_part
+from experiments.runs import (
+    artefacts,
+    cross_fit,
+    directory,
+    environment,
+    history,
+    measure,
+    progress,
+    records,
+    table,
+    test_part,
+)  # fmt: skip
 from experiments.settings import build, command_line, config
 from robustjax import backend, data, user_code
 from robustjax.methods import Method, Task
@@ -77,10 +88,20 @@ class Prepared(NamedTuple):
         return self.task.num_trusted if build.uses_trusted(self.method) else 0
 
 
-def execute(settings: config.Config, sources: Sequence[str] = (), command: str = "") -> dict[str, Any]:
+def execute(
+    settings: config.Config, sources: Sequence[str] = (), command: str = "", *, dataset: data.Dataset | None = None
+) -> dict[str, Any]:
     """Train as `settings` say; returns the run's summary, which is also in its run directory.
 
-    A run that is complete already is not run again unless `settings.overwrite`.
+    A run that is complete already is not run again unless `settings.overwrite`; if it lacks the cross-fit that
+    `settings` ask for, that is added.
+
+    Args:
+      settings: resolved (`config.resolve`).
+      sources: where they come from, for config.json.
+      command: what was called, for config.json.
+      dataset: what to train on in place of the data that `settings.dataset` names, which then is to be
+        `artefacts.name_of(dataset)`: a run is known by the content of its data.
 
     Raises:
       ValueError: for settings that do not fit the data or the devices, before any training.
@@ -89,42 +110,85 @@ def execute(settings: config.Config, sources: Sequence[str] = (), command: str =
       engine.NonFiniteLossError: if the loss becomes NaN; the last good checkpoint is kept.
       Stopped: after SIGTERM or SIGINT; `resume` goes on from there.
     """
-    console = Console(quiet=settings.quiet, soft_wrap=True, markup=False)
+    if dataset is not None and settings.dataset != (name := artefacts.name_of(dataset)):
+        raise ValueError(f"dataset={settings.dataset!r} in the settings of a run on arrays in memory: it is {name!r}.")
+    # In a notebook rich's own display wants widgets, which may not be there.
+    console = Console(quiet=settings.quiet, soft_wrap=True, markup=False, force_jupyter=False)
     if settings.compilation_cache != "off":
         backend.enable_compilation_cache(settings.compilation_cache)
     path = pathlib.Path(settings.out) if settings.out else directory.default_path(settings)
     directory.settle(path)
     summary = None if settings.overwrite else directory.read_summary(path)
     if summary is not None:
-        _check_finished(path, settings, summary)
-        console.print(f"{path} is complete already; --overwrite runs it again.")
-        return summary
+        _check_finished(path, settings, summary, dataset)
+        if not cross_fit.missing(path, settings):
+            console.print(f"{path} is complete already; --overwrite runs it again.")
+            return summary
+        settings = dataclasses.replace(settings, resume=True)
 
-    made = _prepare(settings, path, console)
+    made = _prepare(settings, path, console, dataset)
     describe = functools.partial(_description, config.identity(settings), made, sources, command)
     with directory.claim(path, settings, describe) as resuming:
-        for seed, own in zip(made.seeds, made.labels, strict=True):
-            if not artefacts.has_labels(path, seed):
-                artefacts.save_labels(path, seed, own, made.dataset, made.pool)
-        seconds, warnings = _train(
-            made, path, resuming, track_every=settings.track_every, checkpoint_every=settings.checkpoint_every,
-            keep_checkpoints=settings.keep_checkpoints,
-            patience=settings.early_stopping, quiet=settings.quiet,
-        )  # fmt: skip
-        lines = records.read_records(path / "metrics.jsonl")
-        summary = _summarise(config.identity(settings), made.seeds, lines, made.dataset.test_held_out)
-        summary |= {
-            "command": command, "seconds": seconds, "class_names": list(made.dataset.class_names),
-            "trusted_examples": made.num_trusted, "warnings": warnings,
-            "truth": build.truth_source(made.dataset, made.labels[0]),
-        }  # fmt: skip
-        titled = dataclasses.replace(settings, method=user_code.short_name(settings.method))
-        of_runs.draw_all(path, titled, made.dataset, [own.train for own in made.labels], made.seeds, lines)
-        records.write_json_atomic(path / "summary.json", summary)
+        if summary is None:
+            summary = _run(settings, made, path, resuming, command)
+        if cross_fit.missing(path, settings):
+            summary |= {"cross_fit": _cross_fit(settings, made, path, console)}
+            records.write_json_atomic(path / "summary.json", summary)
     return summary
 
 
-def _prepare(settings: config.Config, path: pathlib.Path, console: Console) -> Prepared:
+def _run(settings: config.Config, made: Prepared, path: pathlib.Path, resuming: bool, command: str) -> dict[str, Any]:
+    """Train to the end; leave pictures and, last of all, the summary."""
+    for seed, own in zip(made.seeds, made.labels, strict=True):
+        if not artefacts.has_labels(path, seed):
+            artefacts.save_labels(path, seed, own, made.dataset, made.pool)
+    seconds, warnings = _train(
+        made, path, resuming, track_every=settings.track_every, checkpoint_every=settings.checkpoint_every,
+        keep_checkpoints=settings.keep_checkpoints,
+        patience=settings.early_stopping, quiet=settings.quiet,
+    )  # fmt: skip
+    lines = records.read_records(path / "metrics.jsonl")
+    summary = _summarise(config.identity(settings), made.seeds, lines, made.dataset.test_held_out)
+    summary |= {
+        "command": command, "seconds": seconds, "class_names": list(made.dataset.class_names),
+        "trusted_examples": made.num_trusted, "warnings": warnings,
+        "truth": build.truth_source(made.dataset, made.labels[0]),
+    }  # fmt: skip
+    titled = dataclasses.replace(settings, method=user_code.short_name(settings.method))
+    of_runs.draw_all(path, titled, made.dataset, [own.train for own in made.labels], made.seeds, lines)
+    records.write_json_atomic(path / "summary.json", summary)
+    return summary
+
+
+def _cross_fit(settings: config.Config, made: Prepared, path: pathlib.Path, console: Console) -> dict[str, Any]:
+    """Predict every training example out of sample; the run itself is complete, and stays so whatever happens here.
+
+    Returns:
+      What the summary says of it: `parts`, and for each seed the share of given labels that are predicted.
+    """
+    began = time.monotonic()
+    epochs = max(line["epoch"] for line in records.read_records(path / "metrics.jsonl"))
+    console.print(f"cross-fit: {settings.cross_fit} networks, each trained on all but one of as many parts")
+    agreement = []
+    with _signals() as stop_asked:
+        for seed, own in zip(made.seeds, made.labels, strict=True):
+            whole = cross_fit.complete(
+                path, settings, made.dataset, made.pool, own, seed, epochs=epochs, stop=lambda: bool(stop_asked)
+            )
+            if not whole:
+                raise Stopped(
+                    f"stopped by {stop_asked[0]} in the cross-fit; the run itself is complete, and the same command "
+                    "goes on with what is missing."
+                )
+            found = cross_fit.read(path, seed)
+            assert found is not None
+            agreement.append(float(np.mean(found.argmax(-1) == own.train.given)))
+    return {"parts": settings.cross_fit, "agreement": agreement, "seconds": time.monotonic() - began}
+
+
+def _prepare(
+    settings: config.Config, path: pathlib.Path, console: Console, dataset: data.Dataset | None = None
+) -> Prepared:
     """Read the data, make each seed's labels, or read those of the run that is resumed, and say what is to come.
 
     All that can be refused is refused here, before anything is written or overwritten.
@@ -135,9 +199,10 @@ def _prepare(settings: config.Config, path: pathlib.Path, console: Console) -> P
         settings.parallel, seeds=settings.seeds, batch_size=settings.batch_size, cpu_kernels=settings.cpu_kernels
     )
     with console.status(Text(f"reading {settings.dataset}…")):
-        dataset = data.load(
-            settings.dataset, settings.data_dir, cache_dir=settings.cache_dir, max_tokens=settings.max_tokens
-        )
+        if dataset is None:
+            dataset = data.load(
+                settings.dataset, settings.data_dir, cache_dir=settings.cache_dir, max_tokens=settings.max_tokens
+            )
         pool = build.trusted_pool(settings, dataset)
     if resumed:
         artefacts.check_data(path, dataset, pool)
@@ -150,6 +215,7 @@ def _prepare(settings: config.Config, path: pathlib.Path, console: Console) -> P
     if resumed:
         artefacts.check_labels(path, dict(zip(seeds, labels, strict=True)))
     build.check_equal_sizes(labels)
+    cross_fit.check(settings, labels, dataset.num_classes)
     task = build.task_for(settings, dataset, labels)
     build.check_views(task)
     owns = [build.own(each, seed) for each, seed in zip(labels, seeds, strict=True)]
@@ -168,7 +234,9 @@ def _prepare(settings: config.Config, path: pathlib.Path, console: Console) -> P
     return made
 
 
-def _check_finished(path: pathlib.Path, settings: config.Config, summary: Mapping[str, Any]) -> None:
+def _check_finished(
+    path: pathlib.Path, settings: config.Config, summary: Mapping[str, Any], dataset: data.Dataset | None = None
+) -> None:
     """Refuse a complete run of other settings or data, or one whose records are not all there.
 
     Raises:
@@ -183,10 +251,11 @@ def _check_finished(path: pathlib.Path, settings: config.Config, summary: Mappin
     records.check_epochs(metrics, lines, seeds, max([line.get("epoch", 0) for line in lines] + known))
     if "data" in directory.read_description(path):
         try:
-            dataset = data.load(
-                settings.dataset, settings.data_dir, cache_dir=settings.cache_dir, max_tokens=settings.max_tokens,
-                download=False,
-            )  # fmt: skip
+            if dataset is None:
+                dataset = data.load(
+                    settings.dataset, settings.data_dir, cache_dir=settings.cache_dir, max_tokens=settings.max_tokens,
+                    download=False,
+                )  # fmt: skip
             artefacts.check_data(path, dataset, build.trusted_pool(settings, dataset))
         except FileNotFoundError:
             pass  # a result stays one where its data are no longer
@@ -377,6 +446,9 @@ def show(summary: dict[str, Any], path: pathlib.Path) -> None:
         print(f"wrong labels are those that the run's noise has made: {build.ASSUMED}")
     if count := summary.get("trusted_examples"):
         print(f"learned from {count} trusted examples besides")
+    if found := summary.get("cross_fit"):
+        shares = ", ".join(f"{100 * share:.1f} %" for share in found["agreement"])
+        print(f"cross-fit: networks that have not seen an example predict its given label for {shares} of them")
     for text, warned in summary.get("warnings", {}).items():
         print(f"warning: {text}" + ("" if len(seeds) == 1 else f" (seeds {', '.join(map(str, warned))})"))
     print(f"run directory: {path}")

@@ -7,6 +7,9 @@ What a user wants is here, imported when it is first asked for, so that `import 
     data = rj.load("digits")
     labels = rj.corruptions.symmetric(data.train_labels, 0.4, data.num_classes, key=0)
     loss = rj.losses.generalized_cross_entropy(logits, labels, q=0.7)
+
+    fitted = rj.fit(images, labels)
+    fitted.predict(more_images), fitted.suspects()
 """
 
 import importlib
@@ -14,6 +17,7 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same as `_NAMES`, for what reads code without running it
+    from experiments.fitting import fit
     from robustjax import data, losses, margins, meta, methods, mixup, models, regularizers, schedules, taps
     from robustjax.data import Dataset, corruptions, from_arrays, labelling, load
     from robustjax.methods import Batch, Clock, Method, Task
@@ -32,6 +36,7 @@ __all__ = [
     "corruptions",
     "data",
     "evaluation",
+    "fit",
     "from_arrays",
     "get_method",
     "get_model",
@@ -64,6 +69,7 @@ _NAMES: dict[str, tuple[str, str | None]] = {
     "corruptions": ("robustjax.data.corruptions", None),
     "labelling": ("robustjax.data.labelling", None),
     "evaluation": ("robustjax.training.evaluation", None),
+    "fit": ("experiments.fitting", "fit"),  # the one name here that is not the package's own
     "Dataset": ("robustjax.data", "Dataset"),
     "from_arrays": ("robustjax.data", "from_arrays"),
     "load": ("robustjax.data", "load"),

@@ -20,8 +20,11 @@ def imported(file):
 
 
 def test_the_package_knows_nothing_of_experiments():
+    """But for the name `robustjax.fit`, which is imported from there when it is asked for."""
     for file in (ROOT / "robustjax").rglob("*.py"):
-        assert not any(name.split(".")[0] == "experiments" for name in imported(file)), file
+        allowed = {"experiments.fitting", "experiments.fitting.fit"} if file.parent.name == "robustjax" else set()
+        found = {name for name in imported(file) if name.split(".")[0] == "experiments"}
+        assert found <= (allowed if file.name == "__init__.py" else set()), file
 
 
 def test_user_code_is_on_the_ground_floor():

@@ -48,6 +48,11 @@ def read_labels(
     )
 
 
+def read_kept(path: pathlib.Path, seed: int) -> np.ndarray:
+    """Which examples of the training split a seed was trained on, int64 [N]."""
+    return corruptions.load_noise(_file(path, "labels", seed)).kept
+
+
 def has_labels(path: pathlib.Path, seed: int) -> bool:
     """Whether the labels of a seed are there, all of them."""
     return _file(path, "labels", seed).exists()
@@ -72,6 +77,19 @@ def data_hashes(dataset: Dataset, pool: Dataset | None = None) -> dict[str, str]
     """
     sets = {"dataset": dataset} | ({"trusted": pool} if pool is not None and pool is not dataset else {})
     return {name: _hash(each) for name, each in sets.items()}
+
+
+def name_of(dataset: Dataset) -> str:
+    """What a run calls data that came as arrays in memory: "arrays:" and 12 digits that are theirs alone.
+
+    They tell all that a run makes of them: inputs and labels (see `data_hashes`), true labels, groups, names and ids.
+    """
+    digest = hashlib.sha256(_hash(dataset).encode())
+    told = (dataset.name, dataset.class_names, dataset.train_ids, dataset.mean, dataset.std, dataset.test_held_out)
+    digest.update(repr(told).encode())
+    for array in (dataset.true_labels, dataset.annotations, dataset.groups):
+        digest.update(b"-" if array is None else f"{array.dtype}{array.shape}".encode() + array.tobytes())
+    return f"arrays:{digest.hexdigest()[:12]}"
 
 
 def check_data(path: pathlib.Path, dataset: Dataset, pool: Dataset | None = None) -> None:

@@ -6,6 +6,7 @@ metrics.jsonl        a line for each epoch and seed
 diagnostics/         what the method has found, by class, group and cell: a file for each epoch and seed
 findings-seed0.npz   and of each example, after the newest epoch
 validation-seed0.npz the same for what is held out, with --validation-split
+cross-fit-seed0.npz  every training example as networks predict it that have not seen it, with --cross-fit
 trusted-seed0.npz    and for the trusted examples, with --trusted-examples or --trusted: which, with their true labels
 checkpoints/         Orbax
 best/seed0/          Orbax: the epoch with the best validation accuracy, with --validation-split
@@ -38,7 +39,7 @@ _NEXT = "config.next.json"  # the description of a run that overwrites another
 # What runs write, their temporary files included, besides config.json: what may be deleted.
 _WRITTEN = re.compile(
     r"(summary\.json|metrics\.jsonl)(\.tmp)?|config(\.next)?\.json\.tmp"
-    r"|(labels|validation|trusted|findings)-seed\d+\.(npz|(npz\.\d+\.)?partial)"
+    r"|(labels|validation|trusted|findings|cross-fit)-seed\d+\.(npz|(npz\.\d+\.)?partial)"
     r"|plots/\w+\.png|diagnostics/seed\d+-epoch\d+\.npz"
     r"|(checkpoints|best/seed\d+)/\d+(\.orbax-checkpoint-tmp.*)?"
 )

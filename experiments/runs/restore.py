@@ -52,6 +52,7 @@ def restore_run(
     *,
     best: bool = False,
     trust_code: bool = False,
+    dataset: data.Dataset | None = None,
 ) -> Restored:
     """Read a run back. Nothing in its directory is changed, so the run may still be under way.
 
@@ -62,6 +63,7 @@ def restore_run(
       best: each seed's network from its own best epoch on the noisy validation labels (`--validation-split`).
       trust_code: run the Python files that the run's settings name: a loss, method, model or grouping of somebody's
         own. Read the files first where the run directory is not yours.
+      dataset: the data of a run on arrays in memory (`robustjax.fit`), which has no other place to read them from.
 
     Raises:
       UntrustedCodeError: the run's settings name such a file, and `trust_code` is not given; the file is not opened.
@@ -80,7 +82,10 @@ def restore_run(
         )
     if checkpoints.latest_epoch(path / "checkpoints") is None:  # before any data are read
         raise checkpoints.CheckpointError(f"no complete checkpoint in {path / 'checkpoints'}")
-    dataset = data.load(settings.dataset, data_dir, max_tokens=settings.max_tokens)
+    if dataset is None:
+        dataset = data.load(settings.dataset, data_dir, max_tokens=settings.max_tokens)
+    elif settings.dataset != artefacts.name_of(dataset):
+        raise ValueError(f"{str(path)!r} is a run on {settings.dataset}, and dataset is {artefacts.name_of(dataset)}.")
     pool = build.trusted_pool(settings, dataset)
     seeds = range(settings.seed, settings.seed + settings.seeds)
     labels = [artefacts.read_labels(path, seed, settings, dataset, pool) for seed in seeds]

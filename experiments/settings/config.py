@@ -120,6 +120,10 @@ class Config:
     track_every: int = setting(
         1, "run", "epochs between looks at the training set (memorization), at least 0; 0: never"
     )
+    cross_fit: int = setting(
+        0, "run", "besides, predict every training example by a network that has not seen it: K more networks, each "
+        "trained on all but one of K parts, which take K times as long as the run, K in [0, 100]; 0: none"
+    )  # fmt: skip
     compilation_cache: str | None = setting(None, "run", "folder for compiled programs; 'off' for none")
     quiet: bool = setting(False, "run", "print the final table only")
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict, metadata={"group": None})
@@ -132,6 +136,7 @@ _SPARSE = composable.options_of(sparse.sparse_terms)
 _NOT_IDENTITY = (
     "out", "resume", "overwrite", "checkpoint_every", "keep_checkpoints", "quiet", "data_dir", "cache_dir", "parallel",
     "compilation_cache",
+    "cross_fit",  # it adds a file, which tells its number of parts
     "recipe",  # what it says is in the settings
 )  # fmt: skip
 IDENTITY = tuple(field.name for field in dataclasses.fields(Config) if field.name not in _NOT_IDENTITY)
@@ -338,6 +343,7 @@ def check(config: Config) -> None:
     )
     need(config.labels is None or config.noise == "none", "noise", "--labels are what they are: --noise=none")
     need(config.imbalance != "none" or config.imbalance_ratio == 1, "imbalance_ratio", "a ratio needs --imbalance=KIND")
+    need(config.cross_fit != 1, "cross_fit", "0, or at least 2 parts are accepted")
     last = config.seed + config.seeds - 1
     need(last < 2**32, "seeds", f"the last of them would be {last}, and seeds up to {2**32 - 1} are accepted")
     rates.make_schedule(config.schedule, config.learning_rate, config.epochs, config.lr_warmup_epochs)

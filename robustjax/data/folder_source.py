@@ -1,122 +1,83 @@
-"""A folder of images, one sub-folder a class: `train/CLASS/*.png`, `test/CLASS/*.png`."""
+"""A folder of images, one sub-folder a class: `CLASS/*.png`, or `train/CLASS/*.png` and `test/CLASS/*.png`."""
 
-import contextlib
-import functools
-import hashlib
-import json
 import os
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from robustjax.data.array_cache import Progress, Reader, Record, decode_once
+from robustjax.data.encoding import natural_key
+from robustjax.data.image_files import SUFFIXES, Listing, stamp
 
-if TYPE_CHECKING:  # Pillow is imported where a folder is read
-    from PIL.Image import Image
-
-# How pixels become uint8; part of a cache's name, so that what an older way has made of a folder is not used.
-_SCHEME = 2
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
-Entry = tuple[Path, int]
+_TESTS = ("test", "validation", "val")
 
 
-def _scan(folder: Path, class_names: Sequence[str], *, all_classes: bool) -> list[Entry]:
-    """Every image below `folder` with its label, in the order of the paths."""
-    paths = sorted(p for p in folder.glob("*/**/*") if p.suffix.lower() in _SUFFIXES and p.is_file())
-    classes = [path.relative_to(folder).parts[0] for path in paths]
-    if unknown := sorted(set(classes) - set(class_names)):
-        raise ValueError(f"{os.fspath(folder)!r} has the class(es) {', '.join(unknown)}, which train has not")
-    empty = sorted(set(class_names) - set(classes))
-    if not paths or (empty and all_classes):
-        raise ValueError(f"{os.fspath(folder)!r} has no images ({', '.join(sorted(_SUFFIXES))}) of {', '.join(empty)}")
-    return list(zip(paths, map(class_names.index, classes), strict=True))
+def _class_names(folder: Path) -> tuple[str, ...]:
+    """The class folders of a part; those that programs make for themselves are none."""
+    names = (entry.name for entry in folder.iterdir() if entry.is_dir())
+    return tuple(sorted((name for name in names if not name.startswith((".", "__"))), key=natural_key))
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> "Iterator[Image]":
-    """The open image file; whatever of it cannot be read becomes a ValueError that names it."""
-    from PIL import Image
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                yield image
-    except Exception as error:  # Pillow and its decoders raise half a dozen kinds for a damaged or a huge file
-        raise ValueError(f"{os.fspath(path)!r} is not a readable image: {error}") from error
-
-
-def _is_grey(path: Path) -> bool:
-    with _opened(path) as image:
-        return image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I")
+def _scan(folder: Path, class_names: Sequence[str]) -> list[tuple[str, int]]:
+    """The path of every image below `folder`, relative to it, with its label, by class and path."""
+    found = []
+    for label, name in enumerate(class_names):
+        paths = [
+            os.path.relpath(os.path.join(place, file), folder)
+            for place, _, files in os.walk(folder / name)
+            for file in files
+            if file.lower().endswith(SUFFIXES) and not file.startswith(".")
+        ]
+        found += [(path, label) for path in sorted(paths, key=lambda path: path.split(os.sep))]
+    return found
 
 
-def _pixels(path: Path, grey: bool) -> np.ndarray:
-    """The image as uint8 [H, W, 1] or [H, W, 3], turned as its EXIF data say; transparent parts are white."""
-    from PIL import ImageOps
+def list_examples(root: Path) -> Listing:
+    """The images of a folder, with the class that the folder of each names.
 
-    with _opened(path) as image:
-        _refuse_depth(image)
-        array = np.asarray(_eight_bits(ImageOps.exif_transpose(image)).convert("L" if grey else "RGB"))
-    return array[..., None] if grey else array
-
-
-def _refuse_depth(image: "Image") -> None:
-    """ValueError for pixels that have no meaning in 8 bits."""
-    if image.mode == "I" and image.format != "PNG":  # in which old versions of Pillow give 16 bits as 32
-        raise ValueError("it has 32 bits a pixel; 8 and 16 are accepted")
-    if image.mode in ("F", "LAB", "HSV"):
-        raise ValueError(f"its mode is {image.mode}; grey of 8 or 16 bits, palettes, RGB, CMYK and YCbCr are accepted")
-
-
-def _eight_bits(image: "Image") -> "Image":
-    """The image in a mode that Pillow converts rightly to grey and to RGB."""
-    from PIL import Image
-
-    if image.mode.startswith("I"):  # of which Pillow's own conversion keeps the lower 8 bits, or cuts at 255
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image
-
-
-def _decode(entries: Sequence[Entry], grey: bool, start: int, stop: int) -> list[Record]:
-    return [Record(_pixels(path, grey), label, -1) for path, label in entries[start:stop]]
-
-
-def read(
-    root: Path, cache_dir: Path, *, image_size: tuple[int, int] | None, progress: Progress | None
-) -> tuple[str, dict[str, np.ndarray], tuple[float, ...], tuple[float, ...], tuple[str, ...]]:
-    """Name, arrays (see `decode_once`), channel means, standard deviations and class names of a folder.
-
-    Classes are numbered in the order of their folders' names. The test images are in `test`, `validation` or `val`.
-    Images are read as grey where all of them are, otherwise as RGB; of 16 bits the upper 8 are kept, transparent parts
-    are white, and what EXIF says is turned is turned back. Raises FileNotFoundError where the folders are missing, and
-    ValueError for a class without training images, a file that is no readable image of 8 or 16 bits, or images of
-    unequal size without `image_size`.
+    With a `train` folder in it, its sub-folders are the classes, and the test part is in `test`, `validation` or
+    `val`, the first that is there, if any; without, the sub-folders of the folder itself are. Classes are numbered in
+    the natural order of their folders' names. Raises FileNotFoundError where there are no such folders, and ValueError
+    for fewer than two classes, a class without training images or one that only the test part has.
     """
     root = root.resolve()
-    test = next((part for part in ("test", "validation", "val") if (root / part).is_dir()), None)
-    if not (root / "train").is_dir() or test is None:
-        raise FileNotFoundError(f"{os.fspath(root)!r} lacks train/CLASS/ or test/CLASS/ (or validation, val) folders")
-    class_names = tuple(sorted(path.name for path in (root / "train").iterdir() if path.is_dir()))
+    wanted = "expected CLASS/ folders with images, or train/CLASS/ and, if there is a test part, test/CLASS/"
+    if not root.is_dir():
+        raise FileNotFoundError(f"{os.fspath(root)!r} is no folder; {wanted}")
+    divided = (root / "train").is_dir()
+    test = next((part for part in _TESTS if (root / part).is_dir()), None) if divided else None
+    base = root / "train" if divided else root
+    class_names = _class_names(base)
+    if not divided and set(class_names) & set(_TESTS):
+        raise FileNotFoundError(f"{os.fspath(root)!r} lacks train/CLASS/ beside its test part; {wanted}")
+    if not class_names:
+        raise FileNotFoundError(f"{os.fspath(base)!r} lacks class folders; {wanted}")
     if len(class_names) < 2:
-        raise ValueError(f"{os.fspath(root / 'train')!r} has {len(class_names)} class folder(s); expected at least 2")
-    splits = {
-        "train": _scan(root / "train", class_names, all_classes=True),
-        "test": _scan(root / test, class_names, all_classes=False),
-    }
-    entries = [entry for split in splits.values() for entry in split]
-    grey = all(_is_grey(path) for path, _ in entries)
-    files = [(os.fspath(path), (stat := path.stat()).st_size, stat.st_mtime_ns) for path, _ in entries]
-    digest = hashlib.sha256(json.dumps([_SCHEME, files, grey, image_size]).encode()).hexdigest()[:16]
-    readers = {key: Reader(len(split), functools.partial(_decode, split, grey)) for key, split in splits.items()}
-    name = f"folder:{root.name}"
-    arrays, mean, std = decode_once(
-        cache_dir / "folder" / f"{root.name}-{digest}", readers, what=name, image_size=image_size, progress=progress
+        raise ValueError(f"{os.fspath(base)!r} has 1 class folder, {class_names[0]!r}; expected at least 2")
+    entries = _scan(base, class_names)
+    empty = sorted(set(range(len(class_names))) - {label for _, label in entries})
+    if empty:
+        names = ", ".join(class_names[c] for c in empty)
+        raise ValueError(f"{os.fspath(base)!r} has no images ({', '.join(SUFFIXES)}) of {names}")
+    paths = [os.path.join("train", path) if divided else path for path, _ in entries]
+    labels = [label for _, label in entries]
+    if test is not None:
+        there = _class_names(root / test)
+        if unknown := [name for name in there if name not in class_names]:
+            raise ValueError(f"{os.fspath(root / test)!r} has the class(es) {', '.join(unknown)}, which train has not")
+        tests = _scan(root / test, class_names)
+        if not tests:
+            raise ValueError(f"{os.fspath(root / test)!r} has no images ({', '.join(SUFFIXES)})")
+        paths += [os.path.join(test, path) for path, _ in tests]
+        labels += [label for _, label in tests]
+    full = [os.path.join(root, path) for path in paths]
+    return Listing(
+        f"folder:{root.name}",
+        np.array(labels, np.int32),
+        class_names,
+        None if test is None else np.arange(len(paths)) >= len(entries),
+        fetch=full.__getitem__,
+        places=full,
+        stamps=[stamp(path) for path in full],
+        ids=tuple(path.replace(os.sep, "/") for path in paths),
     )
-    return name, arrays, mean, std, class_names

@@ -1,14 +1,15 @@
-"""Data sets as arrays: the embedded digits, TFDS image and text sets, one's own arrays, npz files and folders."""
+"""Data sets as arrays: the embedded digits, TFDS image and text sets, and one's own files and arrays."""
 
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from robustjax.data import folder_source, text, tfds_source
+from robustjax.data import csv_source, folder_source, hf_source, image_files, tables, text, tfds_source
 from robustjax.data.array_cache import (
     Progress,
     channel_statistics,
@@ -17,6 +18,7 @@ from robustjax.data.array_cache import (
 )
 from robustjax.data.checks import check_labels
 from robustjax.data.corruptions import subsample
+from robustjax.data.encoding import encode_labels, majority
 
 
 class Dataset(NamedTuple):
@@ -51,6 +53,8 @@ class Dataset(NamedTuple):
     """int32 [N, A]: the labels of A annotators, −1 where one gave none; None for a single label each."""
     groups: np.ndarray | None = None
     """int32 [N]: a group of each training example that came with the data (HAR's, say)."""
+    notes: tuple[str, ...] = ()
+    """Sentences on what was decided when the data were read: a size, a test part, what was left out."""
 
     @property
     def num_tokens(self) -> int | None:
@@ -71,6 +75,15 @@ _STATISTICS = {
 }
 
 
+OWN = ("arrays", "npz", "csv", "folder", "hf")
+"""What the names of one's own data begin with, before a colon."""
+
+
+def is_own(name: str) -> bool:
+    """Whether a name is that of one's own data, of which nobody has said that the labels are right."""
+    return name.partition(":")[0] in OWN
+
+
 def names() -> tuple[str, ...]:
     """What `load` knows by name: the embedded `digits`, then every TFDS set (images and texts can be loaded)."""
     return ("digits", *tfds_source.registered_names())
@@ -85,39 +98,57 @@ def load(
     image_size: int | tuple[int, int] | None = None,
     max_tokens: int | None = None,
     vocabulary_size: int | None = None,
+    columns: Mapping[str, str] | None = None,
+    skip_bad: bool = False,
     progress: Progress | None = None,
 ) -> Dataset:
     """A data set by name, as arrays.
 
     name: `digits` (scikit-learn's 8×8 digits, 130 a class for training); a TFDS image or text classification set, also
-    as `name/config:version`; `npz:FILE` with the arrays of `from_arrays` by their names; or `folder:PATH` with images
-    in `train/CLASS/` and `test/CLASS/` (or `validation`, `val`).
+    as `name/config:version`; or one's own data. These are `folder:PATH`, with images in `CLASS/`, or in `train/CLASS/`
+    and `test/CLASS/` (or `validation`, `val`); `csv:FILE`, a row for each image or feature vector
+    (`robustjax.data.tables.COLUMNS`); `hf:PATH`, what `save_to_disk` of Hugging Face's `datasets` wrote; and
+    `npz:FILE`, with the arrays of `from_arrays` by their names (`NPZ` has others that are understood). Without a test
+    part some of the training examples become one (`robustjax.data.held_out`); with true labels, these are what is
+    tested with.
     data_dir: where TFDS finds or puts prepared files (its own default: `$TFDS_DATA_DIR` or `~/tensorflow_datasets`).
     cache_dir: images and texts are decoded once into it (default `$XDG_CACHE_HOME` or `~/.cache`,
     `/robustjax/datasets`).
     download: whether TFDS may fetch what is not prepared; TensorFlow is neither needed nor imported.
-    image_size: side or (height, width) to which images of a TFDS set or a folder are resized.
+    image_size: side or (height, width) to which images are resized; by default those of a folder, a CSV file or a
+    Hugging Face set keep their size if it is one for all, and otherwise one is chosen
+    (`robustjax.data.image_files.choose_size`).
     max_tokens: texts only: how many of a text's last tokens are kept (256).
     vocabulary_size: texts only: ids of the padding, of unknown words and of the most frequent training words (20,000).
+    columns: CSV and Hugging Face only: which column holds what, where its name does not tell, as {"label": "species"}.
+    skip_bad: leave out images that cannot be read, of a folder, a CSV file or a Hugging Face set.
     progress: called as progress(done, total) while images or texts are decoded.
 
     Raises ValueError for an unknown name (with the nearest), a set that is not image or text classification, an option
-    that is not for this kind of data, or images of unequal size without `image_size`; FileNotFoundError, with the steps
-    to take, for data that is not there.
+    that is not for this kind of data, or images of a TFDS set of unequal size without `image_size`; FileNotFoundError,
+    with the steps to take, for data that is not there.
     """
     size = check_image_size(image_size)
     kind, _, rest = name.partition(":")
     if kind in ("npz", "digits"):
         tfds_source.refuse(kind, "not resized", {"image_size": image_size})
-    if kind in ("npz", "digits", "folder"):
+    if kind in (*OWN, "digits"):
         tfds_source.refuse(kind, "not texts", {"max_tokens": max_tokens, "vocabulary_size": vocabulary_size})
+    if kind not in ("csv", "hf"):
+        tfds_source.refuse(kind, "no table", {"columns": columns})
+    if kind not in _LISTED:
+        tfds_source.refuse(kind, "not files of images", {"skip_bad": skip_bad or None})
     if name == "digits":
         return _digits()
+    if kind == "arrays":
+        raise ValueError(f"{name!r} was in memory (`robustjax.fit`), so it cannot be read again: pass it as dataset=…")
     if kind == "npz":
         return _from_npz(Path(os.path.expanduser(rest)))
     cache = Path(os.path.expanduser(cache_dir)) if cache_dir is not None else default_cache_dir()
-    if kind == "folder":
-        return _assemble(*folder_source.read(Path(os.path.expanduser(rest)), cache, image_size=size, progress=progress))
+    if kind in _LISTED:
+        tables.check_columns(columns or {})
+        listing = _LISTED[kind](Path(os.path.expanduser(rest)), columns or {})
+        return _from_listing(listing, cache, image_size=size, skip_bad=skip_bad, progress=progress)
     arrays, mean, std, class_names = tfds_source.read(
         name, data_dir, cache, download=download, image_size=size, max_tokens=max_tokens,
         vocabulary_size=vocabulary_size, progress=progress, other_names=("digits",),
@@ -125,6 +156,55 @@ def load(
     mean, std = _STATISTICS.get(name.split(":")[0].split("/")[0], (mean, std))
     found = _assemble(name, arrays, mean, std, class_names)
     return found._replace(true_labels=found.train_labels)  # a benchmark's labels count as true, as its papers have it
+
+
+_LISTED: Mapping[str, Callable[[Path, Mapping[str, str]], image_files.Listing]] = {
+    "folder": lambda root, columns: folder_source.list_examples(root),
+    "csv": csv_source.list_examples,
+    "hf": hf_source.list_examples,
+}
+
+
+def _from_listing(
+    listing: image_files.Listing,
+    cache: Path,
+    *,
+    image_size: tuple[int, int] | None,
+    skip_bad: bool,
+    progress: Progress | None,
+) -> Dataset:
+    """The examples of a listing, divided into a training and a test part."""
+    without_test = listing.is_test is None
+    if listing.inputs is None:
+        listing, arrays, mean, std = image_files.read(
+            listing, cache, image_size=image_size, skip_bad=skip_bad, progress=progress
+        )
+        train_inputs, test_inputs = arrays["train_images"], arrays["test_images"]
+        is_test = np.asarray(listing.is_test)
+    else:
+        tfds_source.refuse(listing.name, "features", {"image_size": image_size})
+        inputs, listing = listing.inputs, image_files.divide(listing)
+        is_test = np.asarray(listing.is_test)
+        train_inputs, test_inputs = inputs[~is_test], inputs[is_test]
+        mean, std = input_statistics(train_inputs)
+    truth = listing.true_labels
+    return Dataset(
+        listing.name,
+        train_inputs,
+        listing.labels[~is_test],
+        test_inputs,
+        (listing.labels if truth is None else truth)[is_test],
+        len(listing.class_names),
+        listing.class_names,
+        mean,
+        std,
+        true_labels=None if truth is None else truth[~is_test],
+        train_ids=None if listing.ids is None else tuple(listing.ids[i] for i in np.flatnonzero(~is_test).tolist()),
+        test_held_out=without_test and truth is None,
+        annotations=None if listing.annotations is None else listing.annotations[~is_test],
+        groups=None if listing.groups is None else listing.groups[~is_test],
+        notes=listing.notes,
+    )
 
 
 def _assemble(
@@ -186,76 +266,144 @@ def _check_statistics(values: npt.ArrayLike, name: str, channels: int, least: fl
 
 def from_arrays(
     train_inputs: npt.ArrayLike,
-    train_labels: npt.ArrayLike,
-    test_inputs: npt.ArrayLike,
-    test_labels: npt.ArrayLike,
+    train_labels: npt.ArrayLike | None,
+    test_inputs: npt.ArrayLike | None = None,
+    test_labels: npt.ArrayLike | None = None,
     *,
     name: str = "arrays",
     class_names: Sequence[str] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     true_labels: npt.ArrayLike | None = None,
+    ids: Sequence[str] | None = None,
+    groups: npt.ArrayLike | None = None,
+    annotations: npt.ArrayLike | None = None,
 ) -> Dataset:
     """A Dataset from your own arrays, checked.
 
-    Images: uint8 [N, H, W, C] (or [N, H, W]: one channel), or finite floats or integers [N, …], which become float32
-    and int32. Labels: integers [N] from 0; every class needs a training example. class_names: by default the class
-    numbers. mean, std: per channel, in the images' units; by default those of the training images, or 0 and 1 for
-    arrays that are not [N, H, W, C]. true_labels: what the training examples truly are, where that is known; they only
-    judge. Raises ValueError, naming the array and the first bad place, for anything else.
+    Inputs: uint8 images [N, H, W, C] (or [N, H, W]: one channel), or finite floats or integers [N, …], which become
+    float32 and int32; floats [N, D] are features. Labels [N]: strings or integers (`encode_labels`); every class needs
+    a training example, and there must be two. Without test inputs some training examples are held out to test with
+    (`robustjax.data.held_out`), which `test_held_out` of the result tells.
+
+    class_names: of labels that are class numbers; by default the labels themselves. mean, std: per channel or feature,
+    in the inputs' units; by default those of the training part, or 0 and 1 for arrays that are neither [N, H, W, C] nor
+    features. true_labels [N]: what the training examples truly are, where that is known; they only judge, and are what
+    a held-out test part is tested with. ids: what the training examples are called; groups: int or string [N];
+    annotations: the labels of A annotators, int [N, A] class numbers, −1 where one gave none; train_labels may then be
+    None, and are those of most annotators. Raises ValueError, naming the array and the first bad place, for anything
+    else.
 
     >>> images = np.arange(4 * 2 * 2, dtype=np.uint8).reshape(4, 2, 2)
-    >>> mine = from_arrays(images, [0, 1, 1, 0], images[:1], [0], class_names=["cat", "dog"])
-    >>> mine.train_inputs.shape, mine.num_classes, mine.mean
-    ((4, 2, 2, 1), 2, (7.5,))
+    >>> mine = from_arrays(images, ["dog", "cat", "cat", "dog"], images[:1], ["dog"])
+    >>> mine.train_inputs.shape, mine.class_names, mine.train_labels.tolist(), mine.mean
+    ((4, 2, 2, 1), ('cat', 'dog'), [1, 0, 0, 1], (7.5,))
     """
-    train, test = _check_inputs(train_inputs, "train_inputs"), _check_inputs(test_inputs, "test_inputs")
-    if train.shape[1:] != test.shape[1:] or train.dtype != test.dtype:
+    train = _check_inputs(train_inputs, "train_inputs")
+    test = None if test_inputs is None else _check_inputs(test_inputs, "test_inputs")
+    if test is not None and (train.shape[1:] != test.shape[1:] or train.dtype != test.dtype):
         raise ValueError(
             f"test_inputs are {test.dtype} {list(test.shape[1:])} each and train_inputs {train.dtype} "
             f"{list(train.shape[1:])}; expected the same"
         )
+    if (test is None) != (test_labels is None):
+        raise ValueError("test_inputs and test_labels go together: give both or neither")
     if class_names is not None and len(set(class_names)) != len(class_names):
         raise ValueError(f"class_names is {class_names!r}; expected distinct names")
-    declared = None if class_names is None else len(class_names)
-    labels = {}
-    for key, given, images in (("train_labels", train_labels, train), ("test_labels", test_labels, test)):
-        labels[key] = check_labels(given, declared, key)
-        if len(labels[key]) != len(images):
-            raise ValueError(f"{key} has {len(labels[key])} entries for {len(images)} images; expected one for each")
-    num_classes = declared or 1 + int(max(array.max() for array in labels.values()))
-    if num_classes > len(train):  # before anything of that size is made
-        raise ValueError(
-            f"the labels go up to {num_classes - 1}, for {len(train)} training examples: expected labels from 0 "
-            "without gaps, an example of each class"
-        )
-    missing = np.setdiff1d(np.arange(num_classes), labels["train_labels"])
+    if train_labels is None:
+        if annotations is None:
+            raise ValueError("train_labels is None; expected labels, or annotations to take them from")
+        train_labels = majority(annotations)
+    labels, classes = encode_labels(train_labels, class_names, name="train_labels")
+    _check_length(labels, len(train), "train_labels")
+    # Numbers are those of the classes where these have names of their own; else they are names themselves.
+    look_up = functools.partial(_look_up, class_names=classes, numbered=class_names is not None)
+    tested = None
+    if test is not None and test_labels is not None:
+        tested = look_up(test_labels, name="test_labels")
+        _check_length(tested, len(test), "test_labels")
+    num_classes = len(classes)
+    missing = np.setdiff1d(np.arange(num_classes), labels)
     if missing.size or num_classes < 2:
         raise ValueError(
-            f"train_labels has no example of class(es) {missing[:10].tolist()} of {num_classes}: "
-            "expected labels from 0 without gaps, at least 2 classes"
+            f"train_labels has no example of class(es) {[classes[c] for c in missing[:10]]} of {num_classes}: "
+            "expected an example of each of at least 2 classes"
         )
+    truth = None if true_labels is None else look_up(true_labels, name="true_labels")
+    votes = None if annotations is None else _check_votes(annotations, num_classes)
+    grouped = None if groups is None else encode_labels(groups, name="groups")[0]
+    called = None if ids is None else tuple(map(str, ids))
+    for key, rows in (("true_labels", truth), ("annotations", votes), ("groups", grouped), ("ids", called)):
+        if rows is not None:
+            _check_length(rows, len(train), key)
+    notes: tuple[str, ...] = ()
+    without_test = tested is None
+    if test is None or tested is None:
+        listing = image_files.divide(
+            image_files.Listing(
+                name, labels, classes, None, ids=called, true_labels=truth, groups=grouped, annotations=votes
+            )
+        )
+        held, notes = np.asarray(listing.is_test), listing.notes
+        kept = np.flatnonzero(~held)
+        tested = (labels if truth is None else truth)[held]
+        test, train, labels = train[held], train[kept], labels[kept]
+        truth, votes, grouped = (None if each is None else each[kept] for each in (truth, votes, grouped))
+        called = tuple(str(i) if called is None else called[i] for i in kept.tolist())
     channels = train.shape[-1]
-    own_mean, own_std = channel_statistics(train) if mean is None or std is None else ((), ())
+    own_mean, own_std = input_statistics(train) if mean is None or std is None else ((), ())
     return Dataset(
         name,
         train,
-        labels["train_labels"],
+        labels,
         test,
-        labels["test_labels"],
+        tested,
         num_classes,
-        tuple(map(str, range(num_classes) if class_names is None else class_names)),
+        classes,
         own_mean if mean is None else _check_statistics(mean, "mean", channels, -np.inf),
         own_std if std is None else _check_statistics(std, "std", channels, 0.0),
-        true_labels=None if true_labels is None else _check_truth(true_labels, num_classes, len(train)),
+        true_labels=truth,
+        train_ids=called,
+        test_held_out=without_test and truth is None,
+        annotations=votes,
+        groups=grouped,
+        notes=notes,
     )
 
 
-def _check_truth(labels: npt.ArrayLike, num_classes: int, count: int) -> np.ndarray:
-    checked = check_labels(labels, num_classes, "true_labels")
-    if len(checked) != count:
-        raise ValueError(f"true_labels has {len(checked)} entries for {count} training examples; expected one for each")
-    return checked
+def input_statistics(inputs: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation by which training inputs are normalised, 1 for what is constant.
+
+    Of each channel of images [N, H, W, C], and of each feature of float vectors [N, D], so that a head learns alike
+    from features of any scale; (0.0,) and (1.0,) for all others.
+    """
+    if inputs.ndim == 2 and inputs.dtype == np.float32:
+        return channel_statistics(inputs[:, None, None, :])
+    return channel_statistics(inputs)
+
+
+def _look_up(labels: npt.ArrayLike, name: str, class_names: tuple[str, ...], numbered: bool) -> np.ndarray:
+    """Labels int32 [N] by the classes of the training labels."""
+    array = np.asarray(labels)
+    if not numbered and array.dtype.kind in "iu":
+        if array.size and array.min() < 0:
+            check_labels(array.reshape(-1), name=name)
+        array = array.astype(str)
+    return encode_labels(array, class_names, name=name)[0]
+
+
+def _check_length(rows: Sequence[Any] | np.ndarray, count: int, name: str) -> None:
+    if len(rows) != count:
+        raise ValueError(f"{name} has {len(rows)} entries for {count} examples; expected one for each")
+
+
+def _check_votes(annotations: npt.ArrayLike, num_classes: int) -> np.ndarray:
+    """Annotations as int32 [N, A], −1 to C − 1."""
+    array = np.asarray(annotations)
+    if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"annotations has shape {array.shape}, dtype {array.dtype}; expected integers [N, A]")
+    check_labels(array.reshape(-1) + 1, num_classes + 1, "annotations plus 1")
+    return array.astype(np.int32)
 
 
 def _digits() -> Dataset:
@@ -269,23 +417,44 @@ def _digits() -> Dataset:
     return from_arrays(images[kept], labels[kept], images[rest], labels[rest], name="digits", true_labels=labels[kept])
 
 
+NPZ: Mapping[str, Sequence[str]] = {
+    "train_inputs": ("train_images", "train_features", "x_train", "images", "features", "inputs", "X", "x"),
+    "train_labels": ("y_train", "labels", "given_labels", "y"),
+    "test_inputs": ("test_images", "test_features", "x_test"),
+    "test_labels": ("y_test",),
+}
+"""What the arrays of an `npz:FILE` may be called besides (Keras's and MedMNIST's names among them)."""
+_NPZ_MORE = ("class_names", "mean", "std", "true_labels", "ids", "groups", "annotations")
+
+
 def _from_npz(path: Path) -> Dataset:
-    required = ("train_inputs", "train_labels", "test_inputs", "test_labels")
+    needed = "train_inputs and train_labels, perhaps test_inputs and test_labels"
     if not path.is_file():
-        raise FileNotFoundError(f"{os.fspath(path)!r} is not a file; 'npz:FILE' expects one with {', '.join(required)}")
+        raise FileNotFoundError(f"{os.fspath(path)!r} is not a file; 'npz:FILE' expects one with {needed}")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
     except Exception as error:  # zipfile, zlib and NumPy raise half a dozen kinds for a damaged file
         raise ValueError(f"{os.fspath(path)!r} is damaged or not an npz file of plain arrays: {error}") from error
-    for split in ("train", "test"):  # what files written for older versions call them
-        if f"{split}_inputs" not in arrays and f"{split}_images" in arrays:
-            arrays[f"{split}_inputs"] = arrays.pop(f"{split}_images")
-    optional = ("class_names", "mean", "std", "true_labels")
+    there = ", ".join(arrays) or "nothing"
+    for key, others in NPZ.items():
+        other = next((each for each in others if each in arrays), None)
+        if key not in arrays and other is not None:
+            arrays[key] = arrays.pop(other)
+    pairs = [("train_inputs", "train_labels"), *([("test_inputs", "test_labels")] if "test_inputs" in arrays else [])]
+    required = [key for pair in pairs for key in pair if key != "train_labels" or "annotations" not in arrays]
     if missing := [key for key in required if key not in arrays]:
-        raise ValueError(f"{os.fspath(path)!r} lacks {', '.join(missing)}; it has {', '.join(arrays) or 'nothing'}")
-    options = {key: arrays[key].tolist() for key in optional if key in arrays}
+        raise ValueError(f"{os.fspath(path)!r} lacks {', '.join(missing)}; it has {there}")
+    options: dict[str, Any] = {key: arrays[key].tolist() for key in _NPZ_MORE[:3] if key in arrays}
+    options |= {key: arrays[key] for key in _NPZ_MORE[3:] if key in arrays}
     try:
-        return from_arrays(*(arrays[key] for key in required), name=path.stem, **options)
+        found = from_arrays(
+            arrays["train_inputs"], arrays.get("train_labels"), arrays.get("test_inputs"), arrays.get("test_labels"),
+            name=path.stem, **options,
+        )  # fmt: skip
     except ValueError as error:
         raise ValueError(f"{os.fspath(path)!r}: {error}") from error
+    unused = [key for key in arrays if key not in {*NPZ, *_NPZ_MORE}]
+    return found._replace(
+        notes=(*((f"not used of {path.name}: {', '.join(unused)}.",) if unused else ()), *found.notes)
+    )

@@ -100,7 +100,7 @@ class Epoch(NamedTuple):
       epoch: 0 for the first.
       state: the method's state, on the device(s), laid out as `parallel.place_seeds` does.
       metrics: means of the step's metrics.
-      test_logits: [T, C] each.
+      test_logits: [T, C] each; none at all where nothing is evaluated.
       train_logits: [N, C] each, or None where the training set was not surveyed.
       validation_logits: [V, C] each, or None where nothing is held out.
       findings: what the method has learned, by its `inspect`, or {}.
@@ -451,6 +451,8 @@ def train(
     state: State | None = None,
     start_epoch: int = 0,
     track_every: int = 1,
+    evaluates: bool = True,
+    programs: Programs | None = None,
     on_phase: Callable[[str], None] = lambda phase: None,
     on_step: Callable[[int], None] = lambda steps: None,
 ) -> Iterator[Epoch]:
@@ -467,6 +469,9 @@ def train(
       track_every: look at the training set (and inspect the method) after every k-th epoch and after the last one;
         0: only after the last one, and only for a method that has something to inspect. Where a method is about to look
         at its own predictions anyway, that serves both.
+      evaluates: whether each epoch ends with the predictions for the test set and for what is held out.
+      programs: those of another training with the same method, task and layout, whose owns have the same sizes; then
+        nothing is compiled that it has compiled. It says itself what it compiles, whatever `on_phase`.
       on_phase: told what is being compiled, and "" when that is over.
       on_step: told how many steps were made.
 
@@ -476,7 +481,7 @@ def train(
     Raises:
       NonFiniteLossError: naming the step, after the epoch in which the loss became NaN or infinite.
     """
-    programs = Programs(method, task, layout, on_phase)
+    programs = Programs(method, task, layout, on_phase) if programs is None else programs
     state = init_states(method, layout, owns) if state is None else state
     shared = parallel.place_shared(layout, resident)
     own = parallel.place_seeds(layout, owns)
@@ -506,12 +511,12 @@ def train(
             programs.survey(method.predict, state, own, shared) if tracked or _predicts(method, epoch + 1) else None
         )
         inspects = method.inspect is not None and logits is not None
-        held_out = None if own.validation is None else programs.validation_logits(state, own, shared)
+        held_out = programs.validation_logits(state, own, shared) if evaluates and own.validation is not None else None
         yield Epoch(
             epoch=epoch,
             state=state,
             metrics=[{name: total / count for name, (total, count) in m.items() if count} for m in metrics],
-            test_logits=parallel.by_seed(layout, programs.test_logits(state, shared)),
+            test_logits=parallel.by_seed(layout, programs.test_logits(state, shared)) if evaluates else [],
             train_logits=None if logits is None else parallel.by_seed(layout, logits),
             validation_logits=None if held_out is None else parallel.by_seed(layout, held_out),
             findings=programs.inspect(state, own, logits) if inspects else [{} for _ in owns],

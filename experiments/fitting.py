@@ -1,0 +1,475 @@
+"""A run from Python, on arrays, image files or a table: `robustjax.fit`.
+
+It is the run that `python -m experiments.run` makes, with the same settings as keywords and the same run directory, on
+data that are in memory. A run is known by the content of its data and its settings: the same call again finds it.
+"""
+
+import dataclasses
+import difflib
+import functools
+import json
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments import run
+from experiments.runs import artefacts, cross_fit, directory, records, restore
+from experiments.settings import catalogue, command_line, config
+from robustjax import user_code
+from robustjax.data import Dataset, from_arrays
+from robustjax.data.encoding import encode_labels
+from robustjax.data.held_out import hold_out_test
+
+_OURS = ("images", "labels", "test", "class_names", "true_labels", "groups", "ids")
+# Of a frame: what the column is called that holds the paths of image files, if several hold text.
+_PATHS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img_path")
+_OUTSIDE = 0.5  # floats this far beyond what was trained on, in parts of its range, are taken for other units
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Fitted:
+    """A finished run, and what can be asked of it.
+
+    Attributes:
+      path: the run directory; `python -m experiments.audit PATH` and the other commands take it.
+      summary: what `summary.json` says.
+      settings: the run's, all of them.
+      class_names: of the classes [C].
+      positions: int64 [N], which of the given examples the networks of the first seed were trained on. Probabilities of
+        training examples (`out_of_sample`) and the arrays in the run directory are in this order.
+    """
+
+    path: pathlib.Path
+    summary: Mapping[str, Any]
+    settings: config.Config
+    class_names: tuple[str, ...]
+    positions: np.ndarray
+    _source: "_Source"
+
+    def __repr__(self) -> str:
+        accuracies = [each["test_accuracy_last"] for each in self.summary["seeds"]]
+        held_out = " (held out, labels as given)" if self._source.dataset.test_held_out else ""
+        return (
+            f"Fitted({str(self.path)!r}: {user_code.short_name(self.settings.method)} on {len(self.positions)} "
+            f"examples of {len(self.class_names)} classes; test accuracy {100 * np.mean(accuracies):.1f} %{held_out})"
+        )
+
+    def predict(self, inputs: Any) -> np.ndarray:
+        """Probabilities of the classes, float32 [B, C], the mean over the seeds' networks.
+
+        Args:
+          inputs: of the kind that was trained on: images uint8 [B, H, W, C] or in the same floats, vectors [B, D],
+            token ids [B, L], paths of image files, or a frame with the same columns.
+
+        Raises:
+          ValueError: for inputs of another kind or shape than the networks were trained on.
+        """
+        stored = self._source.dataset.train_inputs
+        array = self._source.read(inputs)
+        if array.dtype != stored.dtype or array.shape[1:] != stored.shape[1:]:
+            raise ValueError(
+                f"inputs are {_told(array)}; the networks were trained on {stored.dtype} {['N', *stored.shape[1:]]}"
+                f"{_remedy(array, stored)}.".replace("'", "")
+            )
+        if stored.ndim == 4 and array.dtype == np.float32:
+            low, high = float(stored.min()), float(stored.max())
+            room = _OUTSIDE * (high - low)
+            if array.min() < low - room or array.max() > high + room:
+                raise ValueError(
+                    f"inputs go from {array.min():.4g} to {array.max():.4g}, and what was trained on from {low:.4g} to "
+                    f"{high:.4g}: they are not in the same units."
+                )
+        found = self._networks
+        logits = [restore.predict(found, array, k).astype(np.float64) for k in range(len(found.states))]
+        shares = [np.exp(each - each.max(-1, keepdims=True)) for each in logits]
+        return np.mean([each / each.sum(-1, keepdims=True) for each in shares], axis=0).astype(np.float32)
+
+    def predict_labels(self, inputs: Any) -> np.ndarray:
+        """The most probable class of each input, [B]: integers where the labels were, else names of classes."""
+        return self._source.classes[self.predict(inputs).argmax(-1)]
+
+    @property
+    def history(self) -> dict[str, list[Any]]:
+        """The records of all epochs: name -> a value for each of them, None where there was none.
+
+        With several seeds the records of all of them, told apart by "seed". A frame is `pandas.DataFrame(history)`.
+        """
+        lines = records.read_records(self.path / "metrics.jsonl")
+        return {name: [line.get(name) for line in lines] for name in dict.fromkeys(n for line in lines for n in line)}
+
+    @property
+    def audit(self) -> dict[str, Any]:
+        """What `audit.json` says of the labels: how many are wrong, and between which classes.
+
+        Raises:
+          FileNotFoundError: there is none.
+        """
+        return dict(json.loads(self._file("audit.json").read_text(encoding="utf-8")))
+
+    def suspects(self) -> Any:
+        """The labels that are probably wrong, most suspicious first: `suspects.csv`.
+
+        Returns:
+          Columns by name, as arrays; a pandas.DataFrame where pandas has been imported. An `id` is the one given, a
+          path, or the number of the example among those given.
+
+        Raises:
+          FileNotFoundError: there is none.
+        """
+        import csv
+
+        with open(self._file("suspects.csv"), encoding="utf-8", newline="") as file:
+            table = csv.DictReader(file)
+            rows, names = list(table), list(table.fieldnames or ())
+        columns = {name: np.array([row[name] for row in rows]) for name in names}
+        if "score" in columns:
+            columns["score"] = columns["score"].astype(np.float64)
+        pandas = sys.modules.get("pandas")
+        return columns if pandas is None else pandas.DataFrame(columns)
+
+    def out_of_sample(self, seed: int | None = None) -> np.ndarray:
+        """Probabilities float32 [N, C] of the training examples by networks that have not seen them.
+
+        Args:
+          seed: the run's first one if None.
+
+        Raises:
+          ValueError: the run was not cross-fitted (`cross_fit=K`).
+        """
+        found = cross_fit.read(self.path, self.settings.seed if seed is None else seed)
+        if found is None:
+            raise ValueError(f"{str(self.path)!r} has no cross-fit: fit(…, cross_fit=5) adds one.")
+        return found
+
+    @functools.cached_property
+    def _networks(self) -> restore.Restored:
+        return restore.restore_run(self.path, dataset=self._source.dataset, trust_code=True)
+
+    def _file(self, name: str) -> pathlib.Path:
+        file = self.path / name
+        if not file.exists():
+            raise FileNotFoundError(f"there is no {str(file)!r}: `python -m experiments.audit {self.path}` writes it.")
+        return file
+
+
+class _Source(NamedTuple):
+    """Data as a run takes them, and how more of their kind is read."""
+
+    dataset: Dataset
+    classes: np.ndarray
+    """What `predict_labels` gives for each class, [C]."""
+    trained: np.ndarray
+    """int64 [M]: which of the given examples is training example i."""
+    read: Callable[[Any], np.ndarray]
+
+
+def fit(
+    images: Any,
+    labels: Any = None,
+    *,
+    test: tuple[Any, Any] | None = None,
+    method: str = "dynamic_loss",
+    seed: int = 0,
+    seeds: int = 1,
+    out: str | os.PathLike[str] | None = None,
+    quiet: bool = False,
+    class_names: Sequence[str] | None = None,
+    true_labels: Any = None,
+    groups: Any = None,
+    ids: Any = None,
+    **settings: Any,
+) -> Fitted:
+    """Train a classifier on labels some of which are wrong, and learn which.
+
+    The run directory is under `runs/`, by a name that tells data and settings, unless `out` names another. The same
+    call finds a finished run there and gives it back; one that was interrupted goes on where it was.
+
+    Args:
+      images: uint8 [N, H, W, C] or [N, H, W]; floats of that shape, which are trained on as they are, without
+        augmentation; vectors float [N, D], features of a pretrained network, say; token ids int [N, L]; paths of image
+        files; a pandas.DataFrame with a column of paths or with columns of numbers; or a `robustjax.Dataset`.
+      labels: of the examples, integers or strings [N]; of a frame also the name of the column. Of a `Dataset` its own
+        if None, else labels given in their place.
+      test: images and labels likewise. None: a part, as much of each class, is held out to test on; its labels are as
+        given, so that accuracy is that of predicting labels some of which are wrong. (A `Dataset` has its own.)
+      method: training method; `experiments.run --list-methods` tells which there are.
+      seed: of all that is random.
+      seeds: train so many networks, seeds seed … seed+K−1, and predict by their mean.
+      out: the run directory.
+      quiet: print nothing.
+      class_names: of the classes, where the labels are integers from 0, or to fix their order.
+      true_labels: what the training examples truly are, if that is known; they only judge.
+      groups: of the examples, for methods that treat groups differently, int [N]; or a text as `--groups` takes it.
+      ids: what the examples are called in the list of suspects, [N]; default: paths, or numbers.
+      **settings: any setting and any option of the method, as the command line has them: `epochs=30`,
+        `model="resnet20"`, `cross_fit=5`.
+
+    Raises:
+      ValueError: for data or settings that are not accepted, in a sentence, before anything is trained.
+      run.Stopped: interrupted; the same call goes on.
+      engine.NonFiniteLossError: the loss became NaN.
+
+    Examples:
+      >>> import tempfile
+      >>> rng = np.random.default_rng(0)
+      >>> vectors = np.repeat(np.eye(2), 30, 0) + 0.1 * rng.normal(size=(60, 2))
+      >>> labels = np.repeat(["cat", "dog"], 30)
+      >>> labels[0] = "dog"  # it is a cat
+      >>> found = fit(vectors, labels, method="cross_entropy", model="mlp", epochs=5, batch_size=8,
+      ...             learning_rate=0.1, quiet=True, out=tempfile.mkdtemp())
+      >>> found.predict(np.eye(2)).shape, found.predict_labels(np.eye(2)).tolist()
+      ((2, 2), ['cat', 'dog'])
+    """
+    if isinstance(groups, str):
+        settings, groups = {**settings, "groups": groups}, None
+    try:
+        source = _source(images, labels, test, class_names, true_labels, groups, ids)
+        given = _typed(settings | {"method": method, "seed": seed, "seeds": seeds, "quiet": quiet})
+        resolved, sources = config.resolve(given | {"dataset": artefacts.name_of(source.dataset)})
+        path = pathlib.Path(out) if out is not None else directory.default_path(resolved)
+        unfinished = directory.holds_run(path) and directory.read_summary(path) is None
+        resolved = dataclasses.replace(
+            resolved, out=str(path), resume=(unfinished and not resolved.overwrite) or resolved.resume
+        )
+        told = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        run.execute(resolved, sources, f"robustjax.fit({told})", dataset=source.dataset)
+    except SystemExit as error:  # which would end a notebook's kernel
+        place = user_code.raised_at(error) or "the training"
+        raise RuntimeError(f"{place} ended the program (SystemExit: {error}).") from error
+    except Exception as error:
+        if len(error.args) == 1 and isinstance(error.args[0], str):
+            error.args = (in_keywords(error.args[0], command_line.names() | set(settings)),)
+        raise
+    summary = directory.read_summary(path) or {}  # as the next call will find it
+    if not quiet:
+        run.show(summary, path)
+    found = directory.read_settings(path)
+    kept = artefacts.read_kept(path, found.seed)
+    return Fitted(path, summary, found, source.dataset.class_names, source.trained[kept], source)
+
+
+def in_keywords(text: str, names: Collection[str]) -> str:
+    """A message that speaks of keywords where it spoke of flags.
+
+    Examples:
+      >>> in_keywords("go on with --resume, or --noise-rate=0.1 for --frames", {"resume", "noise_rate"})
+      'go on with resume=True, or noise_rate=0.1 for --frames'
+    """
+    flags = {field.name for field in dataclasses.fields(config.Config) if field.type is bool}
+
+    def keyword(found: re.Match[str]) -> str:
+        name = found[1].replace("-", "_")
+        if name not in names:
+            return found[0]
+        return name + ("=True" if name in flags and not found[2] else found[2])
+
+    return re.sub(r"--(?:no-)?([a-z][a-z-]*[a-z])(=?)", keyword, text)
+
+
+# --- Settings -------------------------------------------------------------------------------------------------------
+
+
+def _typed(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings and options with the types that the command line would give them, those that are None left out.
+
+    Raises:
+      ValueError: for an unknown name, or a value of another type.
+    """
+    if "dataset" in given or "labels" in given:
+        name = "dataset" if "dataset" in given else "labels"
+        raise ValueError(f"{name}={given[name]!r}: the data are those that fit is given; it takes no such setting.")
+    kinds = {each.name: command_line.field_kind(each) for each in dataclasses.fields(config.Config)
+             if each.name in config.FIELDS}  # fmt: skip
+    options = catalogue.options(catalogue.entry(catalogue.canonical(str(given["method"]))))
+    kinds = {name: option.kind for name, option in options.items()} | kinds
+    unknown = [name for name in given if name not in kinds and not catalogue.owners(name)]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], [*kinds, "class_names", "true_labels", "ids", "test"], 3, 0.6)
+        raise ValueError(f"{unknown[0]} is no setting" + (f": did you mean {', '.join(near)}?" if near else "."))
+    return {name: _value(name, value, kinds.get(name)) for name, value in given.items() if value is not None}
+
+
+def _value(name: str, value: Any, kind: type | None) -> Any:
+    if kind is str and name == "model_options" and isinstance(value, Mapping):
+        return ",".join(f"{key}={each}" for key, each in value.items())
+    truth, number = isinstance(value, bool | np.bool_), isinstance(value, int | float | np.integer | np.floating)
+    match kind:
+        case None:  # another method's, which is told so
+            return value
+        case _ if kind is bool and truth:
+            return bool(value)
+        case _ if kind is int and number and not truth and value == int(value):
+            return int(value)
+        case _ if kind is float and number and not truth:
+            return float(value)
+        case _ if kind is str and isinstance(value, str | os.PathLike):
+            return os.fspath(value)
+    accepted = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}[kind]
+    also = "; FILE.py:NAME is one of your own" if callable(value) and name in ("method", "model", "loss") else ""
+    raise ValueError(f"{name}={value!r}: {accepted} is accepted{also}.")
+
+
+# --- Data -----------------------------------------------------------------------------------------------------------
+
+
+def _source(images: Any, labels: Any, test: Any, class_names: Any, true_labels: Any, groups: Any, ids: Any) -> _Source:
+    if isinstance(images, Dataset):
+        return _of_dataset(images, labels, {"test": test, "class_names": class_names, "true_labels": true_labels,
+                                            "groups": groups, "ids": ids})  # fmt: skip
+    if labels is None:
+        raise ValueError("labels=None: one for each example, or the name of a frame's column, is accepted.")
+    asked = {"labels": labels, "true_labels": true_labels, "groups": groups, "ids": ids}
+    taken = [value for value in asked.values() if isinstance(value, str)]
+    columns = {name: _column(images, value, name) for name, value in asked.items()}
+    read, paths = _reader(images, taken)
+    inputs = read(images)
+    if columns["ids"] is None:
+        columns["ids"] = paths
+    given, names = encode_labels(columns["labels"], class_names)
+    _check_count(given, inputs, "labels")
+
+    def encoded(values: Any, what: str) -> np.ndarray:
+        # Integers are positions in class_names, but without them they are names like any other.
+        texts = values if class_names is not None else list(map(str, np.ravel(_array(values)).tolist()))
+        return encode_labels(texts, names, name=what)[0]
+
+    truth = None if columns["true_labels"] is None else encoded(columns["true_labels"], "true_labels")
+    others = {"true_labels": truth, "groups": columns["groups"], "ids": columns["ids"]}
+    for what, values in others.items():
+        if values is not None:
+            _check_count(values, inputs, what)
+    group = None if others["groups"] is None else encode_labels(others["groups"], name="groups")[0]
+    called = None if others["ids"] is None else tuple(map(str, np.asarray(others["ids"]).tolist()))
+    if called is not None and len(set(called)) < len(called):
+        again = next(each for each in called if called.count(each) > 1)
+        raise ValueError(f"ids has {again!r} twice; expected each once.")
+
+    if test is None:
+        held = hold_out_test(given, len(names), called)
+        if not held.any():
+            raise ValueError(
+                "test=None, and no class has an example to spare for a test part: give test=(images, labels)."
+            )
+        test_inputs, test_labels = inputs[held], (given if truth is None else truth)[held]
+        trained = np.flatnonzero(~held)
+        called = called or tuple(map(str, range(len(given))))
+    else:
+        if not isinstance(test, tuple | list) or len(test) != 2:
+            raise ValueError(f"test is a {type(test).__name__}; expected a pair, (images, labels).")
+        test_inputs, test_labels = read(test[0]), encoded(_column(test[0], test[1], "labels"), "test labels")
+        trained = np.arange(len(given))
+    dataset = from_arrays(
+        inputs[trained], given[trained], test_inputs, test_labels, class_names=names,
+        true_labels=None if truth is None else truth[trained],
+    )  # fmt: skip
+    dataset = dataset._replace(
+        test_held_out=test is None,
+        groups=None if group is None else group[trained],
+        train_ids=None if called is None else tuple(called[i] for i in trained.tolist()),
+    )
+    whole = class_names is None and _array(columns["labels"]).dtype.kind in "iu"
+    return _Source(dataset, np.array(list(map(int, names)) if whole else names), trained, read)
+
+
+def _of_dataset(dataset: Dataset, labels: Any, more: Mapping[str, Any]) -> _Source:
+    for name, value in more.items():
+        if value is not None:
+            raise ValueError(f"{name} is given beside a Dataset, which has its own; dataset._replace(…) changes it.")
+    if labels is not None:
+        given = encode_labels(labels, dataset.class_names)[0]
+        _check_count(given, dataset.train_inputs, "labels")
+        dataset = dataset._replace(train_labels=given)
+    numbered = dataset.class_names == tuple(map(str, range(dataset.num_classes)))
+    classes = np.arange(dataset.num_classes) if numbered else np.array(dataset.class_names)
+    return _Source(dataset, classes, np.arange(len(dataset.train_labels)), _inputs)
+
+
+def _reader(images: Any, taken: Collection[str]) -> tuple[Callable[[Any], np.ndarray], Sequence[str] | None]:
+    """How inputs like `images` become an array, and what the images are called, where they have names.
+
+    `taken`: the columns of a frame that hold something else.
+    """
+    if not _is_frame(images):
+        return _inputs, None
+    left = [name for name in images.columns if name not in taken]
+    numbers = [name for name in left if getattr(images[name].dtype, "kind", "O") in "iufb"]
+    texts = [name for name in left if name not in numbers]
+    if texts:
+        raise ValueError(
+            f"the frame's column(s) {', '.join(map(repr, texts[:5]))} are no numbers: drop them, or name the one that "
+            "is labels, true_labels, groups or ids."
+        )
+
+    def read(frame: Any) -> np.ndarray:
+        if not _is_frame(frame):
+            return _inputs(frame)
+        if lacking := [name for name in numbers if name not in frame.columns]:
+            raise ValueError(f"the frame lacks the column {lacking[0]!r}, which was trained on.")
+        return frame[numbers].to_numpy(np.float32)
+
+    return read, None
+
+
+def _inputs(images: Any) -> np.ndarray:
+    """Inputs as a run stores them: uint8 [N, H, W, C], float32 or int32 [N, …]."""
+    array = _array(images)
+    if array.dtype.kind in "iu" and array.ndim > 2 and array.size and array.min() >= 0 and array.max() <= 255:
+        array = array.astype(np.uint8, copy=False)
+    if (array.dtype == np.uint8 and array.ndim == 2) or array.dtype.kind == "f":
+        array = array.astype(np.float32, copy=False)
+    if array.ndim == 3:
+        array = array[..., None]
+    if array.ndim == 4 and array.shape[1] in (1, 3, 4) and array.shape[3] > 4:
+        raise ValueError(f"images are {_told(array)}; channels come last: `images.transpose(0, 2, 3, 1)`.")
+    return array
+
+
+def _array(values: Any) -> np.ndarray:
+    if _is_of(values, "pandas"):
+        values = values.to_numpy()
+    try:
+        return np.asarray(values)
+    except ValueError as error:  # rows of several lengths
+        raise ValueError(f"what is given is no array: {error}") from error
+
+
+def _is_of(value: Any, package: str) -> bool:
+    return type(value).__module__.partition(".")[0] == package
+
+
+def _is_frame(value: Any) -> bool:
+    return _is_of(value, "pandas") and hasattr(value, "columns")
+
+
+def _column(images: Any, values: Any, what: str) -> Any:
+    """The values, those of a frame's column where they are its name."""
+    if not isinstance(values, str):
+        return _array(values) if _is_of(values, "pandas") else values
+    if not _is_frame(images):
+        raise ValueError(f"{what}={values!r}: a column's name is accepted where images is a pandas.DataFrame.")
+    if values not in images.columns:
+        raise ValueError(f"{what}={values!r}: the frame has the columns {', '.join(map(str, images.columns[:20]))}.")
+    return images[values].to_numpy()
+
+
+def _check_count(values: Any, inputs: np.ndarray, what: str) -> None:
+    if len(values) != len(inputs):
+        raise ValueError(f"{what} has {len(values)} entries for {len(inputs)} examples; expected one for each.")
+
+
+def _told(array: np.ndarray) -> str:
+    return f"{array.dtype} {list(array.shape)}"
+
+
+def _remedy(array: np.ndarray, stored: np.ndarray) -> str:
+    """What is to be done about inputs of another type."""
+    if array.shape in (stored.shape[1:], stored.shape[1:-1]):
+        return ": one example is `inputs[None]`"
+    if stored.dtype == np.uint8 and array.dtype == np.float32 and array.size and 0 <= array.min() <= array.max() <= 1:
+        return ", from 0 to 255: `np.round(255 * inputs).astype(np.uint8)`"
+    return ""

@@ -1,0 +1,110 @@
+"""A CSV file with a row for each example: its path or features, its label and more (`tables.COLUMNS`)."""
+
+import csv
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from robustjax.data import tables
+from robustjax.data.image_files import Listing, stamp
+
+_DELIMITERS = (",", "\t", ";", "|")
+
+
+def list_examples(file: Path, columns: Mapping[str, str]) -> Listing:
+    """The images that a CSV file names, or the features in it, with what its columns say of them.
+
+    Its first line names the columns, and `columns` says which hold what (`tables.COLUMNS`; by default those of the
+    usual names). Paths are relative to the file's folder. The text is UTF-8; commas, semicolons or tabs divide it.
+
+    Raises FileNotFoundError where there is no such file, and ValueError for one that is no such table, a column that is
+    not there, an image that is named twice, a label that is missing, or fewer than two classes.
+    """
+    file = file.resolve()
+    what = repr(os.fspath(file))
+    rows, header = _rows(file, what)
+    found = tables.find_columns(header, columns, what, ("path", "label"))
+    table = dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
+    if "path" in found:
+        _refuse_duplicates(table[found["path"]], what)
+    kept, is_test, notes = np.arange(len(rows)), None, tuple[str, ...]()
+    if "split" in found:
+        kept, is_test, notes = tables.choose_parts(tables.parts_of(table[found["split"]], what), what)
+        table = {name: [column[i] for i in kept.tolist()] for name, column in table.items()}
+    said = tables.answers(table, found, what, rows=kept + 2)
+    used = ", ".join(f"{key}={name}" for key, name in found.items())
+    listing = Listing(
+        f"csv:{file.stem}",
+        said.labels,
+        said.class_names,
+        is_test,
+        true_labels=said.true_labels,
+        groups=said.groups,
+        annotations=said.annotations,
+        notes=(f"columns of {file.name}: {used}.", *notes, *said.notes),
+    )
+    if "features" in found:
+        inputs = _features(table, tables.feature_columns(header, found), what, kept + 2)
+        return listing._replace(inputs=inputs, ids=tuple(table.get(found.get("id", ""), map(str, kept + 2))))
+    given = [path.strip().replace(os.sep, "/") for path in table[found["path"]]]
+    paths = [os.path.join(file.parent, path) for path in given]
+    return listing._replace(
+        fetch=paths.__getitem__,
+        places=paths,
+        stamps=[stamp(path) for path in paths],
+        ids=tuple(table.get(found.get("id", ""), given)),
+    )
+
+
+def _features(table: Mapping[str, list[str]], names: list[str], what: str, rows: np.ndarray) -> np.ndarray:
+    """The numbers of these columns, float32 [N, D]."""
+    result = np.empty((len(rows), len(names)), np.float32)
+    for values, name in zip(result.T, names, strict=True):
+        try:
+            values[:] = table[name]
+        except ValueError as error:
+            raise ValueError(f"{what} holds what is no number in column {name!r}: {error}") from error
+        if (bad := np.flatnonzero(~np.isfinite(values))).size:
+            raise ValueError(f"{what} has {values[bad[0]]} in column {name!r} of row {rows[bad[0]]}")
+    return result
+
+
+def _rows(file: Path, what: str) -> tuple[list[list[str]], list[str]]:
+    """The rows below the first one, and that."""
+    if not file.is_file():
+        raise FileNotFoundError(f"{what} is not a file; 'csv:FILE' expects one with a row for each image")
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as opened:
+            head = opened.readline()
+            opened.seek(0)
+            rows = list(csv.reader(opened, delimiter=max(_DELIMITERS, key=head.count)))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{what} is not a CSV file in UTF-8: {error}") from error
+    header, *rest = [row for row in rows if row] or [[]]
+    header = [name.strip() for name in header]
+    if len(set(header)) < len(header):
+        raise ValueError(f"{what} has two columns of one name: {', '.join(header)}")
+    if not rest:
+        raise ValueError(f"{what} has no rows below its header ({', '.join(header) or 'it is empty'})")
+    if (wrong := next((i for i, row in enumerate(rest) if len(row) != len(header)), None)) is not None:
+        raise ValueError(
+            f"{what} has {len(rest[wrong])} fields in row {wrong + 2}, and {len(header)} columns: {', '.join(header)}"
+        )
+    return rest, header
+
+
+def _refuse_duplicates(paths: list[str], what: str) -> None:
+    paths = [path.strip() for path in paths]
+    if "" in paths:
+        raise ValueError(f"{what} has a row without a path: row {paths.index('') + 2}")
+    normal = list(map(os.path.normpath, paths))
+    if len(set(normal)) == len(normal):
+        return
+    first: dict[str, int] = {}
+    again = [i for i, path in enumerate(normal) if first.setdefault(path, i) != i]
+    raise ValueError(
+        f"{what} names {len(again):,} image(s) twice, the first {paths[again[0]]!r}, in rows "
+        f"{first[normal[again[0]]] + 2} and {again[0] + 2}; expected each once"
+    )

@@ -1,0 +1,101 @@
+"""What is worth knowing of a data set before it is trained on: examples that are there twice, classes of a few."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from robustjax.data.sources import Dataset
+
+_FEW = 5  # a class with fewer training examples is told of
+_SHOWN = 3
+_CHUNK_BYTES = 2**25
+
+
+def first_alike(*parts: np.ndarray) -> np.ndarray:
+    """For each example the position of the first one with exactly the same content, int64 [N]; of most, their own.
+
+    parts: arrays [N₁, …], [N₂, …] of one dtype and shape of example, counted through, N = N₁ + N₂ + …. They are read
+    in pieces, so that memory-mapped ones need not fit the memory: beside them it takes some 50 bytes an example.
+
+    >>> first_alike(np.array([[1, 2], [3, 4], [1, 2]]), np.array([[3, 4]])).tolist()
+    [0, 1, 0, 1]
+    """
+    hashes = np.concatenate([_hashes(part) for part in parts])
+    starts = np.cumsum([0, *map(len, parts)])
+    found = np.arange(len(hashes))
+    order = np.argsort(hashes, kind="stable")
+    same = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])  # pairs of neighbours in this order
+
+    def row(i: int) -> bytes:
+        part = int(np.searchsorted(starts, i, "right")) - 1
+        return parts[part][i - starts[part]].tobytes()
+
+    group, first_of = -1, dict[bytes, int]()
+    for k in same.tolist():  # equal hashes come in rows; equality of the content itself decides
+        if k != group:
+            first_of = {row(int(order[k])): int(order[k])}
+        group = k + 1
+        i = int(order[k + 1])
+        found[i] = first_of.setdefault(row(i), i)
+    return found
+
+
+def _hashes(array: np.ndarray) -> np.ndarray:
+    """A number uint64 [N] for the content of each row: a sum of its words times odd random numbers, modulo 2⁶⁴."""
+    width = -(-array[0].nbytes // 8)
+    factors = np.random.default_rng(0).integers(0, 2**63, width, np.uint64) * np.uint64(2) + np.uint64(1)
+    step = max(1, _CHUNK_BYTES // (8 * width))
+    sums = []
+    for start in range(0, len(array), step):
+        rows = np.ascontiguousarray(array[start : start + step]).reshape(len(array[start : start + step]), -1)
+        rows = rows.view(np.uint8)
+        if rows.shape[1] != 8 * width:
+            rows = np.pad(rows, ((0, 0), (0, 8 * width - rows.shape[1])))
+        sums.append(rows.view(np.uint64) @ factors)
+    return np.concatenate(sums)
+
+
+def inspect(dataset: Dataset) -> tuple[str, ...]:
+    """Sentences on what may be wrong with a data set: exact copies, classes with fewer than 5 training examples.
+
+    Copies are told apart by whether they carry the label of the first one, and those in the test part that are in the
+    training part too are counted. There is no sentence where there is nothing to tell.
+
+    A million images of 32×32×3 (3 GB) take 2 seconds on one core and 50 MB beside them; larger ones in proportion.
+    """
+    train, test = dataset.train_inputs, dataset.test_inputs
+    alike = first_alike(train, test)
+    count = len(train)
+    copies = np.flatnonzero(alike[:count] != np.arange(count))
+    leaked = int((alike[count:] < count).sum())
+    told = []
+    if len(copies):
+        other = copies[dataset.train_labels[copies] != dataset.train_labels[alike[copies]]]
+        text = f"{len(copies):,} training examples are exact copies of another one"
+        if len(other):
+            pairs = [f"{_named(dataset, alike[i])} and {_named(dataset, i)}" for i in other[:_SHOWN].tolist()]
+            text += f", {len(other):,} of them under another label than it: {_listed(pairs, len(other))}"
+        else:
+            text += f", with its label: {_listed([_named(dataset, i) for i in copies[:_SHOWN].tolist()], len(copies))}"
+        told.append(text + ".")
+    if leaked:
+        told.append(
+            f"{leaked:,} of the {len(test):,} test examples are also in the training part, which makes the test "
+            "accuracy too high."
+        )
+    counts = np.bincount(dataset.train_labels, minlength=dataset.num_classes)
+    small = np.flatnonzero(counts < _FEW)
+    if len(small):
+        names = [
+            f"{dataset.class_names[c]} ({counts[c]})" for c in small[np.argsort(counts[small], kind="stable")][:10]
+        ]
+        told.append(f"classes with fewer than {_FEW} training examples: {_listed(names, len(small))}.")
+    return tuple(told)
+
+
+def _named(dataset: Dataset, i: int) -> str:
+    return f"number {i}" if dataset.train_ids is None else dataset.train_ids[i]
+
+
+def _listed(names: Sequence[str], total: int) -> str:
+    return ", ".join(names) + (", …" if total > len(names) else "")

@@ -1,0 +1,200 @@
+"""Tables with a row for each example: which column holds what, and labels, truth, groups and parts out of them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from robustjax.data.encoding import encode_labels, majority
+
+# What a column may be called, in any case, where nobody says which one it is; the first that is there is it.
+_PATHS = (
+    "path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "image_file", "img",
+    "img_path",
+)  # fmt: skip
+_LABELS = (
+    "label", "labels", "given_label", "noisy_label", "class", "class_name", "target", "category", "y"
+)  # fmt: skip
+COLUMNS: Mapping[str, Sequence[str]] = {
+    "path": _PATHS,
+    "features": (),
+    "label": _LABELS,
+    "true_label": ("true_label", "clean_label", "true", "clean", "true_class"),
+    "group": ("group", "groups"),
+    "split": ("split", "subset", "partition"),
+    "id": (),
+    "annotators": (),
+}
+"""What a column can hold, and the names by which it is found."""
+# What the columns of several annotators begin with, and those of the numbers of a feature vector.
+_ANNOTATOR, _FEATURE = ("annotator", "rater"), "feature"
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+}
+_NONE = ("", "nan", "none", "<na>")  # where there is no label; an annotator may also have put down a −1
+
+
+def check_columns(columns: Mapping[str, str]) -> None:
+    """Raises ValueError for columns that are said to hold what none can."""
+    if unknown := [key for key in columns if key not in COLUMNS]:
+        raise ValueError(f"columns has {unknown[0]!r}; accepted are {', '.join(COLUMNS)}")
+
+
+def find_columns(there: Sequence[str], columns: Mapping[str, str], what: str, needed: Sequence[str]) -> dict[str, str]:
+    """Which column holds what, of the columns `there`.
+
+    columns: what is said of it; "" takes none. The `annotators` are several columns, joined by "+"; `features` is what
+    the names of all columns begin with whose numbers make up a feature vector, in place of an image ("feature", where
+    there is no path).
+
+    Raises ValueError for a column that is not there, or for none that holds what is `needed`.
+    """
+    check_columns(columns)
+    lower = {name.strip().lower(): name for name in reversed(there)}
+    found = {}
+    for key, names in COLUMNS.items():
+        if key in columns:
+            if columns[key]:
+                found[key] = columns[key]
+        elif (name := next((lower[each] for each in names if each in lower), None)) is not None:
+            found[key] = name
+    raters = [name for name in there if name.strip().lower().startswith(_ANNOTATOR)]
+    if "annotators" not in columns and len(raters) > 1:
+        found["annotators"] = "+".join(raters)
+    if "path" not in found and "features" not in columns and any(name.startswith(_FEATURE) for name in there):
+        found["features"] = _FEATURE
+    has = f"it has {', '.join(there)}" if there else "it has none"
+    for key, chosen in found.items():
+        for name in chosen.split("+") if key == "annotators" else [chosen]:
+            if name not in there and not (key == "features" and any(each.startswith(name) for each in there)):
+                raise ValueError(f"{what} has no column {name!r} ({key}); {has}")
+    for key in needed:
+        other = {"path": "features", "label": "annotators"}[key]
+        if key not in found and other not in found:
+            raise ValueError(
+                f"{what} has no column for the {key}, such as {', '.join(COLUMNS[key][:4])}; {has} "
+                f"(columns={key}=NAME names another)"
+            )
+    return found
+
+
+def feature_columns(there: Sequence[str], found: Mapping[str, str]) -> list[str]:
+    """The columns of a feature vector, in the table's order."""
+    return [name for name in there if name.startswith(found["features"])]
+
+
+def parts_of(values: Sequence[str], what: str) -> np.ndarray:
+    """What each value of a split column says, str [N]: train, test or validation."""
+    known = {value: _SPLITS.get(value.strip().lower(), "") for value in set(values)}
+    if wrong := sorted(value for value, part in known.items() if not part):
+        first = list(values).index(wrong[0])
+        raise ValueError(
+            f"{what} has {wrong[0]!r} in its split column (row {first + 1}); accepted are {', '.join(_SPLITS)}"
+        )
+    return np.array([known[value] for value in values])
+
+
+def choose_parts(parts: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
+    """Which rows are used, int [M], which of them are the test part, bool [M] or None, and what there is to say.
+
+    The validation part is the test part where there is no other, and is not used beside one.
+    """
+    test = next((part for part in ("test", "validation") if (parts == part).any()), None)
+    if not (parts == "train").any():
+        raise ValueError(f"{what} has no row whose split is train; it has {', '.join(sorted(set(parts.tolist())))}")
+    if test is None:
+        return np.arange(len(parts)), None, ()
+    kept = np.flatnonzero((parts == "train") | (parts == test))
+    unused = len(parts) - len(kept)
+    notes = (f"{unused:,} examples of the validation part are not used, since there is a test part.",) if unused else ()
+    return kept, parts[kept] == test, notes
+
+
+class Answers(NamedTuple):
+    """What the columns of a table say of its N examples."""
+
+    labels: np.ndarray
+    """int32 [N]."""
+    class_names: tuple[str, ...]
+    true_labels: np.ndarray | None
+    """int32 [N]."""
+    annotations: np.ndarray | None
+    """int32 [N, A], −1 where an annotator gave none."""
+    groups: np.ndarray | None
+    """int32 [N]."""
+    notes: tuple[str, ...]
+
+
+def answers(
+    table: Mapping[str, Sequence[Any]],
+    found: Mapping[str, str],
+    what: str,
+    *,
+    class_names: Sequence[str] | None = None,
+    rows: np.ndarray | None = None,
+) -> Answers:
+    """Labels, truth, annotations and groups out of a table's columns, by name; `found` says which hold them.
+
+    Without a column of labels they are those that most annotators gave. class_names: of labels that are numbers
+    already. rows: the numbers by which messages call the rows, int [N], from 0 by default. Raises ValueError for a
+    label that is missing, a true label that nobody gave, or labels that look like no classes.
+    """
+    notes: tuple[str, ...] = ()
+    votes = None
+    if "annotators" in found:
+        votes = [list(table[name]) for name in found["annotators"].split("+")]
+    if "label" in found:
+        given = list(table[found["label"]])
+        blank = np.flatnonzero(_missing(given, _NONE[:1]))
+        if len(blank):
+            raise ValueError(
+                f"{what} has {len(blank):,} row(s) without a label ({found['label']}), the first in row "
+                f"{blank[0] if rows is None else rows[blank[0]]}"
+            )
+        labels, names = encode_labels(given, class_names, name=f"{what} ({found['label']})")
+        annotations = None if votes is None else _votes(votes, names, what)
+    elif votes is not None:
+        all_votes = [vote for column in votes for vote, none in zip(column, _missing(column), strict=True) if not none]
+        if not all_votes:
+            raise ValueError(f"{what} has no label of any annotator")
+        names = encode_labels(all_votes, class_names, name=what)[1]
+        annotations = _votes(votes, names, what)
+        labels = majority(annotations)
+        notes += (f"the labels are those that most of the {annotations.shape[1]} annotators gave.",)
+    else:
+        raise ValueError(f"{what} has neither labels nor annotators")
+    if len(names) < 2:
+        raise ValueError(f"{what}: all labels are {names[0]!r}; expected at least 2 classes")
+    if len(labels) >= 20 and 2 * len(names) > len(labels):
+        raise ValueError(
+            f"{what} has {len(names):,} different labels ({found.get('label', 'annotators')}) in {len(labels):,} rows; "
+            "expected classes with several examples each"
+        )
+    true_labels = None
+    if "true_label" in found:
+        truth = list(table[found["true_label"]])
+        unknown = int(_missing(truth, _NONE).sum())
+        if unknown:
+            notes += (f"{unknown:,} of {len(truth):,} rows have no true label ({found['true_label']}): none is used.",)
+        else:
+            true_labels = encode_labels(truth, names, name=f"{what} ({found['true_label']})")[0]
+    groups = encode_labels(table[found["group"]], name=f"{what} ({found['group']})")[0] if "group" in found else None
+    return Answers(labels, names, true_labels, annotations, groups, notes)
+
+
+def _missing(values: Sequence[Any], none: Sequence[str] = (*_NONE, "-1")) -> np.ndarray:
+    """Where a table has no label, bool [N]: None, or one of the texts `none`."""
+    blank = {value: value is None or str(value).strip().lower() in none for value in set(values)}
+    return np.fromiter((blank[value] for value in values), bool, len(values))
+
+
+def _votes(columns: Sequence[Sequence[Any]], names: tuple[str, ...], what: str) -> np.ndarray:
+    """The annotators' labels int32 [N, A] by class, −1 where there is none."""
+    result = np.full((len(columns[0]), len(columns)), -1, np.int32)
+    for votes, column in zip(result.T, columns, strict=True):
+        there = np.flatnonzero(~_missing(column))
+        if len(there):
+            votes[there] = encode_labels([column[i] for i in there.tolist()], names, name=f"{what} (annotators)")[0]
+    return result

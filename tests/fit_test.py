@@ -1,0 +1,240 @@
+"""`robustjax.fit`, runs on arrays in memory, and cross-fitting. One tiny run serves them all."""
+
+import dataclasses
+import json
+import os
+
+import numpy as np
+import pytest
+
+import robustjax
+from experiments import fitting
+from experiments.runs import artefacts, cross_fit, directory, restore
+from experiments.settings import build, config
+from robustjax.data import Dataset
+from tests import toys
+
+NAMES = np.array(["ant", "bee", "cat"])
+SMALL = {
+    "method": "cross_entropy", "model": "mlp", "epochs": 2, "batch_size": 16, "learning_rate": 0.05, "augmentation":
+    "none", "parallel": "single", "quiet": True,
+}  # fmt: skip
+IMAGES, LABELS = toys.images(toys.N, 1)
+GIVEN = NAMES[toys.given_labels(0)]
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    out = tmp_path_factory.mktemp("fit") / "run"
+    found = fitting.fit(IMAGES, GIVEN, out=out, cross_fit=2, **SMALL)
+    assert found.path == out
+    return found
+
+
+def test_what_a_fit_gives(fitted):
+    assert fitted.class_names == tuple(NAMES) and fitted.settings.dataset.startswith("arrays:")
+    probabilities = fitted.predict(IMAGES[:5])
+    assert probabilities.shape == (5, 3) and probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-6)
+    assert fitted.predict_labels(IMAGES[:5]).tolist() == NAMES[probabilities.argmax(1)].tolist()
+    assert fitted.history["epoch"] == [1, 2] and "held out" in repr(fitted)
+    dataset = fitted._source.dataset
+    assert dataset.test_held_out and len(dataset.test_labels) + len(fitted.positions) == toys.N
+    np.testing.assert_array_equal(IMAGES[fitted.positions], dataset.train_inputs)
+    assert [int(each) for each in dataset.train_ids] == fitted.positions.tolist()
+    with pytest.raises(FileNotFoundError, match=r"experiments\.audit"):
+        fitted._file("nothing.csv")
+
+
+def test_the_same_call_finds_the_run_and_other_data_do_not(fitted):
+    before = os.stat(fitted.path / "metrics.jsonl").st_mtime_ns
+    again = fitting.fit(IMAGES, GIVEN, out=fitted.path, **SMALL)
+    assert again.summary == fitted.summary and os.stat(fitted.path / "metrics.jsonl").st_mtime_ns == before
+    with pytest.raises(directory.RunDirectoryError, match=r"overwrite=True"):
+        fitting.fit(IMAGES[::-1], GIVEN, out=fitted.path, **SMALL)
+    with pytest.raises(ValueError, match="pass it as dataset"):
+        restore.restore_run(fitted.path)
+
+
+def test_every_example_is_predicted_by_a_network_that_has_not_seen_it(fitted):
+    """Whatever its own label is, what is said of it stays the same to the bit; of others it does not."""
+    settings, dataset = fitted.settings, fitted._source.dataset
+    settings = dataclasses.replace(settings, cross_fit=2, quiet=True, parallel="single")
+    labels = build.corrupt(settings, dataset, 0)
+    parts = cross_fit.split(labels.train.given, 3, 2, 0)
+    kept = fitted.out_of_sample()
+    np.testing.assert_allclose(kept.sum(1), 1, rtol=1e-6)
+    changed = labels.train.given.copy()
+    changed[7] = (changed[7] + 1) % 3
+    altered = labels._replace(train=labels.train._replace(given=changed))
+    own = int(parts.part[7])
+    for k in (own, 1 - own):
+        ((_, (found,)),) = cross_fit.predictions(settings, dataset, None, altered, parts, 0, [k], epochs=2)
+        same = np.array_equal(found, kept[parts.part == k])
+        assert same == (k == own)
+
+
+def test_a_cross_fit_that_is_stopped_goes_on(fitted, tmp_path):
+    settings = dataclasses.replace(fitted.settings, cross_fit=2, quiet=True, parallel="single")
+    labels, asked = build.corrupt(settings, fitted._source.dataset, 0), []
+
+    def stop():
+        asked.append(1)
+        return len(asked) == 2  # in the first epoch of the second part
+
+    arguments = (tmp_path, settings, fitted._source.dataset, None, labels, 0)
+    assert not cross_fit.complete(*arguments, epochs=2, stop=stop)
+    assert cross_fit.read(tmp_path, 0) is None and cross_fit.missing(tmp_path, settings) == [0]
+    assert cross_fit.complete(*arguments, epochs=2, stop=lambda: asked.append(1))
+    assert len(asked) == 3  # one more network of two epochs
+    np.testing.assert_array_equal(cross_fit.read(tmp_path, 0), fitted.out_of_sample())
+
+
+def test_a_finished_run_gets_its_cross_fit_and_stays_what_it_is(fitted):
+    """The fixture's run is cut into three parts in place of two; what it has trained stays."""
+    before = (fitted.path / "metrics.jsonl").read_bytes(), fitted.out_of_sample()
+    again = fitting.fit(IMAGES, GIVEN, out=fitted.path, cross_fit=3, **SMALL)
+    assert (fitted.path / "metrics.jsonl").read_bytes() == before[0]
+    assert again.summary["cross_fit"]["parts"] == 3 and again.out_of_sample().shape == before[1].shape
+    assert json.loads((fitted.path / "config.json").read_text())["settings"].keys().isdisjoint({"cross_fit"})
+
+
+@pytest.mark.parametrize("sizes", [(5, 2, 2), (40, 21, 2)])
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_parts_are_alike(sizes, count):
+    given = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], sizes))
+    part, seen = cross_fit.split(given, 3, count, seed=1)
+    assert len(set(seen.sum(1))) == 1 and not seen[part, np.arange(len(part))].any()
+    assert seen[0].sum() == len(given) - -(-len(given) // count)
+    for c, size in enumerate(sizes):
+        inside = np.bincount(part[given == c], minlength=count)
+        assert inside.max() - inside.min() <= 1
+        assert (seen[:, given == c].sum(1) >= size - inside.max() - 1).all() and seen[:, given == c].any(1).all()
+
+
+def test_what_cannot_be_cut_is_refused_at_once():
+    with pytest.raises(ValueError, match=r"cross_fit=3: .* class 1 has 1"):
+        cross_fit.split(np.array([0, 0, 0, 1]), 2, 3, 0)
+    settings = config.resolve({"cross_fit": 2, "batch_size": 40, "noise": "none", "noise_rate": 0.0})[0]
+    with pytest.raises(ValueError, match="leaves 30 of 60 examples.*batch_size=40"):
+        cross_fit.check(settings, [build.SeedLabels(build.labelling.corrupt(LABELS, 3, 0))], 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"epoch": 3}, "epoch is no setting: did you mean epochs"),
+        ({"epochs": 2.5}, "epochs=2.5: a whole number"),
+        ({"model": len}, "model=<built-in function len>: a text is accepted; FILE.py:NAME"),
+        ({"dataset": "digits"}, "takes no such setting"),
+        ({"noise_rate": 0.1}, "needs noise=KIND"),
+        ({"labels": None}, "one for each example"),
+        ({"labels": GIVEN[:5]}, "labels has 5 entries for 60"),
+        ({"labels": "label"}, "pandas.DataFrame"),
+        ({"images": IMAGES.reshape(toys.N, 1, 2, 8)}, "transpose"),
+        ({"class_names": ["ant", "bee"]}, "the classes are ant, bee"),
+        ({"test": (IMAGES,)}, "expected a pair"),
+        ({"test": (IMAGES[:2], ["ant", "dog"])}, "test labels .* 'dog'"),
+        ({"ids": ["a"] * toys.N}, "'a' twice"),
+        ({"cross_fit": 1}, "at least 2"),
+        ({"cross_fit": 2, "batch_size": 30}, "more parts or a smaller batch"),
+    ],
+)
+def test_what_fit_refuses(given, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        fitting.fit(**{"images": IMAGES, "labels": GIVEN, "out": tmp_path / "run", **SMALL, **given})
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (IMAGES / 255, r"float32 .* trained on uint8 \[N, 4, 4, 1\], from 0 to 255: `np.round\(255"),
+        (IMAGES[0], "one example is"),
+        (IMAGES[:, :2], r"uint8 \[60, 2, 4, 1\]"),
+    ],
+)
+def test_what_prediction_refuses(fitted, inputs, message):
+    with pytest.raises(ValueError, match=message):
+        fitted.predict(inputs)
+
+
+class Frame:
+    """As much of a pandas.DataFrame as is used."""
+
+    def __init__(self, columns):
+        self.table, self.columns = columns, list(columns)
+
+    def __getitem__(self, names):
+        if isinstance(names, str):
+            return self.table[names].view(Series)
+        return np.stack([self.table[name] for name in names], 1).view(Series)
+
+
+class Series(np.ndarray):
+    def to_numpy(self, dtype=None):
+        return np.asarray(self, dtype)
+
+
+Frame.__module__ = Series.__module__ = "pandas.core"
+
+
+def test_arrays_of_all_kinds_become_what_a_run_takes():
+    def made(images, labels, **more) -> fitting._Source:
+        return fitting._source(
+            images, labels, *(more.get(name) for name in ("test", "class_names", "true_labels", "groups", "ids"))
+        )
+
+    numbers = toys.given_labels(0)
+    pixels = made(IMAGES[..., 0].astype(int), numbers + 3, true_labels=LABELS + 3, groups=numbers)
+    assert pixels.dataset.train_inputs.shape == (48, 4, 4, 1) and pixels.dataset.train_inputs.dtype == np.uint8
+    assert pixels.classes.tolist() == [3, 4, 5] and pixels.dataset.class_names == ("3", "4", "5")
+    held = np.setdiff1d(np.arange(toys.N), pixels.trained)
+    np.testing.assert_array_equal(pixels.dataset.test_labels, LABELS[held])  # the true ones, where they are known
+    np.testing.assert_array_equal(pixels.dataset.true_labels, LABELS[pixels.trained])
+    np.testing.assert_array_equal(pixels.dataset.groups, numbers[pixels.trained])
+
+    floats = made(IMAGES / 255, GIVEN, test=(IMAGES[:9] / 255, GIVEN[:9]))
+    assert floats.dataset.train_inputs.dtype == np.float32 and not floats.dataset.test_held_out
+    assert floats.dataset.train_ids is None and len(floats.trained) == toys.N
+
+    vectors = IMAGES.reshape(toys.N, -1)
+    frame = Frame({"label": GIVEN, "name": np.array([f"n{i}" for i in range(toys.N)]), "b": vectors[:, 1],
+                   "a": vectors[:, 0] / 2})  # fmt: skip
+    table = made(frame, "label", ids="name")
+    assert table.dataset.train_inputs.dtype == np.float32 and table.dataset.train_ids[0].startswith("n")
+    np.testing.assert_array_equal(table.dataset.train_inputs, vectors[table.trained, 1::-1] / np.array([1, 2]))
+    np.testing.assert_array_equal(table.read(Frame({"a": vectors[:, 0] / 2, "b": vectors[:, 1]})), table.read(frame))
+    with pytest.raises(ValueError, match="'name' are no numbers"):
+        made(frame, "label")
+    with pytest.raises(ValueError, match="lacks the column 'b'"):
+        table.read(Frame({"a": vectors[:, 0]}))
+
+    dataset = table.dataset._replace(true_labels=None)
+    relabelled = made(dataset, np.roll(dataset.train_labels, 1))
+    assert relabelled.dataset.train_inputs is dataset.train_inputs and relabelled.classes.tolist() == NAMES.tolist()
+    with pytest.raises(ValueError, match="ids is given beside a Dataset"):
+        made(dataset, None, ids=["a"])
+
+
+def test_data_in_memory_are_called_by_all_that_a_run_makes_of_them(fitted):
+    dataset: Dataset = fitted._source.dataset
+    changed = {
+        "train_labels": np.roll(dataset.train_labels, 1), "true_labels": dataset.train_labels,
+        "class_names": tuple("abc"), "groups": dataset.train_labels, "test_inputs": dataset.test_inputs[::-1],
+    }  # fmt: skip
+    names = [artefacts.name_of(dataset)] + [artefacts.name_of(dataset._replace(**{k: v})) for k, v in changed.items()]
+    assert len(set(names)) == len(names) and names[0] == fitted.settings.dataset
+    assert robustjax.fit is fitting.fit
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("method", ["dynamic_loss", "elr_plus", "har", "nlnl", "dividemix", "co_teaching"])
+def test_every_kind_of_method_is_cross_fitted(method, tmp_path):
+    more = {"forget_rate": 0.2} if method == "co_teaching" else {}
+    model = {"model_options": {"normalize": True}} if method == "har" else {}
+    settings = {**SMALL, "method": method, "seeds": 2, "cross_fit": 2, "groups": LABELS, **more, **model}
+    found = fitting.fit(IMAGES, GIVEN, out=tmp_path / "run", **settings)
+    for seed in (0, 1):
+        np.testing.assert_allclose(found.out_of_sample(seed).sum(1), 1, rtol=1e-5)
+    assert len(found.summary["cross_fit"]["agreement"]) == 2
