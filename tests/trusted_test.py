@@ -141,7 +141,7 @@ def test_a_method_that_ignores_them_consumes_none(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--trusted-examples=0"], "--trusted-examples=K draws K"),
+        (["--trusted-examples=0"], "--trusted-examples=K from the training set"),
         (["--trusted-examples=-1"], "--trusted-examples=-1"),
         (["--trusted-examples=3"], "--trusted-examples=3 must be at least the 10 classes"),
         (["--trusted-examples=1300"], "--trusted-examples=1300"),
