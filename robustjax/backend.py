@@ -9,7 +9,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
+import jax.experimental
 import jax.numpy as jnp
+
+# float64 inside a `with`: its place before and after JAX 0.8.
+_x64: Any = jax if hasattr(jax, "enable_x64") else jax.experimental
+enable_x64 = _x64.enable_x64
 
 _YNN = "xla_cpu_experimental_ynn_fusion_type"
 CPU_KERNELS = ("safe", "fast")

@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from experiments.settings import command_line, config
-from robustjax import losses, methods, mixup, regularizers, schedules
+from robustjax import backend, losses, methods, mixup, regularizers, schedules
 from robustjax.methods import base
 from robustjax.training import parallel
 from tests import toys
@@ -182,7 +182,7 @@ def test_labels_refined_by_targets():
 @pytest.mark.parametrize("num_classes", [2, 5])
 def test_gradient_lemma(num_classes):
     """Lemma 2: the gradient of CE + λ log(1 − ⟨p, t⟩) at the logits is p − y + λ g, to 1e-10, and Σ g = 0."""
-    with jax.enable_x64():
+    with backend.enable_x64():
         rng = np.random.default_rng(num_classes)
         logits, targets = rng.normal(0, 3, (50, num_classes)), rng.dirichlet(np.ones(num_classes), 50)
         targets[:10] *= 0.3  # as after a first update

@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from experiments.figures import elr_theory
-from robustjax import losses, regularizers
+from robustjax import backend, losses, regularizers
 
 # As setup a, with fewer examples and dimensions at the same p/n, and twice the step.
 SMALL = elr_theory.Setup(dimension=300, examples=360, spread=0.3, flip=0.4, rate=0.2, steps=1500)
@@ -85,7 +85,7 @@ def test_coefficients_are_those_of_the_paper(name):
     given = rng.integers(0, 2, 50)
     logits[:5] = [[20.0, -20.0]] * 5  # outside the clip's limits
     p, t, y = softmax(logits), targets, np.eye(2)[given]
-    with jax.enable_x64(True):
+    with backend.enable_x64(True):
         compiled = jax.jit(elr_theory.coefficients, static_argnums=3)
         fit, pull = compiled(jnp.asarray(logits), given, jnp.asarray(targets), method)
     inner = np.sum(p * t, -1, keepdims=True)
@@ -104,7 +104,7 @@ def test_coefficients_are_those_of_the_paper(name):
 def test_the_step_follows_the_gradient_of_the_mean_loss(name):
     mixture, theta = elr_theory.sample(TINY, 0), elr_theory.initial(TINY.dimension, 0)
     method = elr_theory.METHODS[name]
-    with jax.enable_x64(True):
+    with backend.enable_x64(True):
 
         def mean_loss(theta):
             logits = mixture.inputs @ theta.T
@@ -130,7 +130,7 @@ def test_one_vector_form_has_half_the_argument():
     """∇L = (1/2n) Σ x (tanh(θᵀx/2) - ε); the paper prints tanh(θᵀx)."""
     mixture = elr_theory.sample(elr_theory.Setup(5, 20, 0.5, 0.5, 0.1, 0), 0)
     theta, sign = np.random.default_rng(1).normal(size=5), 1 - 2 * mixture.given
-    with jax.enable_x64(True):
+    with backend.enable_x64(True):
 
         def mean_loss(theta):
             logits = jnp.stack([theta, -theta]) / 2 @ mixture.inputs.T

@@ -14,7 +14,7 @@ import pytest
 from experiments import run
 from experiments.runs import restore
 from experiments.settings import config
-from robustjax import losses, margins, methods, models, taps
+from robustjax import backend, losses, margins, methods, models, taps
 from robustjax.methods import base, har
 from robustjax.training import checkpoints, engine, parallel
 from tests import toys
@@ -62,7 +62,7 @@ def computed(*setting, **options):
 
 
 def test_hidden_gradients_are_finite_differences_and_so_are_theirs():
-    with jax.enable_x64(True):
+    with backend.enable_x64(True):
         model, variables, inputs, labels = network(jnp.float64)
         found = computed(model, variables, inputs, labels)
         direction = {name: np.random.default_rng(1).normal(size=g.shape) for name, g in found.gradients.items()}

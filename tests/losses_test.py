@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from robustjax import losses, regularizers
+from robustjax import backend, losses, regularizers
 from tests.oracles.adapters.common import quick_jit
 
 COUNTS = np.array([100.0, 20.0, 5.0, 1.0])
@@ -133,7 +133,7 @@ def test_low_precision_is_widened(loss):
     actual = loss(low, LABELS)
     assert actual.dtype == jnp.float32
     np.testing.assert_array_equal(actual, loss(low.astype(jnp.float32), LABELS))
-    with jax.enable_x64(True):
+    with backend.enable_x64(True):
         assert loss(LOGITS.astype(np.float64), LABELS).dtype == np.float64
 
 
@@ -147,7 +147,7 @@ def over_all_labels(loss, logits):
 @settings(max_examples=20, deadline=None)
 @given(row=logit_rows)
 def test_symmetric_losses_sum_to_a_constant(name, row):
-    with jax.enable_x64(True):
+    with backend.enable_x64(True):
         total = over_all_labels(EQUIVARIANT[name], np.stack([row, np.zeros(4)]))
     np.testing.assert_allclose(total[0], total[1], rtol=1e-9)
 
@@ -160,7 +160,7 @@ def test_other_losses_do_not(name):
 @pytest.mark.parametrize("name", EQUIVARIANT)
 def test_every_equivariant_loss_is_symmetric_on_permutations_of_one_vector(name):
     """Lemma 1 of SR: outputs restricted to the permutations of v make any such loss symmetric."""
-    with jax.enable_x64(True):
+    with backend.enable_x64(True):
         permutations = np.array(list(itertools.permutations([2.0, 0.5, -1.0, -3.0])))
         total = over_all_labels(EQUIVARIANT[name], permutations)
     np.testing.assert_allclose(total, total[0], rtol=1e-12)
@@ -216,7 +216,7 @@ def test_agrees_with_optax():
     ],
 )
 def test_limits(reduced, to):
-    with jax.enable_x64(True):
+    with backend.enable_x64(True):
         np.testing.assert_allclose(
             reduced(LOGITS.astype(float), LABELS), to(LOGITS.astype(float), LABELS), rtol=2e-3, atol=2e-4
         )
@@ -250,7 +250,7 @@ def test_huberised_losses_join_smoothly_at_the_threshold(loss, threshold, tau):
     def of_logit(x):
         return loss(jnp.stack([x, 0.0]), 0, tau=tau)
 
-    with jax.enable_x64(True):
+    with backend.enable_x64(True):
         p = threshold(tau)
         join = np.log(p / (1 - p))
         below, above = (jax.value_and_grad(of_logit)(join + step) for step in (-1e-9, 1e-9))
@@ -259,7 +259,7 @@ def test_huberised_losses_join_smoothly_at_the_threshold(loss, threshold, tau):
 
 def test_backward_correction_is_unbiased():
     """Its expectation over the noisy labels of a true class is that class's cross entropy."""
-    with jax.enable_x64(True):
+    with backend.enable_x64(True):
         logits = LOGITS.astype(float)
         noisy = losses.backward_correction(logits, TRANSITION[LABELS], transition=TRANSITION)
         np.testing.assert_allclose(noisy, losses.cross_entropy(logits, LABELS), rtol=1e-10)
@@ -297,7 +297,7 @@ def test_jensen_shannon_of_equal_views_is_that_of_one():
 
 def test_jensen_shannon_tends_to_half_the_mae_logarithmically():
     """As w_1 → 1 the distance to 1 - p_y falls like 1 / |log(1 - w_1)|."""
-    with jax.enable_x64(True):
+    with backend.enable_x64(True):
         logits = LOGITS.astype(float)
         near, far = (
             np.asarray(
@@ -352,7 +352,7 @@ def test_truncation_keeps_the_confident_examples():
 
 def test_dmi_is_invariant_to_noise_up_to_a_constant():
     """L_DMI's point: with labels passed through T the loss shifts by -log|det T|, whatever the predictions."""
-    with jax.enable_x64(True):
+    with backend.enable_x64(True):
         for seed in range(3):
             rng = np.random.default_rng(seed)
             logits, labels = rng.normal(0, 2, (40, 4)), np.eye(4)[rng.integers(0, 4, 40)]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from robustjax import backend
 from robustjax.models import get_model
 
 SMALL = {"vocabulary_size": 12, "embedding": 3, "units": 4}
@@ -135,7 +136,7 @@ def test_taps_on_padding_are_without_effect():
 
 def test_gradient_of_the_tap_gradients_norm():
     """HAR differentiates the squared length of the tap gradients: finite differences in float64, dropout included."""
-    with jax.enable_x64(True):
+    with backend.enable_x64(True):
         model = get_model("bilstm", 3, dtype=jnp.float64, **SMALL)
         key = jax.random.key(5)
         params = jax.tree.map(lambda leaf: 3 * leaf, jit(model.init)(jax.random.key(0), IDS).params)

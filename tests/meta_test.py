@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from robustjax import losses, meta
+from robustjax import backend, losses, meta
 from robustjax.methods import dynamic_loss as dl
 
 B, D, H, C = 6, 4, 7, 3
@@ -58,7 +58,7 @@ TOLERANCE = {"x64": {"rtol": 1e-10, "atol": 1e-12}, "x32": {"rtol": 1e-5, "atol"
 @pytest.mark.parametrize(("momentum", "decay"), [(0.0, 0.0), (0.9, 5e-4)])
 def test_closed_forms_of_label_weights_and_margins(precision, momentum, decay):
     """∂L/∂g_i = α/m (y_i − y'_i)ᵀu_i and ∂L/∂q = −α/m Σ (diag s − s sᵀ)u_i with u = J ∇L_meta(ω̂)."""
-    with jax.enable_x64(precision == "x64"):
+    with backend.enable_x64(precision == "x64"):
         params, theta, (inputs, labels, pseudo), apply, train_loss, meta_loss = problem(
             jnp.float64 if precision == "x64" else jnp.float32
         )
@@ -81,7 +81,7 @@ def test_closed_forms_of_label_weights_and_margins(precision, momentum, decay):
 
 def test_equals_one_forward_mode_product():
     """−α ∂_θ⟨J u, ∂ℓ/∂z(θ)⟩ with θ the parameters of the full meta net."""
-    with jax.enable_x64(True):
+    with backend.enable_x64(True):
         params, _, (inputs, labels, pseudo), apply, _, meta_loss = problem(jnp.float64)
         keys = jax.random.split(jax.random.key(1))
         theta = {
@@ -119,7 +119,7 @@ def test_equals_one_forward_mode_product():
     ids=["sgd", "nesterov", "adam", "clipped rmsprop"],
 )
 def test_any_optimizer_agrees_with_finite_differences(optimizer):
-    with jax.enable_x64(True):
+    with backend.enable_x64(True):
         params, theta, _, _, train_loss, meta_loss = problem(jnp.float64)
         params, state = warmed(optimizer, params, train_loss, theta)
 
@@ -161,7 +161,7 @@ def test_no_signal_where_the_pseudo_label_agrees():
 
 
 def test_scales_with_the_learning_rate():
-    with jax.enable_x64(True):
+    with backend.enable_x64(True):
         params, theta, _, _, train_loss, meta_loss = problem(jnp.float64)
 
         def gradient(rate):

@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 import sklearn.mixture
 
-from robustjax import mixtures
+from robustjax import backend, mixtures
 from tests.oracles.adapters.common import quick_jit
 
 # Sizes of the data and of the mixture are compiled in; how long to fit is traced.
@@ -185,7 +185,7 @@ def test_what_equal_losses_and_outliers_say():
 def test_float64_stays_and_float16_is_widened():
     values, _ = two_heaps(3, size=100)
     assert fit(jnp.asarray(values, jnp.bfloat16)).means.dtype == jnp.float32
-    with jax.enable_x64(True):
+    with backend.enable_x64(True):
         precise = fit(values.astype(np.float64))
         assert precise.means.dtype == jnp.float64
     np.testing.assert_allclose(fit(values).means, precise.means, rtol=1e-4)

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from robustjax import findings, methods, models
+from robustjax import backend, findings, methods, models
 from robustjax.methods import base
 from robustjax.training import engine, parallel
 from tests.erm_test import clock_at, jit
@@ -95,7 +95,7 @@ def as_net(theta) -> dict[str, Any]:
 def test_a_step_is_the_closed_form(virtual):
     """Eqs. 5 to 7; the meta-gradient by finite differences."""
     found = Data()
-    with jax.enable_x64(True):
+    with backend.enable_x64(True):
         task = make_task(np.float64)
         method = methods.get("mw_net")(
             task, hidden=2, virtual=virtual, meta_learning_rate=META_RATE, meta_weight_decay=META_DECAY

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robustjax import losses, regularizers
+from robustjax import backend, losses, regularizers
 from tests.losses_test import CORNERS
 
 RNG = np.random.default_rng(0)
@@ -22,7 +22,7 @@ def softmax(logits):
 def test_early_learning_gradient_is_that_of_lemma_2(num_classes, seed, mass):
     """λg_c = p_c (⟨p, t⟩ - t_c) / (1 - ⟨p, t⟩), also for targets that do not sum to 1 yet."""
     rng = np.random.default_rng(seed)
-    with jax.enable_x64(True):
+    with backend.enable_x64(True):
         logits = rng.normal(0, 2, (4, num_classes))
         targets = mass * softmax(rng.normal(0, 2, (4, num_classes)))
         gradient = np.asarray(jax.grad(lambda z: jnp.sum(regularizers.early_learning(z, targets, clip=None)))(logits))
@@ -46,7 +46,7 @@ def test_early_learning_clip_only_matters_at_the_ends():
 
 
 def test_early_learning_kl_gradient():
-    with jax.enable_x64(True):
+    with backend.enable_x64(True):
         logits, targets = RNG.normal(0, 2, (5, 4)), RNG.uniform(0, 1, (5, 4))
         gradient = jax.grad(lambda z: jnp.sum(regularizers.early_learning_kl(z, targets)))(logits)
         np.testing.assert_allclose(gradient, softmax(logits) * targets.sum(-1, keepdims=True) - targets, atol=1e-12)
@@ -95,7 +95,7 @@ def test_symmetric_cross_entropy_is_sparsity_of_the_classes_beside_the_label(log
     Over all classes the term at p = 1 is the constant 1, so that it is the label's class that must be left out.
     """
     alpha, beta = 0.3, 1.7
-    with jax.enable_x64(True):
+    with backend.enable_x64(True):
         logits, labels = RNG.normal(0, 3, (50, 6)), RNG.integers(0, 6, 50)
         u, e = softmax(logits), np.eye(6)[labels]
         beside = np.asarray(regularizers.lp_sparsity(logits, 1.0, clip=None)) - u[np.arange(50), labels]
@@ -120,7 +120,7 @@ def test_normalised_sharpening_has_a_ceiling(num_classes, temperature, ceiling):
 def test_sharpening_jacobian():
     """∂σ_i/∂z_j = (σ_i / τ)(1[i = j] - σ_j), eq. 10 of SR."""
     logits = np.array([0.3, -1.2, 0.8, 0.1])
-    with jax.enable_x64(True):
+    with backend.enable_x64(True):
         jacobian = jax.jacobian(lambda z: jax.nn.softmax(regularizers.sharpen(z, 0.3, normalize=False)))(logits)
         s = softmax(logits / 0.3)
     np.testing.assert_allclose(jacobian, (np.diag(s) - np.outer(s, s)) / 0.3, atol=1e-12)

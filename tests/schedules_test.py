@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robustjax import schedules
+from robustjax import backend, schedules
 
 ALL = {
     "constant": schedules.constant(0.1),
@@ -35,7 +35,7 @@ def test_jit_arrays_and_numbers_agree(name):
     np.testing.assert_allclose(together, jax.vmap(schedule)(times), rtol=1e-6)
     assert schedule(jnp.int32(3)).dtype == jnp.float32
     assert schedule(3) == schedule(3.0)
-    with jax.enable_x64(True):
+    with backend.enable_x64(True):
         assert schedule(np.float64(2.5)).dtype == schedule(2).dtype == jnp.float64
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from robustjax import losses, margins, meta, mixup, regularizers, taps
+from robustjax import backend, losses, margins, meta, mixup, regularizers, taps
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(0, 3, (6, 4))
@@ -161,7 +161,7 @@ def test_every_public_function_is_here(cases, module):
 @pytest.mark.parametrize("name", CASES)
 def test_value_and_gradient_are_the_same_program(name, dtype):
     function = CASES[name]
-    with jax.enable_x64(dtype == "float64"):
+    with backend.enable_x64(dtype == "float64"):
         logits = jnp.asarray(LOGITS, dtype)
         for labels in (LABELS, SOFT) if name in LOSSES else (LABELS,):
 
@@ -182,7 +182,7 @@ def test_value_and_gradient_are_the_same_program(name, dtype):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
 def test_mixup(dtype):
-    with jax.enable_x64(dtype == "float64"), jax.numpy_dtype_promotion("strict"):
+    with backend.enable_x64(dtype == "float64"), jax.numpy_dtype_promotion("strict"):
         mix = jax.eval_shape(lambda key: mixup.draw_mix(key, 6, 0.4, keep_larger=True), KEY)
         assert jax.eval_shape(mixup.apply_mix, jnp.asarray(LOGITS, dtype), mix).dtype == dtype
 
@@ -207,6 +207,6 @@ def test_taps_and_meta_gradients(dtype, optimizer):
         )
         return gradients["w"], result.gradient, result.virtual_params["w"]
 
-    with jax.enable_x64(dtype == "float64"), jax.numpy_dtype_promotion("strict"):
+    with backend.enable_x64(dtype == "float64"), jax.numpy_dtype_promotion("strict"):
         params, theta = {"w": jnp.asarray(LOGITS, dtype)}, jnp.ones(6, dtype)
         assert {str(leaf.dtype) for leaf in jax.eval_shape(found, params, theta)} == {dtype}

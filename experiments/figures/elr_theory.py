@@ -209,7 +209,7 @@ def train(mixture: Mixture, theta: np.ndarray, setup: Setup, method: Method) -> 
       p - y (`clean_fit`), its size (`clean_fit_size`), its square (`clean_fit_square`) and that of the regulariser's
       gradient (`clean_pull`).
     """
-    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+    with backend.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         arrays = (mixture.inputs, mixture.true, mixture.given, theta)
         found = _descend(
             *map(jnp.asarray, arrays),

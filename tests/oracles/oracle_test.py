@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from robustjax import backend
 from tests.oracles.adapters import ADAPTERS
 from tests.oracles.adapters.common import Case, arrays, manifest
 
@@ -52,7 +53,7 @@ def test_oracle(case: Case, precision: str) -> None:
         for name, array in _load(case, "inputs").items()
     }
     # The references mix float64 with integers freely; what the library promises is in strict_promotion_test.
-    with jax.enable_x64(precision == "x64"), jax.numpy_dtype_promotion("standard"):
+    with backend.enable_x64(precision == "x64"), jax.numpy_dtype_promotion("standard"):
         outputs = {name: np.asarray(value) for name, value in adapter(case, inputs).items()}
     expected = _load(case, "outputs")
     assert outputs and outputs.keys() <= expected.keys(), f"got {sorted(outputs)}, the case has {sorted(expected)}"
