@@ -58,7 +58,7 @@ class Nnx(nnx.Module):
     """With a list, statistics and dropout."""
 
     def __init__(self, num_classes, width=8, *, rngs):
-        self.layers = nnx.List([nnx.Linear(4, width, rngs=rngs), nnx.Linear(width, width, rngs=rngs)])
+        self.layers = getattr(nnx, "List", list)([nnx.Linear(4, width, rngs=rngs), nnx.Linear(width, width, rngs=rngs)])
         self.norm = nnx.BatchNorm(width, rngs=rngs)
         self.dropout = nnx.Dropout(0.5, rngs=rngs)
         self.head = nnx.Linear(width, num_classes, rngs=rngs)
