@@ -80,7 +80,7 @@ def restore_run(
         )
     if checkpoints.latest_epoch(path / "checkpoints") is None:  # before any data are read
         raise checkpoints.CheckpointError(f"no complete checkpoint in {path / 'checkpoints'}")
-    dataset = data.load(settings.dataset, data_dir, max_tokens=settings.max_tokens)
+    dataset = build.load_data(settings, data_dir)
     pool = build.trusted_pool(settings, dataset)
     seeds = range(settings.seed, settings.seed + settings.seeds)
     labels = [artefacts.read_labels(path, seed, settings, dataset, pool) for seed in seeds]

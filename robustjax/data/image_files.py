@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 import os
-import statistics
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -209,10 +208,10 @@ def _said(sizes: np.ndarray, chosen: tuple[int, int]) -> tuple[str, ...]:
     else:
         areas = sizes.prod(1)
         least, most = sizes[areas.argmin()], sizes[areas.argmax()]
-        middle = [statistics.median_low(side.tolist()) for side in sizes.T]
+        middle = np.median(sizes, 0)
         which = (
             f"images differ in size (height×width from {least[0]}×{least[1]} to {most[0]}×{most[1]}, median "
-            f"{middle[0]}×{middle[1]})"
+            f"{middle[0]:g}×{middle[1]:g})"
         )
     return (f"{which}: all are resized to {chosen[0]}×{chosen[1]}; image_size sets another size.",)
 
@@ -223,13 +222,14 @@ def read(
     *,
     image_size: tuple[int, int] | None,
     skip_bad: bool,
+    hold_out: bool,
     progress: Progress | None,
 ) -> tuple[Listing, dict[str, np.ndarray], tuple[float, ...], tuple[float, ...]]:
     """The images of a listing: what is left of it, arrays (see `decode_once`), channel means and deviations.
 
     Images are read as grey where all of them are, otherwise as RGB; of 16 bits the upper 8 are kept, transparent parts
     are white, what EXIF says is turned is turned back, and those of unequal size are resized (`choose_size`). Where
-    the listing has no test part, some examples become one (`hold_out_test`). What was decided is in its `notes`.
+    the listing has no test part, some examples become one (`divide`). What was decided is in its `notes`.
 
     Raises ValueError for images that cannot be read, naming the first, unless `skip_bad`, which leaves them out; and
     for a class that is left without a training example.
@@ -237,26 +237,30 @@ def read(
     slug = "".join(c if c.isalnum() or c in "-_." else "_" for c in listing.name.partition(":")[2])
     folder = cache_dir / listing.name.partition(":")[0]
     listing, known = _readable(listing, _surveyed(listing, folder, slug, skip_bad), skip_bad)
-    listing = divide(listing)
+    listing = divide(listing, hold_out)
     is_test = np.asarray(listing.is_test)
     size = choose_size(known.sizes) if image_size is None else image_size
     if image_size is None:
         listing = listing._replace(notes=(*listing.notes, *_said(known.sizes, size)))
     grey = bool(known.grey.all())
     digest = _digest(listing, [grey, size, np.packbits(is_test).tobytes().hex()])
-    readers = {key: _reader(listing, chosen, grey) for key, chosen in (("train", ~is_test), ("test", is_test))}
+    parts = {"train": ~is_test, "test": is_test}
+    readers = {key: _reader(listing, chosen, grey) for key, chosen in parts.items() if chosen.any()}
     arrays, mean, std = decode_once(
         folder / f"{slug}-{digest}", readers, what=listing.name, image_size=size, progress=progress
     )
     return listing, arrays, mean, std
 
 
-def divide(listing: Listing) -> Listing:
-    """With a test part, held out where there is none (`hold_out_test`).
+def divide(listing: Listing, hold_out: bool = True) -> Listing:
+    """With a test part: one that is held out where there is none (`hold_out_test`), or an empty one.
 
     Raises ValueError for a class without a training example, or where nothing can be held out.
     """
     is_test = listing.is_test
+    if is_test is None and not hold_out:
+        is_test = np.zeros(len(listing.labels), bool)
+        listing = listing._replace(is_test=is_test)
     if is_test is None:
         is_test = hold_out_test(listing.labels, len(listing.class_names), listing.ids)
         if not is_test.any():
