@@ -103,7 +103,7 @@ def stamp(path: str) -> str:
 @contextlib.contextmanager
 def _opened(source: Source) -> "Iterator[Image]":
     """The open image; whatever of it cannot be read becomes a ValueError."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
@@ -112,6 +112,8 @@ def _opened(source: Source) -> "Iterator[Image]":
                 yield image
     except FileNotFoundError as error:
         raise ValueError("there is no such file") from error
+    except UnidentifiedImageError as error:
+        raise ValueError("not a readable image: of no known format, or damaged") from error
     except Exception as error:  # Pillow and its decoders raise half a dozen kinds for a damaged or a huge file
         raise ValueError(f"not a readable image: {error}") from error
 
@@ -269,8 +271,8 @@ def divide(listing: Listing, hold_out: bool = True) -> Listing:
             )
         whose = "as given, so some may be wrong" if listing.true_labels is None else "the true ones"
         said = (
-            f"there is no test part: {is_test.sum():,} of {len(is_test):,} examples ({100 * is_test.mean():.0f} %), as "
-            f"many of each class, are held out for it; their labels are {whose}."
+            f"there is no test part: {is_test.sum():,} of {len(is_test):,} examples ({100 * is_test.mean():.0f} %), "
+            f"the same share of each class, are held out for it; their labels are {whose}."
         )
         listing = listing._replace(is_test=is_test, notes=(*listing.notes, said))
     counts = np.bincount(listing.labels[~is_test], minlength=len(listing.class_names))
@@ -291,19 +293,19 @@ def _readable(listing: Listing, known: Survey, skip_bad: bool) -> tuple[Listing,
     count, first = len(known.bad), min(known.bad)
     which = f"{listing.places[first]!r} ({known.bad[first]})"
     if not skip_bad:
-        if count == 1:
-            raise ValueError(f"{which} cannot be read; skip_bad leaves it out")
-        said = f"{count:,} of {len(listing.labels):,} images cannot be read, the first {which}"
-        raise ValueError(f"{said}; skip_bad leaves them out")
+        raise ValueError(_unreadable(which) if count == 1 else _unreadable(which, count, len(listing.labels)))
     kept = np.setdiff1d(np.arange(len(listing.labels)), list(known.bad))
     if not len(kept):
         raise ValueError(f"{listing.name}: none of {count:,} images can be read, the first {which}")
     left = listing.take(kept)
-    said = f"{count:,} image{'s' * (count > 1)} that cannot be read {'are' if count > 1 else 'is'} left out: {which}"
-    return (
-        left._replace(notes=(*listing.notes, said + (", …." if count > 1 else "."))),
-        Survey(known.sizes[kept], known.grey[kept], {}),
-    )
+    said = f"left out, since they cannot be read: {count:,} of {len(listing.labels):,} images, the first {which}."
+    return left._replace(notes=(*listing.notes, said)), Survey(known.sizes[kept], known.grey[kept], {})
+
+
+def _unreadable(which: str, count: int = 1, total: int = 1) -> str:
+    if count == 1:
+        return f"an image cannot be read, {which}; skip_bad leaves it out"
+    return f"{count:,} of {total:,} images cannot be read, the first {which}; skip_bad leaves them out"
 
 
 def _digest(listing: Listing, more: Sequence[Any]) -> str:
@@ -320,7 +322,7 @@ def _reader(listing: Listing, chosen: np.ndarray, grey: bool) -> Reader:
         try:
             return Record(pixels(listing.fetch(i), grey), int(listing.labels[i]), -1)
         except ValueError as error:
-            raise ValueError(f"{listing.places[i]!r} cannot be read ({error}); skip_bad leaves it out") from error
+            raise ValueError(_unreadable(f"{listing.places[i]!r} ({error})")) from error
 
     def read_some(start: int, stop: int) -> list[Record]:
         with ThreadPoolExecutor(_THREADS) as pool:
