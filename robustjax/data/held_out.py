@@ -23,10 +23,10 @@ def hold_out_test(labels: np.ndarray, num_classes: int, ids: Sequence[str] | Non
     """Which examples become the test part, bool [N]: as large a share of every class, by the labels as given.
 
     Of a class the share `test_share(N)` is taken, rounded down, but at least 1 where it has 3 examples or more, and
-    none where it has fewer, so that small classes keep most of theirs to train on. Which ones depends on each example alone,
-    on its id, or its number without `ids`, and on no seed: labels that are corrected, or examples that go, leave most
-    of the test part what it was. (Of ids the last part of the path counts, so that an image may move to the folder of
-    another class.)
+    none where it has fewer, so that small classes keep most of theirs to train on. Which ones depends on each example
+    alone, on its id, or its number without `ids`, and on no seed: labels that are corrected, or examples that go, leave
+    most of the test part what it was. (Of ids the last part of the path counts, so that an image may move to the folder
+    of another class.)
 
     labels: int [N]. ids: of the examples, N of them.
 
