@@ -200,9 +200,7 @@ def _prepare(
     )
     with console.status(Text(f"reading {settings.dataset}…")):
         if dataset is None:
-            dataset = data.load(
-                settings.dataset, settings.data_dir, cache_dir=settings.cache_dir, max_tokens=settings.max_tokens
-            )
+            dataset = build.load_data(settings)
         pool = build.trusted_pool(settings, dataset)
     if resumed:
         artefacts.check_data(path, dataset, pool)
@@ -228,6 +226,8 @@ def _prepare(
             engine.check_steps(method, task, layout, fresh)
     made = Prepared(seeds, layout, dataset, pool, labels, task, method, owns, fresh)
     console.print(f"{named} on {settings.dataset} with {model}: {layout.describe()}")
+    for note in build.notes(settings, dataset) if not settings.quiet else ():
+        console.print(note)
     console.print(build.describe(dataset, labels[0]) + (" (first seed)" if len(seeds) > 1 else ""))
     if made.num_trusted < task.num_trusted:
         console.print(f"{named} does not learn from the trusted examples; they are only set apart.")
@@ -252,10 +252,7 @@ def _check_finished(
     if "data" in directory.read_description(path):
         try:
             if dataset is None:
-                dataset = data.load(
-                    settings.dataset, settings.data_dir, cache_dir=settings.cache_dir, max_tokens=settings.max_tokens,
-                    download=False,
-                )  # fmt: skip
+                dataset = build.load_data(settings, download=False)
             artefacts.check_data(path, dataset, build.trusted_pool(settings, dataset))
         except FileNotFoundError:
             pass  # a result stays one where its data are no longer

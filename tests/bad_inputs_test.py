@@ -153,7 +153,7 @@ def test_schedules_out_of_range(spec):
         (["--noise=symmetric", "--noise-rate=0"], "--noise-rate=0.0"),
         (["--validation-split=0", "--early-stopping=3"], "--early-stopping=3: it needs --validation-split"),
         (["--resume", "--overwrite"], "--resume=True"),
-        (["--trusted=mine.npz"], "--trusted='mine.npz': npz:FILE or folder:DIR"),
+        (["--trusted=mine.npz"], "--trusted='mine.npz': npz:FILE, folder:DIR"),
         (["--model-options=hidden"], "--model-options='hidden'"),
         (
             ["--model=small_cnn", "--model-options=hidden=-1"],

@@ -308,7 +308,7 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path, monkeypatch, 
 
 
 def _offline(load):
-    return lambda name, data_dir=None, **more: load(name, data_dir, download=False, **more)
+    return lambda name, data_dir=None, **more: load(name, data_dir, **{**more, "download": False})
 
 
 def test_unknown_flags_offer_the_nearest(capsys):

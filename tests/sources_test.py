@@ -163,7 +163,7 @@ def test_unwritable_cache_is_named(tiny, tmp_path):
 
 def test_unequal_sizes_need_image_size(tmp_path):
     _prepare_tiny(tmp_path / "tfds", sizes=(8, 10), test_split="validation", ids=False)
-    with pytest.raises(ValueError, match=r"differ in size.*image_size=\(height, width\)"):
+    with pytest.raises(ValueError, match=r"differ in size.*pass image_size \(a side, or height and width\)"):
         _load_tiny(tmp_path / "tfds", tmp_path)
     got = _load_tiny(tmp_path / "tfds", tmp_path, image_size=(6, 5))
     assert got.train_inputs.shape == (12, 6, 5, 3) and got.train_order is None
@@ -426,7 +426,7 @@ def test_grey_folder_of_unequal_sizes(tmp_path):
     got = data.load(f"folder:{tmp_path / 'grey'}", cache_dir=tmp_path)
     assert got.train_inputs.shape == (12, 8, 8, 1) and len(got.mean) == 1
     assert got.notes == (
-        "images differ in size (height×width from 6×6 to 9×9, median 6×6): all are resized to 8×8; image_size sets "
+        "images differ in size (height×width from 6×6 to 9×9, median 7.5×7.5): all are resized to 8×8; image_size sets "
         "another size.",
     )
     got = data.load(f"folder:{tmp_path / 'grey'}", cache_dir=tmp_path, image_size=4)
@@ -439,7 +439,7 @@ def test_bad_folders_are_named(tmp_path):
     _write_folder(tmp_path / "set")
     path = tmp_path / "set" / "train" / "x" / "000.png"
     path.write_bytes(path.read_bytes()[:20])
-    with pytest.raises(ValueError, match=r"000.png' .*not a readable image.* cannot be read; skip_bad"):
+    with pytest.raises(ValueError, match=r"cannot be read, .*000.png' \(not a readable.*; skip_bad leaves it out"):
         data.load(f"folder:{tmp_path / 'set'}", cache_dir=tmp_path)
     shutil.rmtree(path.parent)
     with pytest.raises(ValueError, match=r"class\(es\) x, which train has not"):

@@ -146,7 +146,7 @@ def test_a_method_that_ignores_them_consumes_none(tmp_path, capsys):
         (["--trusted-examples=3"], "--trusted-examples=3 must be at least the 10 classes"),
         (["--trusted-examples=1300"], "--trusted-examples=1300"),
         (["--trusted-examples=20", "--trusted=npz:x.npz"], "give one of them"),
-        (["--trusted=x.npz"], "npz:FILE or folder:DIR is accepted"),
+        (["--trusted=x.npz"], "npz:FILE, folder:DIR, csv:FILE or hf:DIR is accepted"),
         (["--trusted=npz:nowhere.npz"], "nowhere.npz"),
         (["--trusted=npz:{tmp}/wide.npz"], "holds uint8 [4, 4, 1] each; digits holds uint8 [8, 8, 1]"),
         (["--trusted=npz:{tmp}/few.npz"], "has the classes 0, 1, 2; digits has 0, 1"),

@@ -13,7 +13,7 @@ from experiments import run
 from experiments.figures import runs
 from experiments.pictures import plots
 from experiments.runs import artefacts, measure, records, table, test_part
-from experiments.settings import build, config, recipes
+from experiments.settings import build, config
 from robustjax import data
 from robustjax.data import corruptions, labelling
 from tests import toys
@@ -224,7 +224,7 @@ def test_benchmarks_keep_their_corruption_and_a_recipe_without_any_says_nothing(
     made, sources = config.resolve({"dataset": "digits"})
     assert made.noise == "frequency_proportional" and not any("left out" in text for text in sources)
     assert not any("left out" in text for text in config.resolve({"dataset": "npz:x"})[1])
-    assert [recipes.is_own(name) for name in ("npz", "mnist:3.0.1", "cifar10", "npz:a:b")] == [
+    assert [data.is_own(name) for name in ("npz", "mnist:3.0.1", "cifar10", "npz:a:b")] == [
         False,
         False,
         False,

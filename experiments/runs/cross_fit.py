@@ -225,7 +225,7 @@ def _labels(labels: build.SeedLabels, parts: Parts, k: int) -> build.SeedLabels:
 
 
 def _take(labels: Labels, which: np.ndarray) -> Labels:
-    return Labels(*(each if each is None else each[which] for each in labels))
+    return Labels(labels.kept[which], labels.given[which], None if labels.clean is None else labels.clean[which])
 
 
 def _key(seed: int, k: int) -> np.uint32:

@@ -83,7 +83,7 @@ def restore_run(
     if checkpoints.latest_epoch(path / "checkpoints") is None:  # before any data are read
         raise checkpoints.CheckpointError(f"no complete checkpoint in {path / 'checkpoints'}")
     if dataset is None:
-        dataset = data.load(settings.dataset, data_dir, max_tokens=settings.max_tokens)
+        dataset = build.load_data(settings, data_dir)
     elif settings.dataset != artefacts.name_of(dataset):
         raise ValueError(f"{str(path)!r} is a run on {settings.dataset}, and dataset is {artefacts.name_of(dataset)}.")
     pool = build.trusted_pool(settings, dataset)

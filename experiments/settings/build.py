@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.settings import catalogue, files, rates
-from experiments.settings.config import Config, model_options
-from robustjax import backend, models, user_code
+from experiments import complaints
+from experiments.settings import catalogue, files, human_labels, rates
+from experiments.settings.config import FIELDS, Config, model_options
+from robustjax import backend, data, models, user_code
 from robustjax.data import Dataset, augment, corruptions, labelling
 from robustjax.data.checks import check_labels
 from robustjax.methods import Method, Task
@@ -183,6 +184,31 @@ def trusted_labels(pool: Dataset) -> np.ndarray:
     return pool.train_labels if pool.true_labels is None else pool.true_labels
 
 
+def load_data(config: Config, data_dir: str | None = None, *, download: bool = True) -> Dataset:
+    """The data that a config names, as it says that they are to be read.
+
+    Args:
+      config: the settings.
+      data_dir: folder of prepared TFDS data sets; None for the config's.
+      download: whether TFDS may fetch what is not there.
+
+    Raises:
+      ValueError: where `robustjax.data.load` does.
+      FileNotFoundError: likewise.
+    """
+    return data.load(
+        config.dataset, config.data_dir if data_dir is None else data_dir, cache_dir=config.cache_dir,
+        download=download, max_tokens=config.max_tokens, image_size=files.parse_image_size(config.image_size),
+        columns=files.parse_columns(config.columns), skip_bad=config.skip_bad,
+    )  # fmt: skip
+
+
+def notes(config: Config, dataset: Dataset) -> tuple[str, ...]:
+    """Sentences to be said before a run on data of one's own: how they were read, copies, classes of a few examples."""
+    found = (*dataset.notes, *data.inspect(dataset)) if data.is_own(config.dataset) else dataset.notes
+    return tuple(complaints.in_flags(text, FIELDS) for text in found)
+
+
 def trusted_pool(config: Config, dataset: Dataset) -> Dataset | None:
     """The data set whose training part trusted examples are taken from; None for no trusted examples.
 
@@ -259,7 +285,7 @@ def _given(config: Config, dataset: Dataset) -> np.ndarray | None:
     """The labels that somebody gave, if the config names any; what is wrong with them is told with their file."""
     if config.labels is None:
         return None
-    return check_labels(files.read_labels(config.labels), dataset.num_classes, f"labels={config.labels!r}")
+    return human_labels.read(config.labels, dataset)[0]
 
 
 def resident(dataset: Dataset, pool: Dataset | None = None) -> Resident:
@@ -283,6 +309,13 @@ def own(labels: SeedLabels, seed: int) -> Own:
         trusted_kept=on_device(labels.trusted and labels.trusted.kept),
         trusted_labels=on_device(labels.trusted and labels.trusted.given),
     )
+
+
+def annotations(config: Config, dataset: Dataset) -> np.ndarray | None:
+    """The labels int32 [M, A] of the annotators of the training part, −1 for none: those that `labels` names, else the
+    data's; None where each example has a single label.
+    """
+    return dataset.annotations if config.labels is None else human_labels.read(config.labels, dataset)[1]
 
 
 def make_groups(config: Config, dataset: Dataset, train: labelling.Labels) -> np.ndarray | None:

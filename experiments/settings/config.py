@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.settings import catalogue, files, ranges, rates, recipes
-from robustjax import backend, user_code
+from robustjax import backend, data, user_code
 from robustjax.data import augment, corruptions, labelling
 from robustjax.methods import base, composable, custom, sparse
 from robustjax.training import parallel
@@ -21,11 +21,23 @@ class Config:
     """All settings of a run. Defaults here hold where neither the recipe nor the user says otherwise."""
 
     method: str = setting("dynamic_loss", "what", "training method (--list-methods), or FILE.py:NAME of your own")
-    dataset: str = setting("digits", "what", "digits (embedded), a TFDS name, npz:FILE or folder:DIR")
+    dataset: str = setting(
+        "digits", "what", "digits (embedded), a TFDS name, or your own: folder:DIR, csv:FILE, npz:FILE or hf:DIR "
+        "(a Hugging Face set's save_to_disk)"
+    )  # fmt: skip
     recipe: str | None = setting(
         None, "what", "PAPER/DATASET: a paper's settings for a data set, e.g. sr/cifar10 (--list-datasets); DATASET: "
         "the method's own, else those that all share; default: that data set"
     )  # fmt: skip
+    image_size: str | None = setting(
+        None, "what", "pixels a side, or HEIGHTxWIDTH, to which images are resized; default: their size, or where that "
+        "differs one that is chosen and said"
+    )  # fmt: skip
+    columns: str | None = setting(
+        None, "what", "csv, hf: which columns hold what, where their names do not tell: WHAT=NAME,WHAT=NAME with WHAT "
+        "path, features (what their names begin with), label, true_label, group, split, id or annotators (A+B+C)"
+    )  # fmt: skip
+    skip_bad: bool = setting(False, "what", "folder, csv, hf: leave out images that cannot be read")
     max_tokens: int | None = setting(
         None, "what", "texts: how many of the last tokens are kept, in [1, 100000]; default: 256"
     )
@@ -50,15 +62,16 @@ class Config:
     labels: str | None = setting(
         None,
         "labels",
-        "given labels of the training split: FILE.npy, or FILE.npz:NAME (human labels of CIFAR-10-N, say)",
+        "given labels of the training split: FILE.npy, FILE.npz:NAME (of several annotators, the most frequent), or "
+        "cifar10n:NAME:FILE with NAME worse, aggregate, random1, … and CIFAR-10-N's own file",
     )
     data_seed: int | None = setting(
         None, "labels", "seed of the corruption for all seeds, in [0, 4294967295]; default: each seed's own"
     )
 
     groups: str | None = setting(
-        None, "labels", "HAR's groups: FILE.npy, an int for each example of the training split, or FILE.py:NAME of a "
-        "function (images, labels) -> ints; default: the given labels"
+        None, "labels", "HAR's groups: FILE.npy, an int for each example of the training split; data, which are those "
+        "that came with it; or FILE.py:NAME of a function (images, labels) -> ints; default: the given labels"
     )  # fmt: skip
     validation_split: float = setting(
         0.0, "labels", "share of the training set, wrong labels and all, held out to choose an epoch by, in [0, 1)"
@@ -69,7 +82,7 @@ class Config:
         "labels, which must be known, for methods that learn from some"
     )  # fmt: skip
     trusted: str | None = setting(
-        None, "labels", "trusted examples from elsewhere: the training part of npz:FILE or folder:DIR"
+        None, "labels", "trusted examples from elsewhere: the training part of npz:FILE, folder:DIR, csv:FILE or hf:DIR"
     )
 
     epochs: int = setting(60, "training", "epochs, in [1, 1000000] (of the final stage, where a method has several)")
@@ -145,7 +158,9 @@ IDENTITY = tuple(field.name for field in dataclasses.fields(Config) if field.nam
 _UNTOUCHED = {each.name: each.default for each in dataclasses.fields(Config) if each.metadata["group"] == "labels"}
 # Settings that runs were made without. At their defaults they are no part of a run's identity, so that it stays what it
 # was before they were known.
-_LATER = ("model_options", "noise_form", "trusted_examples", "trusted", "cpu_kernels")
+_LATER = (
+    "model_options", "noise_form", "trusted_examples", "trusted", "cpu_kernels", "image_size", "columns", "skip_bad"
+)  # fmt: skip
 
 
 def identity(config: Config) -> dict[str, Any]:
@@ -207,7 +222,7 @@ def _recipe(given: Mapping[str, Any], method: str, options: Mapping[str, catalog
         noise=given.get("noise"),
         imbalance=given.get("imbalance"),
     )
-    return recipes.uncorrupted(recipe, _UNTOUCHED) if recipes.is_own(given.get("dataset", Config.dataset)) else recipe
+    return recipes.uncorrupted(recipe, _UNTOUCHED) if data.is_own(given.get("dataset", Config.dataset)) else recipe
 
 
 def unsaid(given: Mapping[str, Any], config: Config) -> dict[str, Any]:
@@ -346,6 +361,8 @@ def check(config: Config) -> None:
     need(config.cross_fit != 1, "cross_fit", "0, or at least 2 parts are accepted")
     last = config.seed + config.seeds - 1
     need(last < 2**32, "seeds", f"the last of them would be {last}, and seeds up to {2**32 - 1} are accepted")
+    files.parse_image_size(config.image_size)
+    files.parse_columns(config.columns)
     rates.make_schedule(config.schedule, config.learning_rate, config.epochs, config.lr_warmup_epochs)
     need(
         not config.early_stopping or config.validation_split > 0, "early_stopping", "it needs --validation-split=SHARE"

@@ -1,51 +1,74 @@
-"""Files that settings name: labels that somebody gave, groups of examples, trusted examples."""
+"""What settings say of data: sizes and columns, groups of examples, trusted examples."""
 
-import pathlib
+import re
 
 import numpy as np
 
 from robustjax import data, user_code
 from robustjax._checks import load_array
-from robustjax.data import Dataset
+from robustjax.data import Dataset, tables
 
 _GROUPING = "a function (images [N, …], labels int [N]) -> int [N], from 0"
-_TRUSTED = ("npz:", "folder:")
+_TRUSTED = ("npz:", "folder:", "csv:", "hf:")
+_SIZED = ("folder:", "csv:", "hf:")  # of them, those whose images can be resized
+OWN_GROUPS = "data"  # the grouping that came with the data
 
 
-def read_labels(spec: str) -> np.ndarray:
-    """Labels from FILE.npy, or from one array of an archive, FILE.npz:NAME.
+def parse_image_size(text: str | None) -> tuple[int, int] | None:
+    """(height, width) of "64" or "48x64"; None for None.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it is not of this form, or has no such array.
+      ValueError: for any other text.
+
+    Examples:
+      >>> parse_image_size("64"), parse_image_size("48x64")
+      ((64, 64), (48, 64))
     """
-    place, colon, name = spec.rpartition(":")
-    path = pathlib.Path(place if colon and place.endswith(".npz") else spec)
-    if not path.is_file():
-        raise FileNotFoundError(f"labels={spec!r}: there is no file {str(path)!r}.")
-    try:
-        found = np.load(path, allow_pickle=False)
-        if isinstance(found, np.ndarray):
-            return found
-        with found:
-            if str(path) == spec or name not in found.files:
-                raise KeyError(f"the arrays of {path.name} are {', '.join(found.files)}: FILE.npz:NAME takes one")
-            return np.asarray(found[name])
-    except Exception as error:  # NumPy raises half a dozen kinds for a damaged file
-        raise ValueError(f"labels={spec!r}: {error}.") from error
+    if text is None:
+        return None
+    found = re.fullmatch(r"([1-9]\d{0,3})(?:[x×]([1-9]\d{0,3}))?", text.strip())
+    if found is None:
+        raise ValueError(f"image_size={text!r}: pixels a side, or HEIGHTxWIDTH, up to 9999, is accepted.")
+    return int(found[1]), int(found[2] or found[1])
+
+
+def parse_columns(text: str | None) -> dict[str, str] | None:
+    """What columns hold, of "path=file,label=species"; None for None.
+
+    Raises:
+      ValueError: for another text, or for what no column can hold.
+
+    Examples:
+      >>> parse_columns("path=file,annotators=ann+bob,true_label=")
+      {'path': 'file', 'annotators': 'ann+bob', 'true_label': ''}
+    """
+    if text is None:
+        return None
+    parts = [part.partition("=") for part in text.split(",")]
+    found = {key.strip(): name.strip() for key, _, name in parts}
+    if (
+        not all(equals for _, equals, _ in parts)
+        or len(found) < len(parts)
+        or not found.keys() <= tables.COLUMNS.keys()
+    ):
+        raise ValueError(
+            f"columns={text!r}: WHAT=NAME, several joined by commas, is accepted; WHAT is one of "
+            f"{', '.join(tables.COLUMNS)}."
+        )
+    return found
 
 
 def pin_groups(spec: str) -> str:
     """The text of a grouping; that of a function with its file's content hash (`robustjax.user_code.pin`)."""
-    return spec if spec.endswith(".npy") else user_code.pin(spec, "groups", _GROUPING)
+    return spec if spec.endswith(".npy") or spec == OWN_GROUPS else user_code.pin(spec, "groups", _GROUPING)
 
 
 def read_groups(spec: str, dataset: Dataset, kept: np.ndarray, given: np.ndarray) -> np.ndarray:
     """The groups int32 [N] of the training examples `kept`.
 
     Args:
-      spec: FILE.npy, an int for each example of the training split, or FILE.py:NAME of a function that is shown the
-        kept images and their given labels.
+      spec: FILE.npy, an int for each example of the training split; "data", the groups that came with the data; or
+        FILE.py:NAME of a function that is shown the kept images and their given labels.
       dataset: the data.
       kept: int [N], positions in the training split.
       given: int [N], the labels they are given.
@@ -54,6 +77,10 @@ def read_groups(spec: str, dataset: Dataset, kept: np.ndarray, given: np.ndarray
       FileNotFoundError: if there is no such file.
       ValueError: if it does not give an int of at least 0 for each example.
     """
+    if spec == OWN_GROUPS:
+        if dataset.groups is None:
+            raise ValueError(f"groups={spec!r}: {dataset.name} has no groups; FILE.npy or FILE.py:NAME is accepted.")
+        return _check_groups(spec, dataset.groups, len(dataset.train_labels))[kept]
     if spec.endswith(".npy"):
         return _check_groups(spec, load_array("groups", spec), len(dataset.train_labels))[kept]
     function = user_code.load(spec, "groups", _GROUPING)
@@ -74,17 +101,21 @@ def _check_groups(spec: str, groups: np.ndarray, count: int) -> np.ndarray:
 def check_trusted(spec: str) -> None:
     """Raises ValueError unless `spec` has the form of a source of trusted examples."""
     if not spec.startswith(_TRUSTED):
-        raise ValueError(f"trusted={spec!r}: npz:FILE or folder:DIR is accepted.")
+        raise ValueError(f"trusted={spec!r}: npz:FILE, folder:DIR, csv:FILE or hf:DIR is accepted.")
 
 
 def read_trusted(spec: str, dataset: Dataset, cache_dir: str | None = None) -> Dataset:
     """The data set whose training part is the pool of trusted examples of `dataset`.
 
+    Images take the size of those of `dataset`; nothing is held out.
+
     Raises:
       FileNotFoundError: if it is not there.
       ValueError: if its inputs or its classes are not those of `dataset`.
     """
-    pool = data.load(spec, cache_dir=cache_dir)
+    sized = spec.startswith(_SIZED) and dataset.train_inputs.ndim == 4
+    height_width = (int(dataset.train_inputs.shape[1]), int(dataset.train_inputs.shape[2])) if sized else None
+    pool = data.load(spec, cache_dir=cache_dir, image_size=height_width, hold_out=False)
     mine, theirs = ((each.train_inputs.dtype, each.train_inputs.shape[1:]) for each in (dataset, pool))
     if mine != theirs:
         raise ValueError(

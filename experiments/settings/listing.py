@@ -68,7 +68,8 @@ def list_datasets(width: int | None = None) -> str:
         table.add_row(name, note if name in there else f"{note}: for --dataset=folder:DIR --recipe={papers[0]}/{name}")
     return (
         _text(table, width) + "\n--recipe=PAPER/DATASET takes a paper's settings, for any method. Without it a method "
-        "has its own paper's; all others have the first.\nOf your own: --dataset=npz:FILE or folder:DIR."
+        "has its own paper's; all others have the first.\nOf your own: "
+        "--dataset=folder:DIR, csv:FILE, npz:FILE or hf:DIR."
     )
 
 

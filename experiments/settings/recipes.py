@@ -307,15 +307,6 @@ _OWNERS = {
 }  # fmt: skip
 
 
-_OWN = ("npz", "folder", "csv", "hf", "arrays")  # kinds of sources whose data are the user's, as in "npz:FILE"
-
-
-def is_own(dataset: str) -> bool:
-    """Whether a data set's name is that of somebody's own data: nothing but what he says is done to them."""
-    kind, colon, _ = dataset.partition(":")
-    return bool(colon) and kind in _OWN
-
-
 def uncorrupted(recipe: Recipe, untouched: Mapping[str, Any]) -> Recipe:
     """A recipe without the settings that `untouched` names, with their values where nothing is done to the data.
 

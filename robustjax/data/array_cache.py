@@ -229,7 +229,7 @@ def _write(
                 if image.shape != first.shape:
                     raise ValueError(
                         f"the images of {what} differ in size: {split} image {i} is {image.shape}, the first is "
-                        f"{first.shape}; pass image_size=(height, width) to resize all of them"
+                        f"{first.shape}; pass image_size (a side, or height and width) to resize all of them"
                     )
                 file.write(image.astype(first.dtype, copy=False).tobytes())
                 labels[i], order[i] = label, position

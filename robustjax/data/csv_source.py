@@ -31,7 +31,7 @@ def list_examples(file: Path, columns: Mapping[str, str]) -> Listing:
         _refuse_duplicates(table[found["path"]], what)
     kept, is_test, notes = np.arange(len(rows)), None, tuple[str, ...]()
     if "split" in found:
-        kept, is_test, notes = tables.choose_parts(tables.parts_of(table[found["split"]], what), what)
+        kept, is_test, notes = tables.choose_parts(tables.parts_of(table[found["split"]], what, 2), what)
         table = {name: [column[i] for i in kept.tolist()] for name, column in table.items()}
     said = tables.answers(table, found, what, rows=kept + 2)
     used = ", ".join(f"{key}={name}" for key, name in found.items())

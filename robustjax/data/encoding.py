@@ -59,13 +59,15 @@ def encode_labels(
 
 
 def natural_key(text: str) -> tuple[Any, ...]:
-    """What sorts names as people do: numbers in them by their value, the rest by letters.
+    """What sorts names as people do: numbers by their value, also those in names, the rest by letters.
 
-    >>> sorted(["c10", "c9", "B", "a"], key=natural_key)
-    ['a', 'B', 'c9', 'c10']
+    >>> sorted(["c10", "c9", "B", "a", "10", "2.5", "-1"], key=natural_key)
+    ['-1', '2.5', '10', 'a', 'B', 'c9', 'c10']
     """
+    if re.fullmatch(r"[-+]?[0-9]+(\.[0-9]*)?", text):
+        return 0, float(text), text
     pieces = re.split(r"([0-9]+)", text.casefold())
-    return tuple(int(piece) if i % 2 else piece for i, piece in enumerate(pieces)), text
+    return 1, tuple(int(piece) if i % 2 else piece for i, piece in enumerate(pieces)), text
 
 
 def majority(annotations: npt.ArrayLike) -> np.ndarray:

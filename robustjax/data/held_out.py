@@ -22,11 +22,11 @@ def test_share(count: int) -> float:
 def hold_out_test(labels: np.ndarray, num_classes: int, ids: Sequence[str] | None = None) -> np.ndarray:
     """Which examples become the test part, bool [N]: as large a share of every class, by the labels as given.
 
-    Of a class the share `test_share(N)` is taken, rounded, but at least 1 where it has 3 examples or more, and none
-    where it has fewer, so that small classes keep most of theirs to train on. Which ones depends on each example alone,
-    on its id, or its number without `ids`, and on no seed: labels that are corrected, or examples that go, leave most
-    of the test part what it was. (Of ids the last part of the path counts, so that an image may move to the folder of
-    another class.)
+    Of a class the share `test_share(N)` is taken, rounded down, but at least 1 where it has 3 examples or more, and
+    none where it has fewer, so that small classes keep most of theirs to train on. Which ones depends on each example
+    alone, on its id, or its number without `ids`, and on no seed: labels that are corrected, or examples that go, leave
+    most of the test part what it was. (Of ids the last part of the path counts, so that an image may move to the folder
+    of another class.)
 
     labels: int [N]. ids: of the examples, N of them.
 
@@ -36,7 +36,7 @@ def hold_out_test(labels: np.ndarray, num_classes: int, ids: Sequence[str] | Non
     """
     ranks = np.random.default_rng(0).random(len(labels)) if ids is None else _ranks(ids)
     counts = np.bincount(labels, minlength=num_classes)
-    sizes = np.rint(test_share(len(labels)) * counts).astype(int)
+    sizes = np.floor(test_share(len(labels)) * counts).astype(int)
     sizes = np.where(counts < _LEAST, 0, np.maximum(sizes, 1))
     order = np.lexsort((ranks, labels))
     place = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)  # within the class

@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 import os
-import statistics
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -104,7 +103,7 @@ def stamp(path: str) -> str:
 @contextlib.contextmanager
 def _opened(source: Source) -> "Iterator[Image]":
     """The open image; whatever of it cannot be read becomes a ValueError."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
@@ -113,6 +112,8 @@ def _opened(source: Source) -> "Iterator[Image]":
                 yield image
     except FileNotFoundError as error:
         raise ValueError("there is no such file") from error
+    except UnidentifiedImageError as error:
+        raise ValueError("not a readable image: of no known format, or damaged") from error
     except Exception as error:  # Pillow and its decoders raise half a dozen kinds for a damaged or a huge file
         raise ValueError(f"not a readable image: {error}") from error
 
@@ -209,10 +210,10 @@ def _said(sizes: np.ndarray, chosen: tuple[int, int]) -> tuple[str, ...]:
     else:
         areas = sizes.prod(1)
         least, most = sizes[areas.argmin()], sizes[areas.argmax()]
-        middle = [statistics.median_low(side.tolist()) for side in sizes.T]
+        middle = np.median(sizes, 0)
         which = (
             f"images differ in size (height×width from {least[0]}×{least[1]} to {most[0]}×{most[1]}, median "
-            f"{middle[0]}×{middle[1]})"
+            f"{middle[0]:g}×{middle[1]:g})"
         )
     return (f"{which}: all are resized to {chosen[0]}×{chosen[1]}; image_size sets another size.",)
 
@@ -223,13 +224,14 @@ def read(
     *,
     image_size: tuple[int, int] | None,
     skip_bad: bool,
+    hold_out: bool,
     progress: Progress | None,
 ) -> tuple[Listing, dict[str, np.ndarray], tuple[float, ...], tuple[float, ...]]:
     """The images of a listing: what is left of it, arrays (see `decode_once`), channel means and deviations.
 
     Images are read as grey where all of them are, otherwise as RGB; of 16 bits the upper 8 are kept, transparent parts
     are white, what EXIF says is turned is turned back, and those of unequal size are resized (`choose_size`). Where
-    the listing has no test part, some examples become one (`hold_out_test`). What was decided is in its `notes`.
+    the listing has no test part, some examples become one (`divide`). What was decided is in its `notes`.
 
     Raises ValueError for images that cannot be read, naming the first, unless `skip_bad`, which leaves them out; and
     for a class that is left without a training example.
@@ -237,26 +239,30 @@ def read(
     slug = "".join(c if c.isalnum() or c in "-_." else "_" for c in listing.name.partition(":")[2])
     folder = cache_dir / listing.name.partition(":")[0]
     listing, known = _readable(listing, _surveyed(listing, folder, slug, skip_bad), skip_bad)
-    listing = divide(listing)
+    listing = divide(listing, hold_out)
     is_test = np.asarray(listing.is_test)
     size = choose_size(known.sizes) if image_size is None else image_size
     if image_size is None:
         listing = listing._replace(notes=(*listing.notes, *_said(known.sizes, size)))
     grey = bool(known.grey.all())
     digest = _digest(listing, [grey, size, np.packbits(is_test).tobytes().hex()])
-    readers = {key: _reader(listing, chosen, grey) for key, chosen in (("train", ~is_test), ("test", is_test))}
+    parts = {"train": ~is_test, "test": is_test}
+    readers = {key: _reader(listing, chosen, grey) for key, chosen in parts.items() if chosen.any()}
     arrays, mean, std = decode_once(
         folder / f"{slug}-{digest}", readers, what=listing.name, image_size=size, progress=progress
     )
     return listing, arrays, mean, std
 
 
-def divide(listing: Listing) -> Listing:
-    """With a test part, held out where there is none (`hold_out_test`).
+def divide(listing: Listing, hold_out: bool = True) -> Listing:
+    """With a test part: one that is held out where there is none (`hold_out_test`), or an empty one.
 
     Raises ValueError for a class without a training example, or where nothing can be held out.
     """
     is_test = listing.is_test
+    if is_test is None and not hold_out:
+        is_test = np.zeros(len(listing.labels), bool)
+        listing = listing._replace(is_test=is_test)
     if is_test is None:
         is_test = hold_out_test(listing.labels, len(listing.class_names), listing.ids)
         if not is_test.any():
@@ -265,8 +271,8 @@ def divide(listing: Listing) -> Listing:
             )
         whose = "as given, so some may be wrong" if listing.true_labels is None else "the true ones"
         said = (
-            f"there is no test part: {is_test.sum():,} of {len(is_test):,} examples ({100 * is_test.mean():.0f} %), as "
-            f"many of each class, are held out for it; their labels are {whose}."
+            f"there is no test part: {is_test.sum():,} of {len(is_test):,} examples ({100 * is_test.mean():.0f} %), "
+            f"the same share of each class, are held out for it; their labels are {whose}."
         )
         listing = listing._replace(is_test=is_test, notes=(*listing.notes, said))
     counts = np.bincount(listing.labels[~is_test], minlength=len(listing.class_names))
@@ -287,19 +293,19 @@ def _readable(listing: Listing, known: Survey, skip_bad: bool) -> tuple[Listing,
     count, first = len(known.bad), min(known.bad)
     which = f"{listing.places[first]!r} ({known.bad[first]})"
     if not skip_bad:
-        if count == 1:
-            raise ValueError(f"{which} cannot be read; skip_bad leaves it out")
-        said = f"{count:,} of {len(listing.labels):,} images cannot be read, the first {which}"
-        raise ValueError(f"{said}; skip_bad leaves them out")
+        raise ValueError(_unreadable(which) if count == 1 else _unreadable(which, count, len(listing.labels)))
     kept = np.setdiff1d(np.arange(len(listing.labels)), list(known.bad))
     if not len(kept):
         raise ValueError(f"{listing.name}: none of {count:,} images can be read, the first {which}")
     left = listing.take(kept)
-    said = f"{count:,} image{'s' * (count > 1)} that cannot be read {'are' if count > 1 else 'is'} left out: {which}"
-    return (
-        left._replace(notes=(*listing.notes, said + (", …." if count > 1 else "."))),
-        Survey(known.sizes[kept], known.grey[kept], {}),
-    )
+    said = f"left out, since they cannot be read: {count:,} of {len(listing.labels):,} images, the first {which}."
+    return left._replace(notes=(*listing.notes, said)), Survey(known.sizes[kept], known.grey[kept], {})
+
+
+def _unreadable(which: str, count: int = 1, total: int = 1) -> str:
+    if count == 1:
+        return f"an image cannot be read, {which}; skip_bad leaves it out"
+    return f"{count:,} of {total:,} images cannot be read, the first {which}; skip_bad leaves them out"
 
 
 def _digest(listing: Listing, more: Sequence[Any]) -> str:
@@ -316,7 +322,7 @@ def _reader(listing: Listing, chosen: np.ndarray, grey: bool) -> Reader:
         try:
             return Record(pixels(listing.fetch(i), grey), int(listing.labels[i]), -1)
         except ValueError as error:
-            raise ValueError(f"{listing.places[i]!r} cannot be read ({error}); skip_bad leaves it out") from error
+            raise ValueError(_unreadable(f"{listing.places[i]!r} ({error})")) from error
 
     def read_some(start: int, stop: int) -> list[Record]:
         with ThreadPoolExecutor(_THREADS) as pool:

@@ -81,7 +81,8 @@ OWN = ("arrays", "npz", "csv", "folder", "hf")
 
 def is_own(name: str) -> bool:
     """Whether a name is that of one's own data, of which nobody has said that the labels are right."""
-    return name.partition(":")[0] in OWN
+    kind, colon, _ = name.partition(":")
+    return bool(colon) and kind in OWN
 
 
 def names() -> tuple[str, ...]:
@@ -100,6 +101,7 @@ def load(
     vocabulary_size: int | None = None,
     columns: Mapping[str, str] | None = None,
     skip_bad: bool = False,
+    hold_out: bool = True,
     progress: Progress | None = None,
 ) -> Dataset:
     """A data set by name, as arrays.
@@ -122,6 +124,7 @@ def load(
     vocabulary_size: texts only: ids of the padding, of unknown words and of the most frequent training words (20,000).
     columns: CSV and Hugging Face only: which column holds what, where its name does not tell, as {"label": "species"}.
     skip_bad: leave out images that cannot be read, of a folder, a CSV file or a Hugging Face set.
+    hold_out: whether data of one's own without a test part give up some examples for one; otherwise that is empty.
     progress: called as progress(done, total) while images or texts are decoded.
 
     Raises ValueError for an unknown name (with the nearest), a set that is not image or text classification, an option
@@ -143,12 +146,12 @@ def load(
     if kind == "arrays":
         raise ValueError(f"{name!r} was in memory (`robustjax.fit`), so it cannot be read again: pass it as dataset=…")
     if kind == "npz":
-        return _from_npz(Path(os.path.expanduser(rest)))
+        return _from_npz(Path(os.path.expanduser(rest)), hold_out)
     cache = Path(os.path.expanduser(cache_dir)) if cache_dir is not None else default_cache_dir()
     if kind in _LISTED:
         tables.check_columns(columns or {})
         listing = _LISTED[kind](Path(os.path.expanduser(rest)), columns or {})
-        return _from_listing(listing, cache, image_size=size, skip_bad=skip_bad, progress=progress)
+        return _from_listing(listing, cache, image_size=size, skip_bad=skip_bad, hold_out=hold_out, progress=progress)
     arrays, mean, std, class_names = tfds_source.read(
         name, data_dir, cache, download=download, image_size=size, max_tokens=max_tokens,
         vocabulary_size=vocabulary_size, progress=progress, other_names=("digits",),
@@ -171,19 +174,21 @@ def _from_listing(
     *,
     image_size: tuple[int, int] | None,
     skip_bad: bool,
+    hold_out: bool,
     progress: Progress | None,
 ) -> Dataset:
     """The examples of a listing, divided into a training and a test part."""
     without_test = listing.is_test is None
     if listing.inputs is None:
         listing, arrays, mean, std = image_files.read(
-            listing, cache, image_size=image_size, skip_bad=skip_bad, progress=progress
+            listing, cache, image_size=image_size, skip_bad=skip_bad, hold_out=hold_out, progress=progress
         )
-        train_inputs, test_inputs = arrays["train_images"], arrays["test_images"]
+        train_inputs = arrays["train_images"]
+        test_inputs = arrays.get("test_images", train_inputs[:0])
         is_test = np.asarray(listing.is_test)
     else:
         tfds_source.refuse(listing.name, "features", {"image_size": image_size})
-        inputs, listing = listing.inputs, image_files.divide(listing)
+        inputs, listing = listing.inputs, image_files.divide(listing, hold_out)
         is_test = np.asarray(listing.is_test)
         train_inputs, test_inputs = inputs[~is_test], inputs[is_test]
         mean, std = input_statistics(train_inputs)
@@ -200,7 +205,7 @@ def _from_listing(
         std,
         true_labels=None if truth is None else truth[~is_test],
         train_ids=None if listing.ids is None else tuple(listing.ids[i] for i in np.flatnonzero(~is_test).tolist()),
-        test_held_out=without_test and truth is None,
+        test_held_out=without_test and truth is None and hold_out,
         annotations=None if listing.annotations is None else listing.annotations[~is_test],
         groups=None if listing.groups is None else listing.groups[~is_test],
         notes=listing.notes,
@@ -278,6 +283,7 @@ def from_arrays(
     ids: Sequence[str] | None = None,
     groups: npt.ArrayLike | None = None,
     annotations: npt.ArrayLike | None = None,
+    hold_out: bool = True,
 ) -> Dataset:
     """A Dataset from your own arrays, checked.
 
@@ -291,8 +297,8 @@ def from_arrays(
     features. true_labels [N]: what the training examples truly are, where that is known; they only judge, and are what
     a held-out test part is tested with. ids: what the training examples are called; groups: int or string [N];
     annotations: the labels of A annotators, int [N, A] class numbers, −1 where one gave none; train_labels may then be
-    None, and are those of most annotators. Raises ValueError, naming the array and the first bad place, for anything
-    else.
+    None, and are those of most annotators. hold_out: whether there is a test part where none is given; otherwise it is
+    empty. Raises ValueError, naming the array and the first bad place, for anything else.
 
     >>> images = np.arange(4 * 2 * 2, dtype=np.uint8).reshape(4, 2, 2)
     >>> mine = from_arrays(images, ["dog", "cat", "cat", "dog"], images[:1], ["dog"])
@@ -342,7 +348,8 @@ def from_arrays(
         listing = image_files.divide(
             image_files.Listing(
                 name, labels, classes, None, ids=called, true_labels=truth, groups=grouped, annotations=votes
-            )
+            ),
+            hold_out,
         )
         held, notes = np.asarray(listing.is_test), listing.notes
         kept = np.flatnonzero(~held)
@@ -364,7 +371,7 @@ def from_arrays(
         own_std if std is None else _check_statistics(std, "std", channels, 0.0),
         true_labels=truth,
         train_ids=called,
-        test_held_out=without_test and truth is None,
+        test_held_out=without_test and truth is None and hold_out,
         annotations=votes,
         groups=grouped,
         notes=notes,
@@ -427,7 +434,7 @@ NPZ: Mapping[str, Sequence[str]] = {
 _NPZ_MORE = ("class_names", "mean", "std", "true_labels", "ids", "groups", "annotations")
 
 
-def _from_npz(path: Path) -> Dataset:
+def _from_npz(path: Path, hold_out: bool) -> Dataset:
     needed = "train_inputs and train_labels, perhaps test_inputs and test_labels"
     if not path.is_file():
         raise FileNotFoundError(f"{os.fspath(path)!r} is not a file; 'npz:FILE' expects one with {needed}")
@@ -450,7 +457,7 @@ def _from_npz(path: Path) -> Dataset:
     try:
         found = from_arrays(
             arrays["train_inputs"], arrays.get("train_labels"), arrays.get("test_inputs"), arrays.get("test_labels"),
-            name=path.stem, **options,
+            name=path.stem, hold_out=hold_out, **options,
         )  # fmt: skip
     except ValueError as error:
         raise ValueError(f"{os.fspath(path)!r}: {error}") from error

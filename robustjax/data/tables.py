@@ -85,13 +85,13 @@ def feature_columns(there: Sequence[str], found: Mapping[str, str]) -> list[str]
     return [name for name in there if name.startswith(found["features"])]
 
 
-def parts_of(values: Sequence[str], what: str) -> np.ndarray:
-    """What each value of a split column says, str [N]: train, test or validation."""
+def parts_of(values: Sequence[str], what: str, first_row: int = 0) -> np.ndarray:
+    """What each value of a split column says, str [N]: train, test or validation; messages count from `first_row`."""
     known = {value: _SPLITS.get(value.strip().lower(), "") for value in set(values)}
     if wrong := sorted(value for value, part in known.items() if not part):
         first = list(values).index(wrong[0])
         raise ValueError(
-            f"{what} has {wrong[0]!r} in its split column (row {first + 1}); accepted are {', '.join(_SPLITS)}"
+            f"{what} has {wrong[0]!r} in its split column (row {first + first_row}); accepted are {', '.join(_SPLITS)}"
         )
     return np.array([known[value] for value in values])
 
