@@ -1,7 +1,6 @@
 """`robustjax.fit`, runs on arrays in memory, and cross-fitting. One tiny run serves them all."""
 
 import dataclasses
-import json
 import os
 
 import numpy as np
@@ -26,8 +25,11 @@ GIVEN = NAMES[toys.given_labels(0)]
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
     out = tmp_path_factory.mktemp("fit") / "run"
-    found = fitting.fit(IMAGES, GIVEN, out=out, cross_fit=2, **SMALL)
-    assert found.path == out
+    fitting.fit(IMAGES, GIVEN, out=out, **SMALL)
+    before = (out / "metrics.jsonl").read_bytes()
+    found = fitting.fit(IMAGES, GIVEN, out=out, cross_fit=2, **SMALL)  # added to the finished run, which stays
+    assert found.path == out and (out / "metrics.jsonl").read_bytes() == before
+    assert found.summary["cross_fit"]["parts"] == 2 and len(found.summary["seeds"]) == 1
     return found
 
 
@@ -42,6 +44,12 @@ def test_what_a_fit_gives(fitted):
     assert dataset.test_held_out and len(dataset.test_labels) + len(fitted.positions) == toys.N
     np.testing.assert_array_equal(IMAGES[fitted.positions], dataset.train_inputs)
     assert [int(each) for each in dataset.train_ids] == fitted.positions.tolist()
+    kept = fitted.out_of_sample()
+    np.testing.assert_allclose(kept.sum(1), 1, rtol=1e-6)
+    assert (
+        kept.shape == (len(fitted.positions), 3)
+        and "cross_fit" not in directory.read_description(fitted.path)["settings"]
+    )
     with pytest.raises(FileNotFoundError, match=r"experiments\.audit"):
         fitted._file("nothing.csv")
 
@@ -58,45 +66,45 @@ def test_the_same_call_finds_the_run_and_other_data_do_not(fitted):
 
 def test_every_example_is_predicted_by_a_network_that_has_not_seen_it(fitted):
     """Whatever its own label is, what is said of it stays the same to the bit; of others it does not."""
-    settings, dataset = fitted.settings, fitted._source.dataset
-    settings = dataclasses.replace(settings, cross_fit=2, quiet=True, parallel="single")
+    settings, dataset = dataclasses.replace(fitted.settings, quiet=True, parallel="single"), fitted._source.dataset
     labels = build.corrupt(settings, dataset, 0)
-    parts = cross_fit.split(labels.train.given, 3, 2, 0)
-    kept = fitted.out_of_sample()
-    np.testing.assert_allclose(kept.sum(1), 1, rtol=1e-6)
+    parts, before = cross_fit.split(labels.train.given, 3, 2, 0), fitted.out_of_sample()
     changed = labels.train.given.copy()
     changed[7] = (changed[7] + 1) % 3
     altered = labels._replace(train=labels.train._replace(given=changed))
     own = int(parts.part[7])
-    for k in (own, 1 - own):
-        ((_, (found,)),) = cross_fit.predictions(settings, dataset, None, altered, parts, 0, [k], epochs=2)
-        same = np.array_equal(found, kept[parts.part == k])
-        assert same == (k == own)
+    numbers = [own, 1 - own]
+    trained = cross_fit.predictions(settings, dataset, None, altered, parts, 0, numbers, epochs=2)
+    for k, (of, (found,)) in zip(numbers, trained, strict=True):
+        assert of == [k] and np.array_equal(found, before[parts.part == k]) == (k == own)
 
 
-def test_a_cross_fit_that_is_stopped_goes_on(fitted, tmp_path):
-    settings = dataclasses.replace(fitted.settings, cross_fit=2, quiet=True, parallel="single")
-    labels, asked = build.corrupt(settings, fitted._source.dataset, 0), []
+def test_a_cross_fit_that_is_stopped_goes_on(fitted, tmp_path, monkeypatch):
+    trained = []
 
-    def stop():
-        asked.append(1)
-        return len(asked) == 2  # in the first epoch of the second part
+    def predictions(config, dataset, pool, labels, parts, seed, numbers, *, epochs, stop):
+        for k in numbers:
+            if stop():
+                return
+            trained.append(k)
+            yield [k], [np.full((np.sum(parts.part == k), 3), k, np.float32)]
 
-    arguments = (tmp_path, settings, fitted._source.dataset, None, labels, 0)
-    assert not cross_fit.complete(*arguments, epochs=2, stop=stop)
+    monkeypatch.setattr(cross_fit, "predictions", predictions)
+    settings, dataset = dataclasses.replace(fitted.settings, cross_fit=3), fitted._source.dataset
+    labels = build.corrupt(settings, dataset, 0)
+    arguments = (tmp_path, settings, dataset, None, labels, 0)
+    assert not cross_fit.complete(*arguments, epochs=2, stop=lambda: len(trained) == 2)
     assert cross_fit.read(tmp_path, 0) is None and cross_fit.missing(tmp_path, settings) == [0]
-    assert cross_fit.complete(*arguments, epochs=2, stop=lambda: asked.append(1))
-    assert len(asked) == 3  # one more network of two epochs
-    np.testing.assert_array_equal(cross_fit.read(tmp_path, 0), fitted.out_of_sample())
-
-
-def test_a_finished_run_gets_its_cross_fit_and_stays_what_it_is(fitted):
-    """The fixture's run is cut into three parts in place of two; what it has trained stays."""
-    before = (fitted.path / "metrics.jsonl").read_bytes(), fitted.out_of_sample()
-    again = fitting.fit(IMAGES, GIVEN, out=fitted.path, cross_fit=3, **SMALL)
-    assert (fitted.path / "metrics.jsonl").read_bytes() == before[0]
-    assert again.summary["cross_fit"]["parts"] == 3 and again.out_of_sample().shape == before[1].shape
-    assert json.loads((fitted.path / "config.json").read_text())["settings"].keys().isdisjoint({"cross_fit"})
+    assert cross_fit.complete(*arguments, epochs=2) and trained == [0, 1, 2]
+    part = cross_fit.split(labels.train.given, 3, 3, 0).part
+    np.testing.assert_array_equal(cross_fit.read(tmp_path, 0), np.repeat(part[:, None], 3, 1))
+    assert not cross_fit.missing(tmp_path, settings)
+    assert cross_fit.missing(tmp_path, dataclasses.replace(settings, cross_fit=2)) == [0]
+    assert cross_fit.complete(*arguments[:1], dataclasses.replace(settings, cross_fit=2), *arguments[2:], epochs=2)
+    assert trained == [0, 1, 2, 0, 1]  # other parts are another cross-fit
+    (tmp_path / "cross-fit-seed0.npz").write_bytes(b"PK")
+    with pytest.raises(ValueError, match="is damaged"):
+        cross_fit.missing(tmp_path, settings)
 
 
 @pytest.mark.parametrize("sizes", [(5, 2, 2), (40, 21, 2)])
@@ -116,7 +124,7 @@ def test_what_cannot_be_cut_is_refused_at_once():
     with pytest.raises(ValueError, match=r"cross_fit=3: .* class 1 has 1"):
         cross_fit.split(np.array([0, 0, 0, 1]), 2, 3, 0)
     settings = config.resolve({"cross_fit": 2, "batch_size": 40, "noise": "none", "noise_rate": 0.0})[0]
-    with pytest.raises(ValueError, match="leaves 30 of 60 examples.*batch_size=40"):
+    with pytest.raises(ValueError, match=r"leaves 30 of 60 examples.*batch_size=40"):
         cross_fit.check(settings, [build.SeedLabels(build.labelling.corrupt(LABELS, 3, 0))], 3)
 
 
@@ -134,7 +142,7 @@ def test_what_cannot_be_cut_is_refused_at_once():
         ({"images": IMAGES.reshape(toys.N, 1, 2, 8)}, "transpose"),
         ({"class_names": ["ant", "bee"]}, "the classes are ant, bee"),
         ({"test": (IMAGES,)}, "expected a pair"),
-        ({"test": (IMAGES[:2], ["ant", "dog"])}, "test labels .* 'dog'"),
+        ({"test": (IMAGES[:2], ["ant", "dog"])}, "test_labels .* 'dog'"),
         ({"ids": ["a"] * toys.N}, "'a' twice"),
         ({"cross_fit": 1}, "at least 2"),
         ({"cross_fit": 2, "batch_size": 30}, "more parts or a smaller batch"),
@@ -180,11 +188,7 @@ Frame.__module__ = Series.__module__ = "pandas.core"
 
 
 def test_arrays_of_all_kinds_become_what_a_run_takes():
-    def made(images, labels, **more) -> fitting._Source:
-        return fitting._source(
-            images, labels, *(more.get(name) for name in ("test", "class_names", "true_labels", "groups", "ids"))
-        )
-
+    made = fitting._source
     numbers = toys.given_labels(0)
     pixels = made(IMAGES[..., 0].astype(int), numbers + 3, true_labels=LABELS + 3, groups=numbers)
     assert pixels.dataset.train_inputs.shape == (48, 4, 4, 1) and pixels.dataset.train_inputs.dtype == np.uint8
@@ -196,7 +200,7 @@ def test_arrays_of_all_kinds_become_what_a_run_takes():
 
     floats = made(IMAGES / 255, GIVEN, test=(IMAGES[:9] / 255, GIVEN[:9]))
     assert floats.dataset.train_inputs.dtype == np.float32 and not floats.dataset.test_held_out
-    assert floats.dataset.train_ids is None and len(floats.trained) == toys.N
+    assert floats.trained.tolist() == list(range(toys.N))
 
     vectors = IMAGES.reshape(toys.N, -1)
     frame = Frame({"label": GIVEN, "name": np.array([f"n{i}" for i in range(toys.N)]), "b": vectors[:, 1],
@@ -210,7 +214,7 @@ def test_arrays_of_all_kinds_become_what_a_run_takes():
     with pytest.raises(ValueError, match="lacks the column 'b'"):
         table.read(Frame({"a": vectors[:, 0]}))
 
-    dataset = table.dataset._replace(true_labels=None)
+    dataset = table.dataset
     relabelled = made(dataset, np.roll(dataset.train_labels, 1))
     assert relabelled.dataset.train_inputs is dataset.train_inputs and relabelled.classes.tolist() == NAMES.tolist()
     with pytest.raises(ValueError, match="ids is given beside a Dataset"):
