@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import robustjax
 from experiments import fitting
@@ -219,6 +220,28 @@ def test_arrays_of_all_kinds_become_what_a_run_takes():
     assert relabelled.dataset.train_inputs is dataset.train_inputs and relabelled.classes.tolist() == NAMES.tolist()
     with pytest.raises(ValueError, match="ids is given beside a Dataset"):
         made(dataset, None, ids=["a"])
+
+
+def test_image_files_become_what_a_run_takes(tmp_path):
+    paths, names = [], np.array(["ant", "bee"] * 5)
+    for i in range(10):
+        paths.append(tmp_path / f"{i}.png")
+        Image.fromarray(np.full((8, 8 + 4 * (i == 9), 3), 20 * i, np.uint8)).save(paths[i])
+    made = fitting._source(paths, names)
+    assert made.dataset.train_inputs.shape == (8, 8, 8, 3) and made.dataset.train_ids[0].endswith(".png")
+    np.testing.assert_array_equal(made.dataset.train_inputs[:, 0, 0, 0], 20 * made.trained)
+    np.testing.assert_array_equal(made.read(paths[:2])[1, 0, 0], [20] * 3)
+    assert fitting._source(Frame({"path": np.array(paths, str), "y": names}), "y", image_size=4).read(
+        [paths[9]]
+    ).shape == (1, 4, 4, 3)
+    paths[3].write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"1 of 10 images .*3\.png.* skip_bad=True"):
+        fitting._source(paths, names)
+    left = fitting._source(paths, names, skip_bad=True, ids=range(100, 110))
+    assert len(left.trained) == 7 and 3 not in left.trained
+    assert [int(each) - 100 for each in left.dataset.train_ids] == left.trained.tolist()
+    with pytest.raises(ValueError, match=r"robustjax\.load"):
+        fitting._source(tmp_path, names)
 
 
 def test_data_in_memory_are_called_by_all_that_a_run_makes_of_them(fitted):
