@@ -375,6 +375,10 @@ def _source(
         read.inputs, rows["labels"], *_test(test, labels, read), class_names=class_names,
         true_labels=rows["true_labels"], groups=rows["groups"], ids=called,
     )  # fmt: skip
+    if read.inputs.dtype == np.float32 and read.inputs.ndim == 4:
+        low, high = read.inputs.min(), read.inputs.max()
+        note = f"images are floats from {low:.4g} to {high:.4g}: they are trained on as they are, without augmentation."
+        dataset = dataset._replace(notes=(*dataset.notes, note))
     given = rows["labels"]
     whole = class_names is None and given is not None and given.dtype.kind in "iu"
     classes = np.array([int(name) for name in dataset.class_names] if whole else dataset.class_names)
@@ -491,7 +495,10 @@ def _column(images: Any, values: Any, what: str) -> Any:
     if not _is_frame(images):
         raise ValueError(f"{what}={values!r}: a column's name is accepted where images is a pandas.DataFrame.")
     if values not in images.columns:
-        raise ValueError(f"{what}={values!r}: the frame has the columns {', '.join(map(str, images.columns[:20]))}.")
+        names = list(map(str, images.columns))
+        near = ", ".join(difflib.get_close_matches(values, names, 3, 0.5))
+        has = f"did you mean {near}?" if near else f"it has {', '.join(names[:20])}{' …' * (len(names) > 20)}."
+        raise ValueError(f"{what}={values!r}: the frame has no such column; {has}")
     return images[values].to_numpy()
 
 

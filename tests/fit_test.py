@@ -10,7 +10,8 @@ from PIL import Image
 import robustjax
 from experiments import fitting
 from experiments.runs import artefacts, cross_fit, directory, restore
-from experiments.settings import build, config
+from experiments.settings import build
+from robustjax import backend
 from robustjax.data import Dataset
 from tests import toys
 
@@ -115,18 +116,25 @@ def test_parts_are_alike(sizes, count):
     part, seen = cross_fit.split(given, 3, count, seed=1)
     assert len(set(seen.sum(1))) == 1 and not seen[part, np.arange(len(part))].any()
     assert seen[0].sum() == len(given) - -(-len(given) // count)
-    for c, size in enumerate(sizes):
+    assert all(given[row].min() == 0 and len(set(given[row])) == 3 for row in seen)
+    for c in range(3):
         inside = np.bincount(part[given == c], minlength=count)
         assert inside.max() - inside.min() <= 1
-        assert (seen[:, given == c].sum(1) >= size - inside.max() - 1).all() and seen[:, given == c].any(1).all()
 
 
-def test_what_cannot_be_cut_is_refused_at_once():
-    with pytest.raises(ValueError, match=r"cross_fit=3: .* class 1 has 1"):
+def test_copies_stay_together():
+    given = np.arange(40) % 2
+    alike = np.where(np.arange(40) < 12, np.arange(40) % 3, np.arange(40))  # three examples four times, both classes
+    part, seen = cross_fit.split(given, 2, 4, 0, alike)
+    assert all(len(set(part[alike == number])) == 1 for number in range(3))
+    assert len(set(seen.sum(1))) == 1 and not seen[part, np.arange(40)].any()
+
+
+def test_what_cannot_be_cut_is_refused():
+    with pytest.raises(ValueError, match=r"cross_fit=3: .* of class 1, with 1, one network would see none"):
         cross_fit.split(np.array([0, 0, 0, 1]), 2, 3, 0)
-    settings = config.resolve({"cross_fit": 2, "batch_size": 40, "noise": "none", "noise_rate": 0.0})[0]
-    with pytest.raises(ValueError, match=r"leaves 30 of 60 examples.*batch_size=40"):
-        cross_fit.check(settings, [build.SeedLabels(build.labelling.corrupt(LABELS, 3, 0))], 3)
+    with pytest.raises(ValueError, match=r"cross_fit=3: .* there are 2 different examples"):
+        cross_fit.split(np.array([0, 0, 1, 1]), 2, 3, 0, np.array([0, 0, 2, 2]))
 
 
 @pytest.mark.parametrize(
@@ -265,3 +273,15 @@ def test_every_kind_of_method_is_cross_fitted(method, tmp_path):
     for seed in (0, 1):
         np.testing.assert_allclose(found.out_of_sample(seed).sum(1), 1, rtol=1e-5)
     assert len(found.summary["cross_fit"]["agreement"]) == 2
+
+
+@pytest.mark.exhaustive
+def test_networks_trained_at_once_are_those_trained_one_by_one(fitted, monkeypatch):
+    settings, dataset = dataclasses.replace(fitted.settings, quiet=True, parallel="single"), fitted._source.dataset
+    labels = build.corrupt(settings, dataset, 0)
+    parts, before = cross_fit.split(labels.train.given, 3, 2, 0), fitted.out_of_sample()
+    monkeypatch.setattr(backend, "gains_by_training_at_once", lambda: True)
+    ((numbers, found),) = cross_fit.predictions(settings, dataset, None, labels, parts, 0, [0, 1], epochs=2)
+    assert list(numbers) == [0, 1]
+    for k in (0, 1):
+        np.testing.assert_allclose(found[k], before[parts.part == k], atol=1e-4)
