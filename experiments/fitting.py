@@ -4,6 +4,9 @@ It is the run that `python -m experiments.run` makes, with the same settings as 
 data that are in memory. A run is known by the content of its data and its settings: the same call again finds it.
 """
 
+import collections
+import concurrent.futures
+import csv
 import dataclasses
 import difflib
 import functools
@@ -21,13 +24,9 @@ from experiments import run
 from experiments.runs import artefacts, cross_fit, directory, records, restore
 from experiments.settings import catalogue, command_line, config
 from robustjax import user_code
-from robustjax.data import Dataset, from_arrays
-from robustjax.data.encoding import encode_labels
-from robustjax.data.held_out import hold_out_test
+from robustjax.data import Dataset, encode_labels, from_arrays, image_files, tables
+from robustjax.data.array_cache import check_image_size, resize
 
-_OURS = ("images", "labels", "test", "class_names", "true_labels", "groups", "ids")
-# Of a frame: what the column is called that holds the paths of image files, if several hold text.
-_PATHS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img_path")
 _OUTSIDE = 0.5  # floats this far beyond what was trained on, in parts of its range, are taken for other units
 
 
@@ -74,7 +73,7 @@ class Fitted:
         if array.dtype != stored.dtype or array.shape[1:] != stored.shape[1:]:
             raise ValueError(
                 f"inputs are {_told(array)}; the networks were trained on {stored.dtype} {['N', *stored.shape[1:]]}"
-                f"{_remedy(array, stored)}.".replace("'", "")
+                f"{_remedy(inputs, array, stored)}.".replace("'", "")
             )
         if stored.ndim == 4 and array.dtype == np.float32:
             low, high = float(stored.min()), float(stored.max())
@@ -121,8 +120,6 @@ class Fitted:
         Raises:
           FileNotFoundError: there is none.
         """
-        import csv
-
         with open(self._file("suspects.csv"), encoding="utf-8", newline="") as file:
             table = csv.DictReader(file)
             rows, names = list(table), list(table.fieldnames or ())
@@ -182,6 +179,8 @@ def fit(
     true_labels: Any = None,
     groups: Any = None,
     ids: Any = None,
+    image_size: int | tuple[int, int] | None = None,
+    skip_bad: bool = False,
     **settings: Any,
 ) -> Fitted:
     """Train a classifier on labels some of which are wrong, and learn which.
@@ -192,7 +191,7 @@ def fit(
     Args:
       images: uint8 [N, H, W, C] or [N, H, W]; floats of that shape, which are trained on as they are, without
         augmentation; vectors float [N, D], features of a pretrained network, say; token ids int [N, L]; paths of image
-        files; a pandas.DataFrame with a column of paths or with columns of numbers; or a `robustjax.Dataset`.
+        files; a pandas.DataFrame with a column of paths, "path", or with columns of numbers; or a `robustjax.Dataset`.
       labels: of the examples, integers or strings [N]; of a frame also the name of the column. Of a `Dataset` its own
         if None, else labels given in their place.
       test: images and labels likewise. None: a part, as much of each class, is held out to test on; its labels are as
@@ -205,7 +204,10 @@ def fit(
       class_names: of the classes, where the labels are integers from 0, or to fix their order.
       true_labels: what the training examples truly are, if that is known; they only judge.
       groups: of the examples, for methods that treat groups differently, int [N]; or a text as `--groups` takes it.
-      ids: what the examples are called in the list of suspects, [N]; default: paths, or numbers.
+      ids: what the examples are called in the list of suspects, [N]; default: paths, or numbers. true_labels, groups
+        and ids may be names of a frame's columns too.
+      image_size: side or (height, width) to which image files are resized; by default as `robustjax.load` has it.
+      skip_bad: leave out image files that cannot be read.
       **settings: any setting and any option of the method, as the command line has them: `epochs=30`,
         `model="resnet20"`, `cross_fit=5`.
 
@@ -228,7 +230,10 @@ def fit(
     if isinstance(groups, str):
         settings, groups = {**settings, "groups": groups}, None
     try:
-        source = _source(images, labels, test, class_names, true_labels, groups, ids)
+        source = _source(
+            images, labels, test=test, class_names=class_names, true_labels=true_labels, groups=groups, ids=ids,
+            image_size=image_size, skip_bad=skip_bad,
+        )  # fmt: skip
         given = _typed(settings | {"method": method, "seed": seed, "seeds": seeds, "quiet": quiet})
         resolved, sources = config.resolve(given | {"dataset": artefacts.name_of(source.dataset)})
         path = pathlib.Path(out) if out is not None else directory.default_path(resolved)
@@ -317,102 +322,118 @@ def _value(name: str, value: Any, kind: type | None) -> Any:
 # --- Data -----------------------------------------------------------------------------------------------------------
 
 
-def _source(images: Any, labels: Any, test: Any, class_names: Any, true_labels: Any, groups: Any, ids: Any) -> _Source:
+class _Read(NamedTuple):
+    """Inputs as an array.
+
+    Attributes:
+      inputs: uint8 [M, H, W, C], float32 or int32 [M, …].
+      kept: int64 [M], which of those given they are.
+      ids: what all those given are called, where they have names.
+      more: reads others of their kind, each of them.
+    """
+
+    inputs: np.ndarray
+    kept: np.ndarray
+    ids: Sequence[str] | None
+    more: Callable[[Any], np.ndarray]
+
+
+def _source(
+    images: Any,
+    labels: Any,
+    *,
+    test: Any = None,
+    class_names: Sequence[str] | None = None,
+    true_labels: Any = None,
+    groups: Any = None,
+    ids: Any = None,
+    image_size: int | tuple[int, int] | None = None,
+    skip_bad: bool = False,
+) -> _Source:
+    """The data of a run, out of what `fit` is given."""
+    named = {"test": test, "class_names": class_names, "true_labels": true_labels, "groups": groups, "ids": ids}
     if isinstance(images, Dataset):
-        return _of_dataset(images, labels, {"test": test, "class_names": class_names, "true_labels": true_labels,
-                                            "groups": groups, "ids": ids})  # fmt: skip
+        return _of_dataset(images, labels, named | {"image_size": image_size, "skip_bad": skip_bad or None})
     if labels is None:
         raise ValueError("labels=None: one for each example, or the name of a frame's column, is accepted.")
     asked = {"labels": labels, "true_labels": true_labels, "groups": groups, "ids": ids}
-    taken = [value for value in asked.values() if isinstance(value, str)]
     columns = {name: _column(images, value, name) for name, value in asked.items()}
-    read, paths = _reader(images, taken)
-    inputs = read(images)
+    read = _read(images, [value for value in asked.values() if isinstance(value, str)], image_size, skip_bad)
     if columns["ids"] is None:
-        columns["ids"] = paths
-    given, names = encode_labels(columns["labels"], class_names)
-    _check_count(given, inputs, "labels")
-
-    def encoded(values: Any, what: str) -> np.ndarray:
-        # Integers are positions in class_names, but without them they are names like any other.
-        texts = values if class_names is not None else list(map(str, np.ravel(_array(values)).tolist()))
-        return encode_labels(texts, names, name=what)[0]
-
-    truth = None if columns["true_labels"] is None else encoded(columns["true_labels"], "true_labels")
-    others = {"true_labels": truth, "groups": columns["groups"], "ids": columns["ids"]}
-    for what, values in others.items():
-        if values is not None:
-            _check_count(values, inputs, what)
-    group = None if others["groups"] is None else encode_labels(others["groups"], name="groups")[0]
-    called = None if others["ids"] is None else tuple(map(str, np.asarray(others["ids"]).tolist()))
-    if called is not None and len(set(called)) < len(called):
-        again = next(each for each in called if called.count(each) > 1)
+        columns["ids"] = read.ids
+    count = len(read.inputs) if read.ids is None else len(read.ids)
+    for name, values in columns.items():
+        if values is not None and len(values) != count:
+            raise ValueError(f"{name} has {len(values)} entries for {count} examples; expected one for each.")
+    rows = {name: None if values is None else _array(values)[read.kept] for name, values in columns.items()}
+    called = [str(each) for each in (read.kept if rows["ids"] is None else rows["ids"])]
+    position = {name: int(place) for name, place in zip(called, read.kept, strict=True)}
+    if len(position) < len(called):
+        again = next(name for name, count in collections.Counter(called).items() if count > 1)
         raise ValueError(f"ids has {again!r} twice; expected each once.")
-
-    if test is None:
-        held = hold_out_test(given, len(names), called)
-        if not held.any():
-            raise ValueError(
-                "test=None, and no class has an example to spare for a test part: give test=(images, labels)."
-            )
-        test_inputs, test_labels = inputs[held], (given if truth is None else truth)[held]
-        trained = np.flatnonzero(~held)
-        called = called or tuple(map(str, range(len(given))))
-    else:
-        if not isinstance(test, tuple | list) or len(test) != 2:
-            raise ValueError(f"test is a {type(test).__name__}; expected a pair, (images, labels).")
-        test_inputs, test_labels = read(test[0]), encoded(_column(test[0], test[1], "labels"), "test labels")
-        trained = np.arange(len(given))
     dataset = from_arrays(
-        inputs[trained], given[trained], test_inputs, test_labels, class_names=names,
-        true_labels=None if truth is None else truth[trained],
+        read.inputs, rows["labels"], *_test(test, labels, read), class_names=class_names,
+        true_labels=rows["true_labels"], groups=rows["groups"], ids=called,
     )  # fmt: skip
-    dataset = dataset._replace(
-        test_held_out=test is None,
-        groups=None if group is None else group[trained],
-        train_ids=None if called is None else tuple(called[i] for i in trained.tolist()),
-    )
-    whole = class_names is None and _array(columns["labels"]).dtype.kind in "iu"
-    return _Source(dataset, np.array(list(map(int, names)) if whole else names), trained, read)
+    if read.inputs.dtype == np.float32 and read.inputs.ndim == 4:
+        low, high = read.inputs.min(), read.inputs.max()
+        note = f"images are floats from {low:.4g} to {high:.4g}: they are trained on as they are, without augmentation."
+        dataset = dataset._replace(notes=(*dataset.notes, note))
+    given = rows["labels"]
+    whole = class_names is None and given is not None and given.dtype.kind in "iu"
+    classes = np.array([int(name) for name in dataset.class_names] if whole else dataset.class_names)
+    trained = np.array([position[each] for each in dataset.train_ids or ()], np.int64)
+    return _Source(dataset, classes, trained, read.more)
+
+
+def _test(test: Any, labels: Any, read: _Read) -> tuple[Any, Any]:
+    """Inputs and labels of the test part; None and None for none."""
+    if test is None:
+        return None, None
+    if _is_frame(test) and isinstance(labels, str):
+        test = (test, labels)
+    if not isinstance(test, tuple | list) or len(test) != 2:
+        raise ValueError(f"test is {_kind(test)}; expected a pair, (images, labels).")
+    return read.more(test[0]), _column(test[0], test[1], "test labels")
 
 
 def _of_dataset(dataset: Dataset, labels: Any, more: Mapping[str, Any]) -> _Source:
     for name, value in more.items():
         if value is not None:
-            raise ValueError(f"{name} is given beside a Dataset, which has its own; dataset._replace(…) changes it.")
+            raise ValueError(f"{name} is given beside a Dataset, which is as it is; dataset._replace(…) changes it.")
     if labels is not None:
         given = encode_labels(labels, dataset.class_names)[0]
-        _check_count(given, dataset.train_inputs, "labels")
+        if len(given) != len(dataset.train_labels):
+            raise ValueError(f"labels has {len(given)} entries for {len(dataset.train_labels)} training examples.")
         dataset = dataset._replace(train_labels=given)
     numbered = dataset.class_names == tuple(map(str, range(dataset.num_classes)))
     classes = np.arange(dataset.num_classes) if numbered else np.array(dataset.class_names)
-    return _Source(dataset, classes, np.arange(len(dataset.train_labels)), _inputs)
+    shape = dataset.train_inputs.shape
+    images = len(shape) == 4 and dataset.train_inputs.dtype == np.uint8
+    more_of = functools.partial(_more_files, size=shape[1:3], grey=shape[3] == 1) if images else _inputs
+    return _Source(dataset, classes, np.arange(len(dataset.train_labels)), more_of)
 
 
-def _reader(images: Any, taken: Collection[str]) -> tuple[Callable[[Any], np.ndarray], Sequence[str] | None]:
-    """How inputs like `images` become an array, and what the images are called, where they have names.
-
-    `taken`: the columns of a frame that hold something else.
-    """
-    if not _is_frame(images):
-        return _inputs, None
-    left = [name for name in images.columns if name not in taken]
-    numbers = [name for name in left if getattr(images[name].dtype, "kind", "O") in "iufb"]
-    texts = [name for name in left if name not in numbers]
-    if texts:
+def _read(images: Any, taken: Collection[str], size: int | tuple[int, int] | None, skip_bad: bool) -> _Read:
+    """What `images` hold; `taken` are the columns of a frame that hold something else."""
+    if isinstance(images, str | os.PathLike):
         raise ValueError(
-            f"the frame's column(s) {', '.join(map(repr, texts[:5]))} are no numbers: drop them, or name the one that "
-            "is labels, true_labels, groups or ids."
+            f"images={os.fspath(images)!r}: a list of paths is accepted; a folder, a CSV or an npz file is read by "
+            "robustjax.load('folder:PATH'), whose Dataset fit takes."
         )
-
-    def read(frame: Any) -> np.ndarray:
-        if not _is_frame(frame):
-            return _inputs(frame)
-        if lacking := [name for name in numbers if name not in frame.columns]:
-            raise ValueError(f"the frame lacks the column {lacking[0]!r}, which was trained on.")
-        return frame[numbers].to_numpy(np.float32)
-
-    return read, None
+    column = _path_column(images, taken) if _is_frame(images) else None
+    if column is not None or _are_paths(images):
+        paths = _paths(images, column)
+        array, kept, grey = _decoded(paths, check_image_size(size), skip_bad)
+        more = functools.partial(_more_files, size=array.shape[1:3], grey=grey, column=column)
+        return _Read(array, kept, paths, more)
+    if size is not None or skip_bad:
+        raise ValueError(f"image_size={size!r}, skip_bad={skip_bad!r}: they are for paths of image files.")
+    read: Callable[[Any], np.ndarray] = _inputs
+    if _is_frame(images):
+        read = functools.partial(_numbers, names=_number_columns(images, taken))
+    array = read(images)
+    return _Read(array, np.arange(len(array)), None, read)
 
 
 def _inputs(images: Any) -> np.ndarray:
@@ -429,13 +450,7 @@ def _inputs(images: Any) -> np.ndarray:
     return array
 
 
-def _array(values: Any) -> np.ndarray:
-    if _is_of(values, "pandas"):
-        values = values.to_numpy()
-    try:
-        return np.asarray(values)
-    except ValueError as error:  # rows of several lengths
-        raise ValueError(f"what is given is no array: {error}") from error
+# --- Frames: pandas is asked nothing that another table could not answer, and is not imported here
 
 
 def _is_of(value: Any, package: str) -> bool:
@@ -446,6 +461,33 @@ def _is_frame(value: Any) -> bool:
     return _is_of(value, "pandas") and hasattr(value, "columns")
 
 
+def _number_columns(frame: Any, taken: Collection[str]) -> list[str]:
+    left = [name for name in frame.columns if name not in taken]
+    if texts := [str(name) for name in left if getattr(frame[name].dtype, "kind", "O") not in "iufb"]:
+        raise ValueError(
+            f"the frame's column(s) {', '.join(map(repr, texts[:5]))} are no numbers: drop them, or name the one that "
+            f"is labels, true_labels, groups or ids; paths of image files are in {tables.COLUMNS['path'][0]!r}."
+        )
+    if not left:
+        raise ValueError("the frame has no column besides those named; columns of numbers, or of paths, are accepted.")
+    return left
+
+
+def _path_column(frame: Any, taken: Collection[str]) -> str | None:
+    """The column of paths: one with a usual name for that which holds text."""
+    found = [name for name in frame.columns if str(name).strip().lower() in tables.COLUMNS["path"]]
+    texts = [str(name) for name in found if getattr(frame[name].dtype, "kind", "O") not in "iufb"]
+    return texts[0] if texts else None
+
+
+def _numbers(frame: Any, names: Sequence[str]) -> np.ndarray:
+    if not _is_frame(frame):
+        return _inputs(frame)
+    if lacking := [name for name in names if name not in frame.columns]:
+        raise ValueError(f"the frame lacks the column {lacking[0]!r}, which was trained on.")
+    return np.asarray(frame[list(names)].to_numpy(np.float32))
+
+
 def _column(images: Any, values: Any, what: str) -> Any:
     """The values, those of a frame's column where they are its name."""
     if not isinstance(values, str):
@@ -453,22 +495,93 @@ def _column(images: Any, values: Any, what: str) -> Any:
     if not _is_frame(images):
         raise ValueError(f"{what}={values!r}: a column's name is accepted where images is a pandas.DataFrame.")
     if values not in images.columns:
-        raise ValueError(f"{what}={values!r}: the frame has the columns {', '.join(map(str, images.columns[:20]))}.")
+        names = list(map(str, images.columns))
+        near = ", ".join(difflib.get_close_matches(values, names, 3, 0.5))
+        has = f"did you mean {near}?" if near else f"it has {', '.join(names[:20])}{' …' * (len(names) > 20)}."
+        raise ValueError(f"{what}={values!r}: the frame has no such column; {has}")
     return images[values].to_numpy()
 
 
-def _check_count(values: Any, inputs: np.ndarray, what: str) -> None:
-    if len(values) != len(inputs):
-        raise ValueError(f"{what} has {len(values)} entries for {len(inputs)} examples; expected one for each.")
+def _array(values: Any) -> np.ndarray:
+    if _is_of(values, "pandas"):
+        values = values.to_numpy()
+    try:
+        return np.asarray(values)
+    except ValueError as error:  # rows of several lengths
+        raise ValueError(f"what is given is no array: {error}") from error
+
+
+# --- Image files
+
+
+def _are_paths(images: Any) -> bool:
+    if _is_frame(images):
+        return False
+    values = _array(images) if _is_of(images, "pandas") else images
+    some = isinstance(values, list | tuple | np.ndarray) and len(values) > 0
+    return some and isinstance(values[0], str | os.PathLike)
+
+
+def _paths(images: Any, column: str | None = None) -> list[str]:
+    values = images[column] if column is not None and _is_frame(images) else images
+    return [os.fspath(each) for each in (_array(values) if _is_of(values, "pandas") else values)]
+
+
+def _more_files(images: Any, size: tuple[int, int], grey: bool, column: str | None = None) -> np.ndarray:
+    """Other images of the size that was trained on: of files, resized, or in an array."""
+    if _is_frame(images) and column not in images.columns:
+        raise ValueError(f"the frame lacks the column {column!r}, of the paths.")
+    if not (_is_frame(images) or _are_paths(images)):
+        return _inputs(images)
+    return _decoded(_paths(images, column), size, False, grey)[0]
+
+
+def _decoded(
+    paths: Sequence[str], size: tuple[int, int] | None, skip_bad: bool, grey: bool | None = None
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Image files as uint8 [M, H, W, C], all in memory; which of them these are, int64 [M]; and whether they are grey.
+
+    Raises:
+      ValueError: one cannot be read, unless `skip_bad`, or none can.
+    """
+    listing = image_files.Listing(
+        "images", np.zeros(len(paths), np.int32), (), None, fetch=paths.__getitem__, places=paths
+    )
+    known = image_files.survey(listing, deep=skip_bad)
+    if known.bad and not (skip_bad and len(known.bad) < len(paths)):
+        first = min(known.bad)
+        raise ValueError(
+            f"{len(known.bad)} of {len(paths)} images cannot be read, the first {paths[first]!r} ({known.bad[first]})"
+            + ("." if skip_bad else "; skip_bad=True leaves them out.")
+        )
+    kept = np.setdiff1d(np.arange(len(paths)), list(known.bad))
+    chosen = image_files.choose_size(known.sizes[kept]) if size is None else size
+    grey = bool(known.grey[kept].all()) if grey is None else grey
+    array = np.empty((len(kept), *chosen, 1 if grey else 3), np.uint8)
+
+    def decode(place: int) -> None:
+        path = paths[kept[place]]
+        try:
+            array[place] = resize(image_files.pixels(path, grey), chosen)
+        except ValueError as error:
+            raise ValueError(f"{path!r} cannot be read ({error}); skip_bad=True leaves it out.") from error
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # Pillow decodes without Python's lock
+        list(pool.map(decode, range(len(kept))))
+    return array, kept, grey
 
 
 def _told(array: np.ndarray) -> str:
     return f"{array.dtype} {list(array.shape)}"
 
 
-def _remedy(array: np.ndarray, stored: np.ndarray) -> str:
-    """What is to be done about inputs of another type."""
-    if array.shape in (stored.shape[1:], stored.shape[1:-1]):
+def _kind(value: Any) -> str:
+    return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, tuple | list) else "")
+
+
+def _remedy(given: Any, array: np.ndarray, stored: np.ndarray) -> str:
+    """What is to be done about inputs of another shape or type."""
+    if np.shape(given) in (stored.shape[1:], stored.shape[1:-1]):
         return ": one example is `inputs[None]`"
     if stored.dtype == np.uint8 and array.dtype == np.float32 and array.size and 0 <= array.min() <= array.max() <= 1:
         return ", from 0 to 255: `np.round(255 * inputs).astype(np.uint8)`"

@@ -213,7 +213,7 @@ def _prepare(
     if resumed:
         artefacts.check_labels(path, dict(zip(seeds, labels, strict=True)))
     build.check_equal_sizes(labels)
-    cross_fit.check(settings, labels, dataset.num_classes)
+    cross_fit.check(settings, dataset, labels)
     task = build.task_for(settings, dataset, labels)
     build.check_views(task)
     owns = [build.own(each, seed) for each, seed in zip(labels, seeds, strict=True)]

@@ -1,16 +1,17 @@
 """`robustjax.fit`, runs on arrays in memory, and cross-fitting. One tiny run serves them all."""
 
 import dataclasses
-import json
 import os
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import robustjax
 from experiments import fitting
 from experiments.runs import artefacts, cross_fit, directory, restore
-from experiments.settings import build, config
+from experiments.settings import build
+from robustjax import backend
 from robustjax.data import Dataset
 from tests import toys
 
@@ -26,8 +27,11 @@ GIVEN = NAMES[toys.given_labels(0)]
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
     out = tmp_path_factory.mktemp("fit") / "run"
-    found = fitting.fit(IMAGES, GIVEN, out=out, cross_fit=2, **SMALL)
-    assert found.path == out
+    fitting.fit(IMAGES, GIVEN, out=out, **SMALL)
+    before = (out / "metrics.jsonl").read_bytes()
+    found = fitting.fit(IMAGES, GIVEN, out=out, cross_fit=2, **SMALL)  # added to the finished run, which stays
+    assert found.path == out and (out / "metrics.jsonl").read_bytes() == before
+    assert found.summary["cross_fit"]["parts"] == 2 and len(found.summary["seeds"]) == 1
     return found
 
 
@@ -42,6 +46,12 @@ def test_what_a_fit_gives(fitted):
     assert dataset.test_held_out and len(dataset.test_labels) + len(fitted.positions) == toys.N
     np.testing.assert_array_equal(IMAGES[fitted.positions], dataset.train_inputs)
     assert [int(each) for each in dataset.train_ids] == fitted.positions.tolist()
+    kept = fitted.out_of_sample()
+    np.testing.assert_allclose(kept.sum(1), 1, rtol=1e-6)
+    assert (
+        kept.shape == (len(fitted.positions), 3)
+        and "cross_fit" not in directory.read_description(fitted.path)["settings"]
+    )
     with pytest.raises(FileNotFoundError, match=r"experiments\.audit"):
         fitted._file("nothing.csv")
 
@@ -58,45 +68,45 @@ def test_the_same_call_finds_the_run_and_other_data_do_not(fitted):
 
 def test_every_example_is_predicted_by_a_network_that_has_not_seen_it(fitted):
     """Whatever its own label is, what is said of it stays the same to the bit; of others it does not."""
-    settings, dataset = fitted.settings, fitted._source.dataset
-    settings = dataclasses.replace(settings, cross_fit=2, quiet=True, parallel="single")
+    settings, dataset = dataclasses.replace(fitted.settings, quiet=True, parallel="single"), fitted._source.dataset
     labels = build.corrupt(settings, dataset, 0)
-    parts = cross_fit.split(labels.train.given, 3, 2, 0)
-    kept = fitted.out_of_sample()
-    np.testing.assert_allclose(kept.sum(1), 1, rtol=1e-6)
+    parts, before = cross_fit.split(labels.train.given, 3, 2, 0), fitted.out_of_sample()
     changed = labels.train.given.copy()
     changed[7] = (changed[7] + 1) % 3
     altered = labels._replace(train=labels.train._replace(given=changed))
     own = int(parts.part[7])
-    for k in (own, 1 - own):
-        ((_, (found,)),) = cross_fit.predictions(settings, dataset, None, altered, parts, 0, [k], epochs=2)
-        same = np.array_equal(found, kept[parts.part == k])
-        assert same == (k == own)
+    numbers = [own, 1 - own]
+    trained = cross_fit.predictions(settings, dataset, None, altered, parts, 0, numbers, epochs=2)
+    for k, (of, (found,)) in zip(numbers, trained, strict=True):
+        assert of == [k] and np.array_equal(found, before[parts.part == k]) == (k == own)
 
 
-def test_a_cross_fit_that_is_stopped_goes_on(fitted, tmp_path):
-    settings = dataclasses.replace(fitted.settings, cross_fit=2, quiet=True, parallel="single")
-    labels, asked = build.corrupt(settings, fitted._source.dataset, 0), []
+def test_a_cross_fit_that_is_stopped_goes_on(fitted, tmp_path, monkeypatch):
+    trained = []
 
-    def stop():
-        asked.append(1)
-        return len(asked) == 2  # in the first epoch of the second part
+    def predictions(config, dataset, pool, labels, parts, seed, numbers, *, epochs, stop):
+        for k in numbers:
+            if stop():
+                return
+            trained.append(k)
+            yield [k], [np.full((np.sum(parts.part == k), 3), k, np.float32)]
 
-    arguments = (tmp_path, settings, fitted._source.dataset, None, labels, 0)
-    assert not cross_fit.complete(*arguments, epochs=2, stop=stop)
+    monkeypatch.setattr(cross_fit, "predictions", predictions)
+    settings, dataset = dataclasses.replace(fitted.settings, cross_fit=3), fitted._source.dataset
+    labels = build.corrupt(settings, dataset, 0)
+    arguments = (tmp_path, settings, dataset, None, labels, 0)
+    assert not cross_fit.complete(*arguments, epochs=2, stop=lambda: len(trained) == 2)
     assert cross_fit.read(tmp_path, 0) is None and cross_fit.missing(tmp_path, settings) == [0]
-    assert cross_fit.complete(*arguments, epochs=2, stop=lambda: asked.append(1))
-    assert len(asked) == 3  # one more network of two epochs
-    np.testing.assert_array_equal(cross_fit.read(tmp_path, 0), fitted.out_of_sample())
-
-
-def test_a_finished_run_gets_its_cross_fit_and_stays_what_it_is(fitted):
-    """The fixture's run is cut into three parts in place of two; what it has trained stays."""
-    before = (fitted.path / "metrics.jsonl").read_bytes(), fitted.out_of_sample()
-    again = fitting.fit(IMAGES, GIVEN, out=fitted.path, cross_fit=3, **SMALL)
-    assert (fitted.path / "metrics.jsonl").read_bytes() == before[0]
-    assert again.summary["cross_fit"]["parts"] == 3 and again.out_of_sample().shape == before[1].shape
-    assert json.loads((fitted.path / "config.json").read_text())["settings"].keys().isdisjoint({"cross_fit"})
+    assert cross_fit.complete(*arguments, epochs=2) and trained == [0, 1, 2]
+    part = cross_fit.split(labels.train.given, 3, 3, 0).part
+    np.testing.assert_array_equal(cross_fit.read(tmp_path, 0), np.repeat(part[:, None], 3, 1))
+    assert not cross_fit.missing(tmp_path, settings)
+    assert cross_fit.missing(tmp_path, dataclasses.replace(settings, cross_fit=2)) == [0]
+    assert cross_fit.complete(*arguments[:1], dataclasses.replace(settings, cross_fit=2), *arguments[2:], epochs=2)
+    assert trained == [0, 1, 2, 0, 1]  # other parts are another cross-fit
+    (tmp_path / "cross-fit-seed0.npz").write_bytes(b"PK")
+    with pytest.raises(ValueError, match="is damaged"):
+        cross_fit.missing(tmp_path, settings)
 
 
 @pytest.mark.parametrize("sizes", [(5, 2, 2), (40, 21, 2)])
@@ -106,18 +116,25 @@ def test_parts_are_alike(sizes, count):
     part, seen = cross_fit.split(given, 3, count, seed=1)
     assert len(set(seen.sum(1))) == 1 and not seen[part, np.arange(len(part))].any()
     assert seen[0].sum() == len(given) - -(-len(given) // count)
-    for c, size in enumerate(sizes):
+    assert all(given[row].min() == 0 and len(set(given[row])) == 3 for row in seen)
+    for c in range(3):
         inside = np.bincount(part[given == c], minlength=count)
         assert inside.max() - inside.min() <= 1
-        assert (seen[:, given == c].sum(1) >= size - inside.max() - 1).all() and seen[:, given == c].any(1).all()
 
 
-def test_what_cannot_be_cut_is_refused_at_once():
-    with pytest.raises(ValueError, match=r"cross_fit=3: .* class 1 has 1"):
+def test_copies_stay_together():
+    given = np.arange(40) % 2
+    alike = np.where(np.arange(40) < 12, np.arange(40) % 3, np.arange(40))  # three examples four times, both classes
+    part, seen = cross_fit.split(given, 2, 4, 0, alike)
+    assert all(len(set(part[alike == number])) == 1 for number in range(3))
+    assert len(set(seen.sum(1))) == 1 and not seen[part, np.arange(40)].any()
+
+
+def test_what_cannot_be_cut_is_refused():
+    with pytest.raises(ValueError, match=r"cross_fit=3: .* of class 1, with 1, one network would see none"):
         cross_fit.split(np.array([0, 0, 0, 1]), 2, 3, 0)
-    settings = config.resolve({"cross_fit": 2, "batch_size": 40, "noise": "none", "noise_rate": 0.0})[0]
-    with pytest.raises(ValueError, match="leaves 30 of 60 examples.*batch_size=40"):
-        cross_fit.check(settings, [build.SeedLabels(build.labelling.corrupt(LABELS, 3, 0))], 3)
+    with pytest.raises(ValueError, match=r"cross_fit=3: .* there are 2 different examples"):
+        cross_fit.split(np.array([0, 0, 1, 1]), 2, 3, 0, np.array([0, 0, 2, 2]))
 
 
 @pytest.mark.parametrize(
@@ -134,7 +151,7 @@ def test_what_cannot_be_cut_is_refused_at_once():
         ({"images": IMAGES.reshape(toys.N, 1, 2, 8)}, "transpose"),
         ({"class_names": ["ant", "bee"]}, "the classes are ant, bee"),
         ({"test": (IMAGES,)}, "expected a pair"),
-        ({"test": (IMAGES[:2], ["ant", "dog"])}, "test labels .* 'dog'"),
+        ({"test": (IMAGES[:2], ["ant", "dog"])}, "test_labels .* 'dog'"),
         ({"ids": ["a"] * toys.N}, "'a' twice"),
         ({"cross_fit": 1}, "at least 2"),
         ({"cross_fit": 2, "batch_size": 30}, "more parts or a smaller batch"),
@@ -180,11 +197,7 @@ Frame.__module__ = Series.__module__ = "pandas.core"
 
 
 def test_arrays_of_all_kinds_become_what_a_run_takes():
-    def made(images, labels, **more) -> fitting._Source:
-        return fitting._source(
-            images, labels, *(more.get(name) for name in ("test", "class_names", "true_labels", "groups", "ids"))
-        )
-
+    made = fitting._source
     numbers = toys.given_labels(0)
     pixels = made(IMAGES[..., 0].astype(int), numbers + 3, true_labels=LABELS + 3, groups=numbers)
     assert pixels.dataset.train_inputs.shape == (48, 4, 4, 1) and pixels.dataset.train_inputs.dtype == np.uint8
@@ -196,7 +209,7 @@ def test_arrays_of_all_kinds_become_what_a_run_takes():
 
     floats = made(IMAGES / 255, GIVEN, test=(IMAGES[:9] / 255, GIVEN[:9]))
     assert floats.dataset.train_inputs.dtype == np.float32 and not floats.dataset.test_held_out
-    assert floats.dataset.train_ids is None and len(floats.trained) == toys.N
+    assert floats.trained.tolist() == list(range(toys.N))
 
     vectors = IMAGES.reshape(toys.N, -1)
     frame = Frame({"label": GIVEN, "name": np.array([f"n{i}" for i in range(toys.N)]), "b": vectors[:, 1],
@@ -210,11 +223,33 @@ def test_arrays_of_all_kinds_become_what_a_run_takes():
     with pytest.raises(ValueError, match="lacks the column 'b'"):
         table.read(Frame({"a": vectors[:, 0]}))
 
-    dataset = table.dataset._replace(true_labels=None)
+    dataset = table.dataset
     relabelled = made(dataset, np.roll(dataset.train_labels, 1))
     assert relabelled.dataset.train_inputs is dataset.train_inputs and relabelled.classes.tolist() == NAMES.tolist()
     with pytest.raises(ValueError, match="ids is given beside a Dataset"):
         made(dataset, None, ids=["a"])
+
+
+def test_image_files_become_what_a_run_takes(tmp_path):
+    paths, names = [], np.array(["ant", "bee"] * 5)
+    for i in range(10):
+        paths.append(tmp_path / f"{i}.png")
+        Image.fromarray(np.full((8, 8 + 4 * (i == 9), 3), 20 * i, np.uint8)).save(paths[i])
+    made = fitting._source(paths, names)
+    assert made.dataset.train_inputs.shape == (8, 8, 8, 3) and made.dataset.train_ids[0].endswith(".png")
+    np.testing.assert_array_equal(made.dataset.train_inputs[:, 0, 0, 0], 20 * made.trained)
+    np.testing.assert_array_equal(made.read(paths[:2])[1, 0, 0], [20] * 3)
+    assert fitting._source(Frame({"path": np.array(paths, str), "y": names}), "y", image_size=4).read(
+        [paths[9]]
+    ).shape == (1, 4, 4, 3)
+    paths[3].write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"1 of 10 images .*3\.png.* skip_bad=True"):
+        fitting._source(paths, names)
+    left = fitting._source(paths, names, skip_bad=True, ids=range(100, 110))
+    assert len(left.trained) == 7 and 3 not in left.trained
+    assert [int(each) - 100 for each in left.dataset.train_ids] == left.trained.tolist()
+    with pytest.raises(ValueError, match=r"robustjax\.load"):
+        fitting._source(tmp_path, names)
 
 
 def test_data_in_memory_are_called_by_all_that_a_run_makes_of_them(fitted):
@@ -238,3 +273,15 @@ def test_every_kind_of_method_is_cross_fitted(method, tmp_path):
     for seed in (0, 1):
         np.testing.assert_allclose(found.out_of_sample(seed).sum(1), 1, rtol=1e-5)
     assert len(found.summary["cross_fit"]["agreement"]) == 2
+
+
+@pytest.mark.exhaustive
+def test_networks_trained_at_once_are_those_trained_one_by_one(fitted, monkeypatch):
+    settings, dataset = dataclasses.replace(fitted.settings, quiet=True, parallel="single"), fitted._source.dataset
+    labels = build.corrupt(settings, dataset, 0)
+    parts, before = cross_fit.split(labels.train.given, 3, 2, 0), fitted.out_of_sample()
+    monkeypatch.setattr(backend, "gains_by_training_at_once", lambda: True)
+    ((numbers, found),) = cross_fit.predictions(settings, dataset, None, labels, parts, 0, [0, 1], epochs=2)
+    assert list(numbers) == [0, 1]
+    for k in (0, 1):
+        np.testing.assert_allclose(found[k], before[parts.part == k], atol=1e-4)

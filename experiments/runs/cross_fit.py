@@ -5,7 +5,8 @@ others, by the method and settings of the run, for as many epochs; it predicts t
 wrong label may have learned it by heart; one that has not can only say what the label should be.
 
 All K networks learn from equally many examples, so that one set of compiled programs trains them all, and on an
-accelerator all at once. Where K does not divide N, networks leave one more example aside, which costs nothing.
+accelerator all at once. Where parts differ in size, because K does not divide N or copies stay together, networks leave
+some more examples aside, which costs nothing.
 """
 
 import math
@@ -21,7 +22,7 @@ from experiments.runs import progress
 from experiments.settings import build
 from experiments.settings.config import Config
 from robustjax import backend
-from robustjax.data import Dataset
+from robustjax.data import Dataset, first_alike
 from robustjax.data.labelling import Labels
 from robustjax.training import engine, parallel
 
@@ -41,7 +42,7 @@ class Parts(NamedTuple):
     seen: np.ndarray
 
 
-def split(given: np.ndarray, num_classes: int, parts: int, seed: int) -> Parts:
+def split(given: np.ndarray, num_classes: int, parts: int, seed: int, alike: np.ndarray | None = None) -> Parts:
     """Cut a training set into parts of one size, and of one size within each class, give or take one example.
 
     Args:
@@ -49,50 +50,68 @@ def split(given: np.ndarray, num_classes: int, parts: int, seed: int) -> Parts:
       num_classes: C.
       parts: K, at least 2.
       seed: of the random choice.
+      alike: int [N], a number that copies of one example share: they stay together, since who has seen one has seen
+        them all. None where there are no copies.
 
     Raises:
-      ValueError: naming the setting `cross_fit`, for a class with fewer than 2 examples, one to learn from and one to
-        predict, or fewer examples than parts.
+      ValueError: naming the setting `cross_fit`, for a class that a network would see nothing of.
 
     Examples:
       >>> part, seen = split(np.repeat([0, 1], [5, 2]), 2, 3, seed=0)
       >>> np.bincount(part).tolist(), seen.sum(1).tolist()
       ([3, 2, 2], [4, 4, 4])
     """
-    counts = np.bincount(given, minlength=num_classes)
-    if len(given) < parts or counts.min() < 2:
-        few = f"class {counts.argmin()} has {counts.min()}" if counts.min() < 2 else f"there are {len(given)} in all"
-        raise ValueError(
-            f"cross_fit={parts}: each part needs an example, and each class one to predict and one to learn from; "
-            f"{few}."
-        )
     rng = np.random.default_rng([seed, _SALT])
-    part = np.empty(len(given), np.int32)
-    part[np.lexsort((rng.random(len(given)), given))] = np.arange(len(given)) % parts
+    group = np.arange(len(given)) if alike is None else alike
+    _, first, member = np.unique(group, return_index=True, return_inverse=True)
+    chosen = np.empty(len(first), np.int32)
+    chosen[np.lexsort((rng.random(len(first)), given[first]))] = np.arange(len(first)) % parts
+    part = chosen[member]
     seen = part != np.arange(parts)[:, None]
+    for row in seen:
+        counts = np.bincount(given[row], minlength=num_classes)
+        if len(first) < parts or not counts.all():
+            told = f"there are {len(first)} different examples in all"
+            if len(first) >= parts:
+                c = int(counts.argmin())
+                told = f"of class {c}, with {np.sum(given == c)}, one network would see none"
+            raise ValueError(
+                f"cross_fit={parts}: each part needs an example, and each class several, to learn from and to predict; "
+                f"{told}."
+            )
     least = seen.sum(1).min()
     for row in seen:
-        if row.sum() > least:  # one of the largest class, so that none is left without
-            there = np.flatnonzero(row & (given == np.bincount(given[row]).argmax()))
-            row[rng.choice(there)] = False
+        there = np.flatnonzero(row)
+        spare = np.setdiff1d(there, there[np.unique(given[there], return_index=True)[1]])  # one of each class stays
+        row[rng.choice(spare, row.sum() - least, replace=False)] = False
     return Parts(part, seen)
 
 
-def check(config: Config, labels: Sequence[build.SeedLabels], num_classes: int) -> None:
-    """Refuse, before anything is trained, training sets that cannot be cut as `config` says.
+def cut(config: Config, dataset: Dataset, labels: build.SeedLabels, seed: int) -> Parts:
+    """The parts of a seed's training set; exact copies of an example are in one.
 
     Raises:
       ValueError: as `split` does, and for parts that leave less than a batch to learn from.
     """
-    if not config.cross_fit:
-        return
-    for k, each in enumerate(labels):
-        left = int(split(each.train.given, num_classes, config.cross_fit, config.seed + k).seen[0].sum())
-        if left < config.batch_size:
-            raise ValueError(
-                f"cross_fit={config.cross_fit} leaves {left} of {len(each.train.given)} examples to learn from, less "
-                f"than batch_size={config.batch_size}; more parts or a smaller batch are accepted."
-            )
+    alike = first_alike(dataset.train_inputs)[labels.train.kept]
+    parts = split(labels.train.given, dataset.num_classes, config.cross_fit, seed, alike)
+    left = int(parts.seen[0].sum())
+    if left < config.batch_size:
+        raise ValueError(
+            f"cross_fit={config.cross_fit} leaves {left} of {len(labels.train.given)} examples to learn from, less "
+            f"than batch_size={config.batch_size}; more parts or a smaller batch are accepted."
+        )
+    return parts
+
+
+def check(config: Config, dataset: Dataset, labels: Sequence[build.SeedLabels]) -> None:
+    """Refuse, before anything is trained, training sets that cannot be cut as `config` says.
+
+    Raises:
+      ValueError: as `cut` does.
+    """
+    for k, each in enumerate(labels if config.cross_fit else ()):
+        cut(config, dataset, each, config.seed + k)
 
 
 def missing(path: pathlib.Path, config: Config) -> list[int]:
@@ -145,7 +164,7 @@ def complete(
     Raises:
       engine.NonFiniteLossError: if a loss becomes NaN.
     """
-    parts = split(labels.train.given, dataset.num_classes, config.cross_fit, seed)
+    parts = cut(config, dataset, labels, seed)
     before = _read(path, seed)
     if before is None or not np.array_equal(before["part"], parts.part):
         before = {"probs": np.full((len(parts.part), dataset.num_classes), np.nan, np.float32)}
