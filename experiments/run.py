@@ -28,7 +28,7 @@ from rich.text import Text
 
 from experiments import complaints
 from experiments.pictures import of_runs
-from experiments.runs import artefacts, directory, environment, history, measure, progress, records, table
+from experiments.runs import artefacts, directory, environment, form, history, measure, progress, records, table
 from experiments.settings import build, command_line, config
 from robustjax import backend, data, user_code
 from robustjax.methods import Method, Task
@@ -102,6 +102,7 @@ def execute(settings: config.Config, sources: Sequence[str] = (), command: str =
     made = _prepare(settings, path, console)
     describe = functools.partial(_description, config.identity(settings), made, sources, command)
     with directory.claim(path, settings, describe) as resuming:
+        form.save(path, made.dataset, made.task)
         for seed, own in zip(made.seeds, made.labels, strict=True):
             if not artefacts.has_labels(path, seed):
                 artefacts.save_labels(path, seed, own, made.dataset, made.pool)
