@@ -114,6 +114,7 @@ class _Forgiving:
 
     def __init__(self, stream: Any):
         self._stream = stream
+        self.left = False  # whether the reader has seen enough
 
     def write(self, text: str) -> int:
         self._try(lambda: self._stream.write(text))
@@ -126,6 +127,7 @@ class _Forgiving:
         try:
             act()
         except BrokenPipeError:  # what follows, and what is still to be flushed, goes nowhere
+            self.left = True
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
             os.close(nowhere)

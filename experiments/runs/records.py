@@ -88,6 +88,16 @@ def _numbered_records(path: PathLike) -> Iterator[tuple[bytes, dict[str, Any]]]:
         yield line, record
 
 
+def safe_cell(text: str) -> str:
+    """A text for a CSV file that spreadsheets open: with a ' before it where they would take it for a formula.
+
+    Examples:
+      >>> safe_cell("=HYPERLINK(1)"), safe_cell("cats/1.png")
+      ("'=HYPERLINK(1)", 'cats/1.png')
+    """
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
+
+
 def write_atomic(path: PathLike, content: bytes) -> None:
     """Write a file; a reader sees the old one or the whole new one."""
     temporary = Path(f"{os.fspath(path)}.tmp")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from robustjax.data.array_cache import Progress, Reader, Record, decode_once
+from robustjax.data.array_cache import Progress, Reader, Record, decode_once, resize
 
 if TYPE_CHECKING:  # Pillow is imported where a folder is read
     from PIL.Image import Image
@@ -25,7 +25,7 @@ Entry = tuple[Path, int]
 
 def _scan(folder: Path, class_names: Sequence[str], *, all_classes: bool) -> list[Entry]:
     """Every image below `folder` with its label, in the order of the paths."""
-    paths = sorted(p for p in folder.glob("*/**/*") if p.suffix.lower() in _SUFFIXES and p.is_file())
+    paths = image_files(folder, "*/**/*")
     classes = [path.relative_to(folder).parts[0] for path in paths]
     if unknown := sorted(set(classes) - set(class_names)):
         raise ValueError(f"{os.fspath(folder)!r} has the class(es) {', '.join(unknown)}, which train has not")
@@ -33,6 +33,28 @@ def _scan(folder: Path, class_names: Sequence[str], *, all_classes: bool) -> lis
     if not paths or (empty and all_classes):
         raise ValueError(f"{os.fspath(folder)!r} has no images ({', '.join(sorted(_SUFFIXES))}) of {', '.join(empty)}")
     return list(zip(paths, map(class_names.index, classes), strict=True))
+
+
+def image_files(folder: Path, pattern: str = "**/*") -> list[Path]:
+    """The image files below a folder, by their suffix, in the order of the paths."""
+    return sorted(p for p in folder.glob(pattern) if p.suffix.lower() in _SUFFIXES and p.is_file())
+
+
+def read_image(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, bool]:
+    """An image file as a data set of images of `shape` would hold it: decoded and resized in the same way.
+
+    Args:
+      path: the file.
+      shape: (H, W, C); of one channel it is read as grey, of three as RGB.
+
+    Returns:
+      uint8 [H, W, C], and whether it was resized.
+
+    Raises:
+      ValueError: if it is no readable image of 8 or 16 bits.
+    """
+    pixels = _pixels(path, grey=shape[-1] == 1)
+    return resize(pixels, (shape[0], shape[1])), pixels.shape[:2] != tuple(shape[:2])
 
 
 @contextlib.contextmanager
