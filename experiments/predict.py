@@ -99,12 +99,13 @@ def _obey(argv: Sequence[str]) -> int:
     counts: collections.Counter[str] = collections.Counter()
     predict = restore.predictor(run, seed)
     out = csv.writer(sys.stdout, lineterminator="\n")
-    out.writerow([*_COLUMNS, *class_columns(run.form.class_names)])
     for batch in batches(run.form, files, counts, skip_bad=options.skip_bad, key=options.key, scale=options.scale):
         try:
             found = predict(batch.inputs)
         except ValueError as error:
             raise ValueError(f"{batch.names[0]!r}: {error}") from error
+        if not counts["done"]:
+            out.writerow([*_COLUMNS, *class_columns(run.form.class_names)])
         out.writerows(rows(run.form.class_names, batch.names, found))
         counts["done"] += len(found)
         sys.stdout.flush()

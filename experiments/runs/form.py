@@ -225,7 +225,7 @@ def _not_pixels(array: np.ndarray) -> str:
     if not np.issubdtype(array.dtype, np.floating):
         return ", from 0 to 255: `astype(np.uint8)` if they are in this range"
     if array.min() >= 0 and array.max() <= 1:
-        return ", from 0 to 255, and these are from 0 to 1: `np.round(255 * inputs).astype(np.uint8)`"
+        return ", from 0 to 255, and these are from 0 to 1: `np.round(255 * inputs).astype(np.uint8)` (--scale=255)"
     if array.min() >= 0 and array.max() <= 255:
         return ", from 0 to 255: `np.round(inputs).astype(np.uint8)`"
     return f", from 0 to 255, and these are from {array.min():.4g} to {array.max():.4g}: undo their normalisation"
