@@ -292,8 +292,8 @@ def _made_up(known: form.Form, count: int, rng: np.random.Generator) -> np.ndarr
 
 def _load(known: form.Form) -> str:
     """The text of load.py."""
-    classes = len(known.class_names)
-    return f'''"""Probabilities [N, {classes}] of {known.dtype} {_sides(known)}; needs jax>={jax.__version__}, flatbuffers."""
+    shapes = f"[N, {len(known.class_names)}] of {known.dtype} {_sides(known)}"
+    return f'''"""Probabilities {shapes}. Needs jax>={jax.__version__} and flatbuffers."""
 import json, pathlib, sys
 import jax, jax.export, numpy as np
 

@@ -157,7 +157,7 @@ def as_stored(form: Form, inputs: Any) -> np.ndarray:
     if form.vocabulary is not None and isinstance(inputs, Sequence) and all(isinstance(one, str) for one in inputs):
         return text.encode(inputs, form.vocabulary, form.shape[0])
     array = np.asarray(inputs)
-    if array.ndim == 3 and array.ndim == len(form.shape) and form.shape[-1] == 1:
+    if array.ndim == len(form.shape) == 3 and form.shape[-1] == 1 and array.shape != form.shape:
         array = array[..., None]
     if array.shape[1:] != form.shape or not len(array):
         raise ValueError(f"inputs are {array.dtype} {list(array.shape)}; {_wanted(form)}{_other_shape(form, array)}.")

@@ -133,10 +133,16 @@ def restore_run(
       ValueError: the data are not those that the run was trained on; FileNotFoundError: they are not there.
     """
     path, settings = _begin(path, trust_code)
-    dataset = data.load(settings.dataset, data_dir, cache_dir, max_tokens=settings.max_tokens)
-    pool = build.trusted_pool(dataclasses.replace(settings, cache_dir=cache_dir), dataset)
-    seeds = range(settings.seed, settings.seed + settings.seeds)
-    labels = [artefacts.read_labels(path, seed, settings, dataset, pool) for seed in seeds]
+    try:
+        dataset = data.load(settings.dataset, data_dir, cache_dir, max_tokens=settings.max_tokens)
+        pool = build.trusted_pool(dataclasses.replace(settings, cache_dir=cache_dir), dataset)
+        seeds = range(settings.seed, settings.seed + settings.seeds)
+        labels = [artefacts.read_labels(path, seed, settings, dataset, pool) for seed in seeds]
+    except (FileNotFoundError, ValueError) as error:
+        if form.read(path) is None:
+            raise
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(f"{error} (To predict no data are needed: restore_model, experiments.predict.)") from error
     task = build.task_for(settings, dataset, labels)
     found = _networks(path, settings, task, labels[0].train.given, epoch, best)
     return Restored(settings, dataset, task, *found, labels, _checked(form.of(dataset, task), settings))
