@@ -213,7 +213,7 @@ def test_predictions_of_files(place, restored, tmp_path, capsys, monkeypatch):
         assert float(row["probability"]) == pytest.approx(share.max(), abs=1e-5)
 
     assert predict.main([str(place / "run"), str(tmp_path), "--seed=4"]) == 2
-    assert "torn.png' is not a readable image" in told(capsys)[1]
+    assert "torn.png': not a readable image" in told(capsys)[1]
 
 
 def test_predictions_of_arrays(place, restored, tmp_path, capsys):
