@@ -8,6 +8,7 @@ findings-seed0.npz   and of each example, after the newest epoch
 validation-seed0.npz the same for what is held out, with --validation-split
 trusted-seed0.npz    and for the trusted examples, with --trusted-examples or --trusted: which, with their true labels
 checkpoints/         Orbax
+partial/epoch12/340/ Orbax: where a signal stopped the run in the middle of its twelfth epoch
 best/seed0/          Orbax: the epoch with the best validation accuracy, with --validation-split
 plots/               PNG
 summary.json         written last: it is there when the run is complete
@@ -40,9 +41,10 @@ _WRITTEN = re.compile(
     r"(summary\.json|metrics\.jsonl)(\.tmp)?|config(\.next)?\.json\.tmp"
     r"|(labels|validation|trusted|findings)-seed\d+\.(npz|(npz\.\d+\.)?partial)"
     r"|plots/\w+\.png|diagnostics/seed\d+-epoch\d+\.npz"
-    r"|(checkpoints|best/seed\d+)/\d+(\.orbax-checkpoint-tmp.*)?"
+    r"|(checkpoints|best/seed\d+|partial/epoch\d+)/\d+(\.orbax-checkpoint-tmp.*)?"
 )
-_FOLDERS = ("plots", "diagnostics", "checkpoints", "best/seed*", "best")  # in them too, and they are deleted once empty
+# In them too, and they are deleted once empty.
+_FOLDERS = ("plots", "diagnostics", "checkpoints", "best/seed*", "best", "partial/epoch*", "partial")
 
 
 class RunDirectoryError(ValueError):
