@@ -89,6 +89,7 @@ def execute(settings: config.Config, sources: Sequence[str] = (), command: str =
       checkpoints.CheckpointError: if there is nothing (or nothing that fits) to resume from.
       engine.NonFiniteLossError: if the loss becomes NaN; the last good checkpoint is kept.
       Stopped: after SIGTERM or SIGINT; `resume` goes on from there.
+      OSError: if the run directory's disk is full; `resume` goes on from the last checkpoint.
     """
     console = Console(quiet=settings.quiet, soft_wrap=True, markup=False)
     if settings.compilation_cache != "off":
@@ -103,7 +104,7 @@ def execute(settings: config.Config, sources: Sequence[str] = (), command: str =
 
     made = _prepare(settings, path, console)
     describe = functools.partial(_description, config.identity(settings), made, sources, command)
-    with directory.claim(path, settings, describe) as resuming:
+    with complaints.when_full(path, lambda: _advice(path)), directory.claim(path, settings, describe) as resuming:
         for seed, own in zip(made.seeds, made.labels, strict=True):
             if not artefacts.has_labels(path, seed):
                 artefacts.save_labels(path, seed, own, made.dataset, made.pool)
@@ -166,6 +167,11 @@ def _prepare(settings: config.Config, path: pathlib.Path, console: Console) -> P
     if made.num_trusted < task.num_trusted:
         console.print(f"{named} does not learn from the trusted examples; they are only set apart.")
     return made
+
+
+def _advice(path: pathlib.Path) -> str:
+    """What to do once the disk of a run directory has room again."""
+    return "--resume goes on" if directory.holds_run(path) else "start again"
 
 
 def _check_finished(path: pathlib.Path, settings: config.Config, summary: Mapping[str, Any]) -> None:

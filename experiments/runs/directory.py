@@ -26,14 +26,9 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-try:
-    import fcntl
-except ImportError:  # not a POSIX system: there the directory is not locked
-    fcntl = None  # type: ignore[assignment, unused-ignore]
-
 from experiments.runs import records
 from experiments.settings.config import IDENTITY, Config, identity
-from robustjax import user_code
+from robustjax import filesystem, user_code
 
 _NEXT = "config.next.json"  # the description of a run that overwrites another
 # What runs write, their temporary files included, besides config.json: what may be deleted.
@@ -184,13 +179,11 @@ def claim(path: pathlib.Path, config: Config, describe: Callable[[], Mapping[str
 
 @contextlib.contextmanager
 def _locked(path: pathlib.Path) -> Iterator[None]:
-    folder = os.open(path, os.O_RDONLY)
     try:
-        try:
-            if fcntl is not None:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunDirectoryError(f"out={str(path)!r} is in use by a run that has not ended yet.") from None
+        folder = filesystem.lock(path)
+    except BlockingIOError:
+        raise RunDirectoryError(f"out={str(path)!r} is in use by a run that has not ended yet.") from None
+    try:
         yield
     finally:
         os.close(folder)
