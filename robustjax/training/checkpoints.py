@@ -315,8 +315,12 @@ def _silent_orbax() -> Iterator[None]:
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
+    restores = True
     try:
         yield
+    except OSError:  # threads of Orbax's are still to tell of what could not be written
+        restores = False
+        raise
     finally:
-        for logger, level in zip(loggers, before, strict=True):
+        for logger, level in zip(loggers, before, strict=True) if restores else ():
             logger.setLevel(level)
