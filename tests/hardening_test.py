@@ -3,6 +3,7 @@
 One finished run of a few steps is trained once; each row of a table damages a copy of it.
 """
 
+import errno
 import json
 import os
 import pathlib
@@ -11,11 +12,13 @@ import signal
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from experiments import run
 from experiments.figures import sr
-from experiments.runs import directory, partial, progress, restore
+from experiments.pictures import style
+from experiments.runs import directory, partial, progress, records, restore
 from experiments.settings.config import Config
 from robustjax import user_code
 from robustjax.data import corruptions
@@ -287,6 +290,60 @@ def test_a_damaged_cut_is_passed_over_unless_all_would_be_lost(tmp_path, monkeyp
         assert partial.restore(pathlib.Path(), layout, lambda _: like, whole=1) is None
     with pytest.raises(checkpoints.CheckpointError, match="and nothing was saved before it"):
         partial.restore(pathlib.Path(), layout, lambda _: like, whole=None)
+
+
+# --- A full disk ------------------------------------------------------------------------------------------------------
+
+
+def one_epoch_less():
+    unfinished()
+    shutil.rmtree(RUN / "checkpoints" / "2")
+
+
+FULL = {
+    # what cannot be written: by what, what happens to the run before, flags, what to do then, flags that do it
+    "config.json": (records, "_replace", lambda: shutil.rmtree(RUN), [], "start again", None),
+    "labels": (corruptions, "save_noise", lambda: shutil.rmtree(RUN), [], "--resume goes on", None),
+    "config.next.json": (records, "_replace", lambda: None, ["--overwrite"], "--resume goes on", []),
+    "plots": (style, "save", unfinished, ["--resume"], "--resume goes on", ["--resume"]),
+    "summary.json": (records, "write_json_atomic", unfinished, ["--resume"], "--resume goes on", ["--resume"]),
+    "metrics.jsonl": (records, "append_record", one_epoch_less, ["--resume"], "--resume goes on", ["--resume"]),
+    "checkpoints": (ocp.CheckpointManager, "save", one_epoch_less, ["--resume"], "--resume goes on", ["--resume"]),
+}
+
+
+@pytest.mark.parametrize("row", [
+    pytest.param(row, marks=pytest.mark.exhaustive if after == ["--resume"] else ())  # they train, or draw
+    for row, (*_, after) in FULL.items()
+])  # fmt: skip
+def test_a_full_disk_is_a_sentence_and_nothing_is_lost(copied, capfd, row):
+    owner, write, before, flags, advice, after = FULL[row]
+    lines = (RUN / "metrics.jsonl").read_bytes()
+    before()
+
+    def full(*args, **more):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, write, full)
+        assert run.main([*FLAGS, *flags]) == 1
+    where = "run/checkpoints" if row == "checkpoints" else "run"
+    assert capfd.readouterr().err == (
+        f"error: No space left on device: '{where}' cannot be written; make room there, and {advice}.\n"
+    )
+    if after is not None:
+        assert run.main([*FLAGS, *after]) == 0
+        assert (RUN / "metrics.jsonl").read_bytes() == lines and (RUN / "plots" / "learning_curves.png").exists()
+
+
+def test_orbax_tells_of_a_full_disk_in_its_own_way(tmp_path, monkeypatch):
+    def full(self, *args, **more):
+        raise ValueError("RESOURCE_EXHAUSTED: Error writing \"a/0\" [os_error_code='28'] [spec={\n}]")
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", full)
+    with pytest.raises(OSError, match="No space left") as told:
+        checkpoints.save(tmp_path, 1, {"a": np.zeros(2)}, {})
+    assert told.value.errno == errno.ENOSPC and told.value.filename == str(tmp_path)
 
 
 # --- Overwriting, killed ----------------------------------------------------------------------------------------------
