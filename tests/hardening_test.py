@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from experiments import run
-from experiments.figures import sr
+from experiments.figures import dynamic_loss, sr
 from experiments.pictures import style
 from experiments.runs import directory, partial, progress, records, restore
 from experiments.settings.config import Config
@@ -468,10 +468,11 @@ def test_code_is_run_when_trusted_and_only_as_it_was(copied):
         restore.restore_run(RUN, trust_code=True)
 
 
-def test_figures_run_no_code_unless_trusted(copied, capsys):
+@pytest.mark.parametrize("figures", [sr, dynamic_loss])
+def test_figures_run_no_code_unless_trusted(copied, capsys, figures):
     edit("config.json", lambda found: found["settings"].update(NAMING["loss"]))
     (RUN / "metrics.jsonl").unlink()  # nothing else to draw
-    assert sr.main(["run", "--out=pictures"]) == 2
+    assert figures.main(["run", "--out=pictures"]) == 2
     assert "--trust-code" in capsys.readouterr().err
-    assert sr.main(["run", "--out=pictures", "--trust-code"]) == 2
+    assert figures.main(["run", "--out=pictures", "--trust-code"]) == 2
     assert "evil.py': there is no such file" in capsys.readouterr().err
