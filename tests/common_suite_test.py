@@ -187,6 +187,7 @@ def test_going_on_from_within_an_epoch_is_not_stopping(name):
     run, own = trained(name), toys.own(0)
     layout = run.programs.layout
     fresh = engine.init_states(run.method, layout, [toys.own(5)])
+    engine.check_steps(run.method, run.task, layout, fresh, toys.own(5))
     for start in first_epochs(run.method):
         before = run.epochs[start - 1].state[0] if start else run.fresh
         like = engine.middle_like(run.method, run.task, layout, fresh, toys.own(5), start)
