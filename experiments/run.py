@@ -36,6 +36,7 @@ from experiments.runs import (
     form,
     history,
     measure,
+    partial,
     progress,
     records,
     table,
@@ -51,10 +52,11 @@ _REPORTED = (
     "test_accuracy_last", "test_accuracy_best_validation", "test_accuracy_best", "test_accuracy_mean_last_10"
 )  # fmt: skip
 STOPPED = 3  # exit status of a run that a signal stopped after saving
+LONG_EPOCH = 30.0  # seconds; of a longer one a signal does not await the end
 
 
 class Stopped(Exception):
-    """A signal asked the run to stop; everything up to its last epoch is saved."""
+    """A signal asked the run to stop; everything up to its last epoch, or step in a long one, is saved."""
 
 
 class Prepared(NamedTuple):
@@ -109,6 +111,7 @@ def execute(
       checkpoints.CheckpointError: if there is nothing (or nothing that fits) to resume from.
       engine.NonFiniteLossError: if the loss becomes NaN; the last good checkpoint is kept.
       Stopped: after SIGTERM or SIGINT; `resume` goes on from there.
+      OSError: if the run directory's disk is full; `resume` goes on from the last checkpoint.
     """
     if dataset is not None and settings.dataset != (name := artefacts.name_of(dataset)):
         raise ValueError(f"dataset={settings.dataset!r} in the settings of a run on arrays in memory: it is {name!r}.")
@@ -128,7 +131,7 @@ def execute(
 
     made = _prepare(settings, path, console, dataset)
     describe = functools.partial(_description, config.identity(settings), made, sources, command)
-    with directory.claim(path, settings, describe) as resuming:
+    with complaints.when_full(path, lambda: _advice(path)), directory.claim(path, settings, describe) as resuming:
         form.save(path, made.dataset, made.task)
         if summary is None:
             summary = _run(settings, made, path, resuming, command)
@@ -146,7 +149,7 @@ def _run(settings: config.Config, made: Prepared, path: pathlib.Path, resuming: 
     seconds, warnings = _train(
         made, path, resuming, track_every=settings.track_every, checkpoint_every=settings.checkpoint_every,
         keep_checkpoints=settings.keep_checkpoints,
-        patience=settings.early_stopping, quiet=settings.quiet,
+        patience=settings.early_stopping, quiet=settings.quiet, long_epoch=LONG_EPOCH,
     )  # fmt: skip
     lines = records.read_records(path / "metrics.jsonl")
     summary = _summarise(config.identity(settings), made.seeds, lines, made.dataset.test_held_out)
@@ -224,7 +227,7 @@ def _prepare(
         build.check_memory(method, owns)
         fresh = engine.init_states(method, layout, owns)
         if settings.overwrite and directory.holds_run(path):  # an earlier run is not given for one that cannot be
-            engine.check_steps(method, task, layout, fresh)
+            engine.check_steps(method, task, layout, fresh, owns[0])
     made = Prepared(seeds, layout, dataset, pool, labels, task, method, owns, fresh)
     console.print(f"{named} on {settings.dataset} with {model}: {layout.describe()}")
     for note in build.notes(settings, dataset) if not settings.quiet else ():
@@ -233,6 +236,11 @@ def _prepare(
     if made.num_trusted < task.num_trusted:
         console.print(f"{named} does not learn from the trusted examples; they are only set apart.")
     return made
+
+
+def _advice(path: pathlib.Path) -> str:
+    """What to do once the disk of a run directory has room again."""
+    return "--resume goes on" if directory.holds_run(path) else "start again"
 
 
 def _check_finished(
@@ -300,8 +308,11 @@ def _train(
     keep_checkpoints: int,
     patience: int,
     quiet: bool,
+    long_epoch: float,
 ) -> tuple[float, dict[str, list[int]]]:
     """Train to the end, writing records, diagnostics and checkpoints.
+
+    A signal stops it after the epoch, or after the step where epochs last longer than `long_epoch` seconds.
 
     Returns:
       The seconds it took in all, and what the method warns of, with the seeds of each warning.
@@ -314,15 +325,25 @@ def _train(
     final: Sequence[Any] = []
     so_far: dict[int, list[dict[str, Any]]] = {seed: [] for seed in seeds}
     tested = "held-out_accuracy" if dataset.test_held_out else "test_accuracy"
-    if resuming and checkpoints.latest_epoch(folder) is not None:
-        saved, meta, start = _restore(folder, parallel.by_seed(layout, made.fresh))
+    middle, within = None, 0.0
+    whole = checkpoints.latest_epoch(folder) if resuming else None
+    cut = _restore_partial(made, path, whole) if resuming else None
+    if cut is not None or whole is not None:
+        if cut is not None:
+            start, middle, meta = cut
+            within = meta["within"]
+        else:
+            saved, meta, start = _restore(folder, parallel.by_seed(layout, made.fresh))
+            state, final = parallel.place_seeds(layout, saved), saved
+        before = meta["seconds"]
         lines = records.read_records(metrics) if metrics.exists() else []
         lines = [line for line in lines if not line.get("epoch", 0) > start]
         records.check_epochs(metrics, lines, seeds, start)
         for line in lines:
             so_far[line["seed"]].append(line)
-        state, before, final = parallel.place_seeds(layout, saved), meta["seconds"], saved
         checkpoints.discard_after(folder, start)
+    if cut is None:
+        partial.discard(path)
     records.truncate_records(metrics, start)
     for seed in seeds:
         checkpoints.discard_after(directory.best_folder(path, seed), start)
@@ -331,6 +352,7 @@ def _train(
     preliminary = sum(stage.preliminary for stage in method.stages)
 
     began = time.monotonic()
+    epoch_began = began - within
     with (
         _signals() as stop_asked,
         checkpoints.open_writer(folder, keep=keep_checkpoints) as save,
@@ -338,11 +360,26 @@ def _train(
             epochs, made.task.steps_per_epoch, start_epoch=start, mode="quiet" if quiet else "auto"
         ) as shown,
     ):
-        trained = engine.train(
-            method, made.task, layout, resident, made.owns, state=state, start_epoch=start, track_every=track_every,
-            on_phase=shown.phase, on_step=shown.step,
-        )  # fmt: skip
-        for epoch in trained:
+
+        def long_and_stopped(share: float) -> bool:  # of the epoch's steps are made
+            return bool(stop_asked) and time.monotonic() - epoch_began > long_epoch * share
+
+        def until_cut() -> Iterator[engine.Epoch]:
+            try:
+                yield from engine.train(
+                    method, made.task, layout, resident, made.owns, state=state, start_epoch=start, middle=middle,
+                    track_every=track_every, on_phase=shown.phase, on_step=shown.step, cut=long_and_stopped,
+                )  # fmt: skip
+            except engine.Cut as at:
+                now = time.monotonic()
+                meta = {"seconds": before + now - began, "within": now - epoch_began, "seeds": seeds}
+                partial.save(path, layout, at, meta)
+                raise Stopped(
+                    f"stopped by {stop_asked[0]} in epoch {at.epoch + 1} of {epochs}, after step {at.made} of "
+                    f"{at.total}; --resume goes on."
+                ) from None
+
+        for epoch in until_cut():
             done = epoch.epoch + 1
             improved = []
             for k, (seed, own) in enumerate(zip(seeds, labels, strict=True)):
@@ -370,10 +407,12 @@ def _train(
                 meta = {"seconds": before + time.monotonic() - began, "seeds": seeds}
                 final = parallel.by_seed(layout, epoch.state)
                 save(done, final, meta)
+                partial.discard(path)
             if stopping:
                 raise Stopped(f"stopped by {stop_asked[0]} after epoch {done} of {epochs}; --resume goes on.")
             if over:
                 break
+            epoch_began = time.monotonic()
     return before + time.monotonic() - began, _warnings(method, seeds, final)
 
 
@@ -387,13 +426,18 @@ def _warnings(method: Method, seeds: Sequence[int], states: Sequence[Any]) -> di
 
 
 def _restore(folder: pathlib.Path, like: Any) -> tuple[Any, dict[str, Any], int]:
-    """`checkpoints.restore`; which checkpoints are passed over, and why, is told on stderr in a sentence each."""
-    with warnings.catch_warnings(record=True) as passed_over:
+    """`checkpoints.restore`; of each checkpoint that is passed over a sentence tells why, however often it has."""
+    with warnings.catch_warnings():
         warnings.simplefilter("always", checkpoints.CheckpointWarning)
-        found = checkpoints.restore(folder, like)
-    for warning in passed_over:
-        print(f"warning: {warning.message}", file=sys.stderr)
-    return found
+        return checkpoints.restore(folder, like)
+
+
+def _restore_partial(made: Prepared, path: pathlib.Path, whole: int | None) -> partial.Partial | None:
+    """`partial.restore`, told as `_restore` tells."""
+    like = functools.partial(engine.middle_like, made.method, made.task, made.layout, made.fresh, made.owns[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", checkpoints.CheckpointWarning)
+        return partial.restore(path, made.layout, like, whole)
 
 
 def _is_over(patience: int, method: Method, so_far: Mapping[int, Sequence[Mapping[str, Any]]], done: int) -> bool:
@@ -420,7 +464,7 @@ def _signals() -> Iterator[list[str]]:
             raise KeyboardInterrupt
         asked.append(signal.Signals(number).name)
         if number == signal.SIGINT:  # print() may be what it interrupts
-            os.write(2, b"\nstopping after this epoch; Ctrl-C once more stops at once.\n")
+            os.write(2, b"\nstopping after this epoch, or step if it is a long one; Ctrl-C once more stops at once.\n")
 
     try:
         old = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}

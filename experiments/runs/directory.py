@@ -12,6 +12,7 @@ validation-seed0.npz the same for what is held out, with --validation-split
 cross-fit-seed0.npz  every training example as networks predict it that have not seen it, with --cross-fit
 trusted-seed0.npz    and for the trusted examples, with --trusted-examples or --trusted: which, with their true labels
 checkpoints/         Orbax
+partial/epoch12/340/ Orbax: where a signal stopped the run in the middle of its twelfth epoch
 best/seed0/          Orbax: the epoch with the best validation accuracy, with --validation-split
 plots/               PNG
 summary.json         written last: it is there when the run is complete
@@ -29,14 +30,9 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-try:
-    import fcntl
-except ImportError:  # not a POSIX system: there the directory is not locked
-    fcntl = None  # type: ignore[assignment, unused-ignore]
-
 from experiments.runs import records
 from experiments.settings.config import IDENTITY, Config, identity
-from robustjax import user_code
+from robustjax import filesystem, user_code
 
 _NEXT = "config.next.json"  # the description of a run that overwrites another
 # What runs write, their temporary files included, besides config.json: what may be deleted.
@@ -44,9 +40,10 @@ _WRITTEN = re.compile(
     r"(summary\.json|metrics\.jsonl|data\.json|vocabulary\.txt|examples\.npz)(\.tmp)?|config(\.next)?\.json\.tmp"
     r"|(labels|validation|trusted|findings|cross-fit)-seed\d+\.(npz|(npz\.\d+\.)?partial)"
     r"|plots/\w+\.png|diagnostics/seed\d+-epoch\d+\.npz"
-    r"|(checkpoints|best/seed\d+)/\d+(\.orbax-checkpoint-tmp.*)?"
+    r"|(checkpoints|best/seed\d+|partial/epoch\d+)/\d+(\.orbax-checkpoint-tmp.*)?"
 )
-_FOLDERS = ("plots", "diagnostics", "checkpoints", "best/seed*", "best")  # in them too, and they are deleted once empty
+# In them too, and they are deleted once empty.
+_FOLDERS = ("plots", "diagnostics", "checkpoints", "best/seed*", "best", "partial/epoch*", "partial")
 
 
 class RunDirectoryError(ValueError):
@@ -186,13 +183,11 @@ def claim(path: pathlib.Path, config: Config, describe: Callable[[], Mapping[str
 
 @contextlib.contextmanager
 def _locked(path: pathlib.Path) -> Iterator[None]:
-    folder = os.open(path, os.O_RDONLY)
     try:
-        try:
-            if fcntl is not None:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunDirectoryError(f"out={str(path)!r} is in use by a run that has not ended yet.") from None
+        folder = filesystem.lock(path)
+    except BlockingIOError:
+        raise RunDirectoryError(f"out={str(path)!r} is in use by a run that has not ended yet.") from None
+    try:
         yield
     finally:
         os.close(folder)

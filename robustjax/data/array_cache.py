@@ -11,14 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-try:
-    import fcntl
-except ImportError:  # not a POSIX system: there what a killed decode leaves stays
-    fcntl = None  # type: ignore[assignment, unused-ignore]
-
 import numpy as np
 
-from robustjax import backend
+from robustjax import backend, filesystem
 
 Progress = Callable[[int, int], None]
 _META = "meta.json"
@@ -115,7 +110,7 @@ def decode_once(
         _remove_abandoned(folder.parent)
         partial = Path(tempfile.mkdtemp(prefix=".", suffix=_PARTIAL, dir=folder.parent))
         partial.chmod(0o755)
-        lock = _lock(partial)
+        lock = filesystem.lock(partial)
     except OSError as error:
         raise _unwritable(what, folder, error) from error
     try:
@@ -138,7 +133,7 @@ def decode_once(
             if not folder.is_dir():
                 raise
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if filesystem.is_full(error):
             raise _unwritable(what, folder, error) from error
         raise
     finally:
@@ -157,21 +152,13 @@ def _unwritable(what: str, folder: Path, error: OSError) -> OSError:
     )
 
 
-def _lock(folder: Path) -> int:
-    """An open descriptor of a folder, locked; the lock goes with the process, however it ends."""
-    opened = os.open(folder, os.O_RDONLY)
-    if fcntl is not None:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return opened
-
-
 def _remove_abandoned(parent: Path) -> None:
-    """Remove what decodes have left that were killed; those under way are locked."""
-    if fcntl is None:
+    """Remove what decodes have left that were killed; those under way are locked, or else all stays."""
+    if not filesystem.LOCKS:
         return
     for partial in parent.glob(f".*{_PARTIAL}"):
         try:
-            opened = _lock(partial)
+            opened = filesystem.lock(partial)
         except OSError:  # another process is at it, or has just removed it
             continue
         shutil.rmtree(partial, ignore_errors=True)
