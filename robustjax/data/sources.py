@@ -32,7 +32,7 @@ class Dataset(NamedTuple):
     num_classes: int
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
-    """Per channel, in the images' units (0 to 255 for uint8); (0.0,) for arrays that are not [N, H, W, C]."""
+    """Per channel, in the images' units (0 to 255 for uint8), or per feature of float vectors; (0.0,) for others."""
     std: tuple[float, ...]
     train_order: np.ndarray | None = None
     """int32 [N]: example i is number train_order[i] of the original files (CIFAR), where that is known.
@@ -200,8 +200,8 @@ def from_arrays(
 
     Images: uint8 [N, H, W, C] (or [N, H, W]: one channel), or finite floats or integers [N, …], which become float32
     and int32. Labels: integers [N] from 0; every class needs a training example. class_names: by default the class
-    numbers. mean, std: per channel, in the images' units; by default those of the training images, or 0 and 1 for
-    arrays that are not [N, H, W, C]. true_labels: what the training examples truly are, where that is known; they only
+    numbers. mean, std: per channel, in the images' units; by default those of the training images, of each feature of
+    float vectors [N, D], or 0 and 1 for anything else. true_labels: what the training examples truly are, where that is known; they only
     judge. Raises ValueError, naming the array and the first bad place, for anything else.
 
     >>> images = np.arange(4 * 2 * 2, dtype=np.uint8).reshape(4, 2, 2)
