@@ -50,7 +50,7 @@ class RunDirectoryError(ValueError):
 
 
 def default_path(config: Config) -> pathlib.Path:
-    """A name made from the settings, equal for equal settings; made before what is left to the data's size is chosen."""
+    """A name made from the settings, equal for equal ones; what is left to the data's size has no part in it."""
     corruption = [
         f"{kind}{amount:g}"
         for kind, amount in ((config.noise, config.noise_rate), (config.imbalance, config.imbalance_ratio))
@@ -246,7 +246,7 @@ def as_chosen(path: pathlib.Path, config: Config) -> Config:
     """
     found = read_description(path)
     settings, chosen = found["settings"], found.get("by_size", {})
-    before = {**settings.get("options", {}), **settings}
+    before = {**dataclasses.asdict(Config()), **settings.get("options", {}), **settings}
     return with_values(config, {name: before[name] for name in chosen if name in before})
 
 

@@ -95,7 +95,7 @@ def _model(size: Size, values: Mapping[str, Any]) -> Choice:
     if size.num_tokens is not None:
         return Choice("bilstm", "texts")
     if not size.is_image:
-        return Choice("mlp", "vectors") if len(size.shape) == 1 else Choice("mlp", "no images")
+        return Choice("linear", "vectors") if len(size.shape) == 1 else Choice("mlp", "neither images nor vectors")
     if max(size.shape[:2]) > LARGE:
         return Choice("resnet18", f"above {LARGE} px, many") if many else Choice("resnet20", f"above {LARGE} px, few")
     if many and size.shape[2] > 1:
@@ -124,7 +124,7 @@ def _batch_size(size: Size, values: Mapping[str, Any]) -> Choice:
 def _epochs(size: Size, values: Mapping[str, Any]) -> Choice:
     n = size.num_examples
     if size.num_tokens is not None:
-        return Choice(20 if n < 100_000 else 5)
+        return Choice(60 if n < 3_000 else 20 if n < 100_000 else 5)
     return Choice(100 if n < 1_000 else 60 if n < 100_000 else 30 if n < 500_000 else 20)
 
 
