@@ -128,7 +128,7 @@ def here(trained, monkeypatch):
 
 
 def test_a_run_holds_what_was_chosen_and_knows_itself(here, capsys, monkeypatch):
-    assert here["settings"]["model"] == "linear" and here["settings"]["epochs"] == 2
+    assert here["settings"]["model"] == "mlp" and here["settings"]["epochs"] == 2
     assert here["settings"]["batch_size"] == 8 and "model" in here["by_size"] and "epochs" not in here["by_size"]
     assert directory.read_settings(pathlib.Path("run")).by_size == ()
     # Another version may choose otherwise: what was chosen is gone on with.

@@ -203,7 +203,11 @@ def _left_to_size(
     if "model" in recipe.settings:  # it knows its data, and is the whole protocol
         return ()
     said = {*given, *recipe.settings, *recipe.options}
-    names = (*defaults.settings(), *(name for name in defaults.options(family) if name in options))
+    usual = catalogue.options(catalogue.entry(family)) if defaults.options(family) else {}
+    names = list(defaults.settings())
+    names += [  # what a variant of the method has as its own stays
+        name for name in defaults.options(family) if name in options and options[name].default == usual[name].default
+    ]
     return tuple(name for name in names if name not in said)
 
 

@@ -95,7 +95,7 @@ def _model(size: Size, values: Mapping[str, Any]) -> Choice:
     if size.num_tokens is not None:
         return Choice("bilstm", "texts")
     if not size.is_image:
-        return Choice("linear", "vectors") if len(size.shape) == 1 else Choice("mlp", "neither images nor vectors")
+        return Choice("mlp", "vectors" if len(size.shape) == 1 else "neither images nor vectors")
     if max(size.shape[:2]) > LARGE:
         return Choice("resnet18", f"above {LARGE} px, many") if many else Choice("resnet20", f"above {LARGE} px, few")
     if many and size.shape[2] > 1:
@@ -125,7 +125,7 @@ def _epochs(size: Size, values: Mapping[str, Any]) -> Choice:
     n = size.num_examples
     if size.num_tokens is not None:
         return Choice(60 if n < 3_000 else 20 if n < 100_000 else 5)
-    return Choice(100 if n < 1_000 else 60 if n < 100_000 else 30 if n < 500_000 else 20)
+    return Choice(60 if n < 1_000 else 30 if n < 500_000 else 20)  # long runs learn wrong labels by heart
 
 
 def _optimizer(size: Size, values: Mapping[str, Any]) -> Choice:
@@ -135,7 +135,10 @@ def _optimizer(size: Size, values: Mapping[str, Any]) -> Choice:
 def _learning_rate(size: Size, values: Mapping[str, Any]) -> Choice:
     if values["optimizer"] == "adam":
         return Choice(1e-3)
-    return Choice(min(0.1, 0.1 * values["batch_size"] / 128))
+    share = min(1.0, values["batch_size"] / 128)
+    if values["model"] in ("mlp", "linear"):
+        return Choice(0.02 * share, "perceptron")
+    return Choice(0.1 * share)
 
 
 def _schedule(size: Size, values: Mapping[str, Any]) -> Choice:
@@ -180,6 +183,12 @@ def _warmup_epochs(size: Size, values: Mapping[str, Any]) -> Choice:
     return Choice(max(0, min(wanted, max(1, epochs // 5), epochs - 1)), "some 250 steps")
 
 
+def _margin(size: Size, values: Mapping[str, Any]) -> Choice:
+    """Learned margins on a linear head run away: its bias follows them too slowly, as measured."""
+    linear = values["model"] == "linear"
+    return Choice("balanced_softmax", "learned ones run away on a linear head") if linear else Choice("mlp")
+
+
 def _strength(size: Size, values: Mapping[str, Any]) -> Choice:
     """HAR's is of a sum over layers; the paper's 0.1 is that of thirty of them."""
     few = values["model"] in ("small_cnn", "mlp", "linear") and values["form"] == "sum" and not values["strengths_file"]
@@ -187,8 +196,9 @@ def _strength(size: Size, values: Mapping[str, Any]) -> Choice:
 
 
 _OPTIONS: dict[str, dict[str, _Chooser]] = {
-    "dynamic_loss": {"num_bins": _num_bins, "warmup_epochs": _warmup_epochs},
+    "dynamic_loss": {"num_bins": _num_bins, "warmup_epochs": _warmup_epochs, "margin": _margin},
     "har": {"strength": _strength},
+    "har_drw": {"strength": _strength},
     "unif_reg": {"strength": _strength},
     "elr_plus": {
         "average_ramp_steps": lambda size, values: Choice(values["epochs"] * _steps(size, values) // 5, "a fifth")

@@ -201,8 +201,8 @@ def from_arrays(
     Images: uint8 [N, H, W, C] (or [N, H, W]: one channel), or finite floats or integers [N, …], which become float32
     and int32. Labels: integers [N] from 0; every class needs a training example. class_names: by default the class
     numbers. mean, std: per channel, in the images' units; by default those of the training images, of each feature of
-    float vectors [N, D], or 0 and 1 for anything else. true_labels: what the training examples truly are, where that is known; they only
-    judge. Raises ValueError, naming the array and the first bad place, for anything else.
+    float vectors [N, D], or 0 and 1 for anything else. true_labels: what the training examples truly are, where that
+    is known; they only judge. Raises ValueError, naming the array and the first bad place, for anything else.
 
     >>> images = np.arange(4 * 2 * 2, dtype=np.uint8).reshape(4, 2, 2)
     >>> mine = from_arrays(images, [0, 1, 1, 0], images[:1], [0], class_names=["cat", "dog"])
