@@ -108,7 +108,7 @@ def _model_options(size: Size, values: Mapping[str, Any]) -> Choice:
     if size.is_image and max(size.shape[:2]) > LARGE and model.startswith("resnet"):
         return Choice("stem=imagenet", "a quarter of the pixels a side")
     if not size.is_image and model == "mlp":
-        return Choice("widths=256,normalize=true", "one hidden layer")
+        return Choice("widths=256,tap_inputs=true", "one hidden layer; taps are for HAR")
     return Choice(None)
 
 
