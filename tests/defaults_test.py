@@ -139,7 +139,7 @@ def test_a_run_holds_what_was_chosen_and_knows_itself(here, capsys, monkeypatch)
     assert run.main([*again, "--batch-size=16"]) == 2
     assert "holds a run with --batch-size=8, not 16" in capsys.readouterr().err
     assert run.main([*FLAGS, "--out=run"]) == 2  # it was told its epochs
-    assert "holds a run with --epochs=2, not 100" in capsys.readouterr().err
+    assert "holds a run with --epochs=2, not 60" in capsys.readouterr().err
 
 
 def test_a_finished_run_is_known_when_its_data_are_gone(here, capsys):
