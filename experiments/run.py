@@ -42,7 +42,7 @@ from experiments.runs import (
     table,
     test_part,
 )  # fmt: skip
-from experiments.settings import build, command_line, config
+from experiments.settings import build, command_line, config, defaults
 from robustjax import backend, data, user_code
 from robustjax.methods import Method, Task
 from robustjax.training import checkpoints, engine, parallel
@@ -63,6 +63,8 @@ class Prepared(NamedTuple):
     """What a run is made of, before it trains.
 
     Attributes:
+      settings: the run's, with what was chosen by the size of the data.
+      by_size: what was so chosen, with reasons.
       seeds: in the order of all that follows.
       layout: how they are spread over the devices.
       dataset: what is trained on, before corruption.
@@ -74,6 +76,8 @@ class Prepared(NamedTuple):
       fresh: every seed's state before it has trained; training gives its buffers up.
     """
 
+    settings: config.Config
+    by_size: Mapping[str, defaults.Choice]
     seeds: list[int]
     layout: parallel.Layout
     dataset: data.Dataset
@@ -130,6 +134,7 @@ def execute(
         settings = dataclasses.replace(settings, resume=True)
 
     made = _prepare(settings, path, console, dataset)
+    settings = made.settings
     describe = functools.partial(_description, config.identity(settings), made, sources, command)
     with complaints.when_full(path, lambda: _advice(path)), directory.claim(path, settings, describe) as resuming:
         form.save(path, made.dataset, made.task)
@@ -199,15 +204,16 @@ def _prepare(
     """
     resumed = directory.check_free(path, settings)
     seeds = [settings.seed + k for k in range(settings.seeds)]
-    layout = parallel.make_layout(
-        settings.parallel, seeds=settings.seeds, batch_size=settings.batch_size, cpu_kernels=settings.cpu_kernels
-    )
     with console.status(Text(f"reading {settings.dataset}…")):
         if dataset is None:
             dataset = build.load_data(settings)
         pool = build.trusted_pool(settings, dataset)
     if resumed:
         artefacts.check_data(path, dataset, pool)
+    settings, by_size = _filled(path, settings, dataset, earlier=resumed)
+    layout = parallel.make_layout(
+        settings.parallel, seeds=settings.seeds, batch_size=settings.batch_size, cpu_kernels=settings.cpu_kernels
+    )
     labels = [
         artefacts.read_labels(path, seed, settings, dataset, pool)
         if resumed and artefacts.has_labels(path, seed)
@@ -228,7 +234,9 @@ def _prepare(
         fresh = engine.init_states(method, layout, owns)
         if settings.overwrite and directory.holds_run(path):  # an earlier run is not given for one that cannot be
             engine.check_steps(method, task, layout, fresh, owns[0])
-    made = Prepared(seeds, layout, dataset, pool, labels, task, method, owns, fresh)
+    made = Prepared(settings, by_size, seeds, layout, dataset, pool, labels, task, method, owns, fresh)
+    if by_size:
+        console.print(defaults.describe(by_size, build.size_of(settings, dataset)))
     console.print(f"{named} on {settings.dataset} with {model}: {layout.describe()}")
     for note in build.notes(settings, dataset) if not settings.quiet else ():
         console.print(note)
@@ -241,6 +249,22 @@ def _prepare(
 def _advice(path: pathlib.Path) -> str:
     """What to do once the disk of a run directory has room again."""
     return "--resume goes on" if directory.holds_run(path) else "start again"
+
+
+def _filled(
+    path: pathlib.Path, settings: config.Config, dataset: data.Dataset, *, earlier: bool
+) -> tuple[config.Config, Mapping[str, defaults.Choice]]:
+    """The settings with what is left to the size of the data: as an earlier run in `path` has it, else chosen.
+
+    Raises:
+      directory.RunDirectoryError: for an earlier run that was told otherwise.
+      ValueError: for a setting that does not go with what was chosen.
+    """
+    known = directory.as_chosen(path, settings) if earlier else settings
+    filled, chosen = config.fill(known, build.size_of(settings, dataset))
+    if earlier:
+        directory.check_same(path, filled)
+    return filled, chosen
 
 
 def _check_finished(
@@ -263,14 +287,17 @@ def _check_finished(
             if dataset is None:
                 dataset = build.load_data(settings, download=False)
             artefacts.check_data(path, dataset, build.trusted_pool(settings, dataset))
-        except FileNotFoundError:
-            pass  # a result stays one where its data are no longer
+        except FileNotFoundError:  # a result stays one where its data are no longer
+            directory.check_chosen(path, settings)
+        else:
+            _filled(path, settings, dataset, earlier=True)
 
 
 def _description(identity: Mapping[str, Any], made: Prepared, sources: Sequence[str], command: str) -> dict[str, Any]:
     """What config.json says."""
     return {
         "settings": identity,
+        "by_size": {name: each.reason for name, each in made.by_size.items()},
         "command": command,
         "sources": list(sources),
         "environment": environment.environment(),
@@ -519,7 +546,7 @@ def _obey(arguments: Sequence[str]) -> int:
     given = command_line.parse(arguments)
     settings, sources = config.resolve(given)
     if not settings.quiet:
-        print(_origin(sources, config.unsaid(given, settings)), flush=True)
+        print(_origin(sources, settings.by_size), flush=True)
     path = pathlib.Path(settings.out or directory.default_path(settings))
     try:
         summary = execute(dataclasses.replace(settings, out=str(path)), sources, command)
@@ -530,10 +557,10 @@ def _obey(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _origin(sources: Sequence[str], unsaid: Mapping[str, Any]) -> str:
-    """Where a run's settings come from, and what nobody has named."""
+def _origin(sources: Sequence[str], by_size: Sequence[str]) -> str:
+    """Where a run's settings come from, and which of them wait for the data."""
     text = f"settings: {'; '.join(sources) or 'no recipe'}"
-    return text + ("; by default " * bool(unsaid)) + ", ".join(f"{name}={value}" for name, value in unsaid.items())
+    return text + ("; by the size of the data: " * bool(by_size)) + ", ".join(by_size)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from experiments.runs import records
-from experiments.settings.config import IDENTITY, Config, identity
+from experiments.settings.config import IDENTITY, Config, identity, with_values
 from robustjax import filesystem, user_code
 
 _NEXT = "config.next.json"  # the description of a run that overwrites another
@@ -51,7 +51,7 @@ class RunDirectoryError(ValueError):
 
 
 def default_path(config: Config) -> pathlib.Path:
-    """A name made from the settings, equal for equal settings."""
+    """A name made from the settings, equal for equal ones; what is left to the data's size has no part in it."""
     corruption = [
         f"{kind}{amount:g}"
         for kind, amount in ((config.noise, config.noise_rate), (config.imbalance, config.imbalance_ratio))
@@ -242,17 +242,47 @@ def read_json(file: pathlib.Path) -> dict[str, Any]:
     return found
 
 
+def as_chosen(path: pathlib.Path, config: Config) -> Config:
+    """The config with what the run in `path` had chosen by the size of its data, as far as it is left to that again.
+
+    Raises:
+      RunDirectoryError: if there is no run, or its description is damaged.
+    """
+    found = read_description(path)
+    settings, chosen = found["settings"], found.get("by_size", {})
+    before = {**dataclasses.asdict(Config()), **settings.get("options", {}), **settings}
+    return with_values(config, {name: before[name] for name in chosen if name in before})
+
+
+def check_chosen(path: pathlib.Path, config: Config) -> None:
+    """Refuse to leave to the size of data that are gone what the run in `path` was told.
+
+    Raises:
+      RunDirectoryError: naming the first such setting.
+    """
+    if left := as_chosen(path, config).by_size:
+        raise RunDirectoryError(
+            f"out={str(path)!r} holds a run that was told its {left[0]}, and the data it would now be chosen by are "
+            "gone; give the same settings, another --out, or --overwrite."
+        )
+
+
 def check_same(path: pathlib.Path, config: Config) -> None:
     """Compare the settings that determine the result with those of the run in `path`.
+
+    What is left to the size of the data is not compared, unless that run was told it.
 
     Raises:
       RunDirectoryError: naming the first setting that differs.
     """
+    config = as_chosen(path, config)
     before, now = read_description(path)["settings"], json.loads(json.dumps(identity(config)))
     unsaid = dataclasses.asdict(Config())  # by a run that did not know the setting yet
     for name in IDENTITY:
         was, given = (each.get(name, unsaid[name]) for each in (before, now))
-        if was != given:
+        if name == "options":
+            was = {option: value for option, value in was.items() if option not in config.by_size}
+        if was != given and name not in config.by_size:
             raise RunDirectoryError(
                 f"out={str(path)!r} holds a run with {name}={was!r}, not {given!r}; "
                 "give the same settings, another --out, or --overwrite."

@@ -47,15 +47,16 @@ def default_cache_dir() -> Path:
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel of [N, H, W, C], in the images' units; 1 for a constant channel.
 
-    (0.0,) and (1.0,) for arrays of another rank.
+    Likewise of each feature of float vectors [N, D]; (0.0,) and (1.0,) for anything else.
     """
-    if images.ndim != 4:
+    if images.ndim != 4 and (images.ndim != 2 or images.dtype != np.float32):
         return (0.0,), (1.0,)
+    axes = tuple(range(images.ndim - 1))
     count = images[..., 0].size
     step = max(1, 2**22 // images[0].size)  # float64 chunks of 32 MB
     chunks = [images[i : i + step] for i in range(0, len(images), step)]
-    mean = sum(chunk.sum((0, 1, 2), dtype=np.float64) for chunk in chunks) / count
-    var = sum(np.square(chunk - mean).sum((0, 1, 2)) for chunk in chunks) / count
+    mean = sum(chunk.sum(axes, dtype=np.float64) for chunk in chunks) / count
+    var = sum(np.square(chunk - mean).sum(axes) for chunk in chunks) / count
     std = np.where(var > 1e-12 * np.maximum(1, mean**2), np.sqrt(var), 1.0)
     return tuple(mean.tolist()), tuple(std.tolist())
 
