@@ -13,7 +13,7 @@ import pytest
 
 from robustjax import backend
 from robustjax.methods import base
-from robustjax.training import engine
+from robustjax.training import engine, parallel
 from tests import toys
 
 # --- Stages, by a method that trains nothing and notes what it is shown ----------------------------------------------
@@ -169,6 +169,14 @@ def test_what_cannot_be_compiled_is_known_before(part):
         return
     with pytest.raises(ValueError, match=f"{part} cannot be"):
         engine.check_steps(method, task, layout, state, toys.own(0))
+
+
+def test_a_step_that_cannot_fit_is_refused(monkeypatch):
+    monkeypatch.setattr(parallel, "memory", lambda: 1.0)
+    with pytest.raises(MemoryError, match=r"takes .* GB of 1e-09 GB; a smaller batch_size"):
+        parallel.compile_program(
+            toys.single(toys.task()), lambda state, own, shared: (state @ own @ own) @ shared, *[jnp.ones((50, 50))] * 3
+        )
 
 
 def test_one_array_in_two_places_of_a_state():

@@ -130,6 +130,9 @@ def make_method(config: Config, task: Task, options: Mapping[str, Any] | None = 
 def check_memory(method: Method, owns: Sequence[Own]) -> None:
     """Refuse networks and memories that cannot fit, before any of them is made.
 
+    What a step computes in between is not in it, since that is not known before a step is compiled; then
+    `parallel.compile_program` refuses what cannot fit.
+
     Raises:
       ValueError: if the states of all seeds take more than the devices have.
     """

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from robustjax.backend import compiler_options
+from robustjax.backend import compiler_options, memory
 from robustjax.methods.base import PerExample
 
 MODES = ("auto", "single", "data", "seeds")
@@ -202,5 +202,17 @@ def lift(layout: Layout, program: Callable[[Any, Any, Any], Any]) -> jax.stages.
 
 
 def compile_program(layout: Layout, program: Callable[[Any, Any, Any], Any], *args: Any) -> Callable[..., Any]:
-    """An executable of `program(state, own, shared)` for arguments like `args`; `state` is donated."""
-    return lift(layout, program).lower(*args).compile(compiler_options=compiler_options(layout.cpu_kernels))
+    """An executable of `program(state, own, shared)` for arguments like `args`; `state` is donated.
+
+    Raises:
+      MemoryError: if what it computes in between alone takes more than the devices have. XLA knows how much that is;
+        nobody does before it is compiled.
+    """
+    compiled = lift(layout, program).lower(*args).compile(compiler_options=compiler_options(layout.cpu_kernels))
+    needed = getattr(compiled.memory_analysis(), "temp_size_in_bytes", 0)  # not every backend tells
+    if needed > (there := memory()):
+        raise MemoryError(
+            f"What a step computes in between takes {needed / 1e9:.3g} GB of {there / 1e9:.3g} GB; a smaller "
+            "batch_size or a smaller model is accepted."
+        )
+    return compiled
