@@ -203,7 +203,7 @@ def fit(
       quiet: print nothing.
       class_names: of the classes, where the labels are integers from 0, or to fix their order.
       true_labels: what the training examples truly are, if that is known; they only judge.
-      groups: of the examples, for methods that treat groups differently, int [N]; or a text as `--groups` takes it.
+      groups: of the examples, for methods that treat groups differently, [N]; or a text as `--groups` takes it.
       ids: what the examples are called in the list of suspects, [N]; default: paths, or numbers. true_labels, groups
         and ids may be names of a frame's columns too.
       image_size: side or (height, width) to which image files are resized; by default as `robustjax.load` has it.
@@ -227,8 +227,10 @@ def fit(
       >>> found.predict(np.eye(2)).shape, found.predict_labels(np.eye(2)).tolist()
       ((2, 2), ['cat', 'dog'])
     """
-    if isinstance(groups, str):
+    if isinstance(groups, str) and not _is_frame(images):
         settings, groups = {**settings, "groups": groups}, None
+    elif groups is not None:
+        settings = {**settings, "groups": "data"}
     try:
         source = _source(
             images, labels, test=test, class_names=class_names, true_labels=true_labels, groups=groups, ids=ids,
