@@ -28,6 +28,8 @@ _LISTS: dict[str, str] = {
     "safe": "",
     "fast": ",".join(f"LIBRARY_FUSION_TYPE_{kind}" for kind in ("DOT", "ELTWISE", "REDUCE")),
 }
+SAFE_CPU_OPTIONS = {_YNN: _LISTS["safe"]}
+"""The compile option of the safe kernels, for programs that others compile; not every jaxlib knows it."""
 # Programs that run once (initialisation) are not worth optimising. Level 1 gives the same bits as the default.
 _ONCE: dict[str, str] = {"xla_backend_optimization_level": "1"}
 

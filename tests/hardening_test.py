@@ -308,8 +308,9 @@ def test_restoring_runs_no_code_unless_trusted(copied, monkeypatch, name):
     pathlib.Path("evil.py").write_text("raise SystemExit('ran')")
     edit("config.json", lambda found: found["settings"].update(NAMING[name]))
     monkeypatch.setattr(user_code, "load", lambda *_: pytest.fail("code is loaded"))
-    with pytest.raises(restore.UntrustedCodeError, match=rf"names 'evil\.py' \({name}\).*trust_code=True"):
-        restore.restore_run(RUN)
+    for reader in (restore.restore_run, restore.restore_model):
+        with pytest.raises(restore.UntrustedCodeError, match=rf"names 'evil\.py' \({name}\).*trust_code=True"):
+            reader(RUN)
 
 
 def test_code_is_run_when_trusted_and_only_as_it_was(copied):

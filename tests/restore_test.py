@@ -43,7 +43,7 @@ def test_restored_networks_predict_as_recorded(path, epoch):
     before = {file: file.stat().st_mtime_ns for file in path.rglob("*")}
     found = restore.restore_run(path, epoch=epoch)
     assert {file: file.stat().st_mtime_ns for file in path.rglob("*")} == before
-    settings, dataset, _, _, states, done, labels = found
+    settings, dataset, _, _, states, done, labels, _ = found
     assert (settings.method, len(states), done) == ("ce_sr", 2, epoch or 2)
     for k, record in enumerate(recorded(path, done)):
         logits = restore.predict(found, dataset.test_inputs, k)

@@ -1,6 +1,9 @@
 """The run directory: who may write into it, and what a person finds there.
 
 config.json          all settings, resolved; versions; device; git commit; hashes of the data and the labels
+data.json            what an input is, and whatever else prediction needs of the data
+vocabulary.txt       of texts: the words, a line a token id
+examples.npz         `ids`: what the training examples are called where they came from, if that is known
 labels-seed0.npz     which examples were kept, and the labels they were given
 metrics.jsonl        a line for each epoch and seed
 diagnostics/         what the method has found, by class, group and cell: a file for each epoch and seed
@@ -38,7 +41,7 @@ from robustjax import user_code
 _NEXT = "config.next.json"  # the description of a run that overwrites another
 # What runs write, their temporary files included, besides config.json: what may be deleted.
 _WRITTEN = re.compile(
-    r"(summary\.json|metrics\.jsonl)(\.tmp)?|config(\.next)?\.json\.tmp"
+    r"(summary\.json|metrics\.jsonl|data\.json|vocabulary\.txt|examples\.npz)(\.tmp)?|config(\.next)?\.json\.tmp"
     r"|(labels|validation|trusted|findings|cross-fit)-seed\d+\.(npz|(npz\.\d+\.)?partial)"
     r"|plots/\w+\.png|diagnostics/seed\d+-epoch\d+\.npz"
     r"|(checkpoints|best/seed\d+)/\d+(\.orbax-checkpoint-tmp.*)?"
@@ -76,7 +79,7 @@ def read_summary(path: pathlib.Path) -> dict[str, Any] | None:
     """
     if not (path / "summary.json").exists() or _is_half_overwritten(path):
         return None
-    return _read_json(path / "summary.json")
+    return read_json(path / "summary.json")
 
 
 def read_settings(path: pathlib.Path) -> Config:
@@ -103,7 +106,7 @@ def read_description(path: pathlib.Path) -> dict[str, Any]:
         raise RunDirectoryError(f"{str(path)!r} is no run directory: it has no config.json.")
     if _is_half_overwritten(path):
         raise RunDirectoryError(f"{str(path)!r} is being overwritten by another run, or was when that was killed.")
-    found = _read_json(file)
+    found = read_json(file)
     settings = found.get("settings")
     if not isinstance(settings, dict) or not isinstance(settings.get("options", {}), dict):
         raise RunDirectoryError(f"{str(path)!r} is no run directory: its config.json is not a run's.")
@@ -215,7 +218,7 @@ def _overwrite(path: pathlib.Path) -> None:
 
 def _require_ours(path: pathlib.Path, name: str = "config.json") -> None:
     """Refuse to delete where the description is somebody else's, or where deleting would reach another place."""
-    found = _read_json(path / name)
+    found = read_json(path / name)
     parts = ((found.get("settings"), "method"), (found.get("environment"), "robustjax"))
     if "labels" not in found or not all(isinstance(part, dict) and key in part for part, key in parts):
         raise RunDirectoryError(
@@ -229,7 +232,12 @@ def _require_ours(path: pathlib.Path, name: str = "config.json") -> None:
         )
 
 
-def _read_json(file: pathlib.Path) -> dict[str, Any]:
+def read_json(file: pathlib.Path) -> dict[str, Any]:
+    """The JSON object in a run's file.
+
+    Raises:
+      RunDirectoryError: if it is none.
+    """
     try:
         found = json.loads(file.read_bytes())
     except (ValueError, RecursionError):

@@ -67,12 +67,12 @@ def truncate_records(path: PathLike, last_epoch: int) -> None:
     if not Path(path).exists():
         return
     kept = [line for line, record in _numbered_records(path) if record.get("epoch", -math.inf) <= last_epoch]
-    _replace(path, b"".join(kept))
+    write_atomic(path, b"".join(kept))
 
 
 def write_json_atomic(path: PathLike, obj: Any) -> None:
     """Write ``obj`` as indented JSON (nan as null); a reader sees the old file or the whole new one."""
-    _replace(path, _to_json(obj, indent=2).encode() + b"\n")
+    write_atomic(path, _to_json(obj, indent=2).encode() + b"\n")
 
 
 def _numbered_records(path: PathLike) -> Iterator[tuple[bytes, dict[str, Any]]]:
@@ -88,7 +88,18 @@ def _numbered_records(path: PathLike) -> Iterator[tuple[bytes, dict[str, Any]]]:
         yield line, record
 
 
-def _replace(path: PathLike, content: bytes) -> None:
+def safe_cell(text: str) -> str:
+    """A text for a CSV file that spreadsheets open: with a ' before it where they would take it for a formula.
+
+    Examples:
+      >>> safe_cell("=HYPERLINK(1)"), safe_cell("cats/1.png")
+      ("'=HYPERLINK(1)", 'cats/1.png')
+    """
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
+
+
+def write_atomic(path: PathLike, content: bytes) -> None:
+    """Write a file; a reader sees the old one or the whole new one."""
     temporary = Path(f"{os.fspath(path)}.tmp")
     with open(temporary, "wb") as file:
         file.write(content)

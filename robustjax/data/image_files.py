@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from robustjax.data.array_cache import Progress, Reader, Record, decode_once
+from robustjax.data.array_cache import Progress, Reader, Record, decode_once, resize
 from robustjax.data.held_out import hold_out_test
 
 if TYPE_CHECKING:  # Pillow is imported where images are read
@@ -142,6 +142,31 @@ def pixels(source: Source, grey: bool) -> np.ndarray:
         _refuse_depth(image)
         array = np.asarray(_eight_bits(ImageOps.exif_transpose(image)).convert("L" if grey else "RGB"))
     return array[..., None] if grey else array
+
+
+def list_files(folder: Path) -> list[Path]:
+    """The image files below a folder, by their suffix, in the order of the paths."""
+    return sorted(path for path in folder.glob("**/*") if path.suffix.lower() in SUFFIXES and path.is_file())
+
+
+def read_image(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, bool]:
+    """An image file as a data set of images of `shape` would hold it: decoded and resized in the same way.
+
+    Args:
+      path: the file.
+      shape: (H, W, C); of one channel it is read as grey, of three as RGB.
+
+    Returns:
+      uint8 [H, W, C], and whether it was resized.
+
+    Raises:
+      ValueError: if it is no readable image of 8 or 16 bits.
+    """
+    try:
+        found = pixels(os.fspath(path), grey=shape[-1] == 1)
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(path)!r}: {error}") from error
+    return resize(found, (shape[0], shape[1])), found.shape[:2] != tuple(shape[:2])
 
 
 def _refuse_depth(image: "Image") -> None:
