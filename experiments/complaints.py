@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 import jax
 
-from robustjax import user_code
+from robustjax import filesystem, user_code
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 # What functions call the arguments that settings of other names end in.
@@ -107,6 +107,18 @@ def in_flags(text: str, names: Collection[str]) -> str:
         return f"--{name.replace('_', '-')}" if name in names else found[0]
 
     return re.sub(r"(?<![\w.\-/'\"])([a-z_]+(?==(?!=))|[a-z]+(?:_[a-z]+)+)(?![\w./'\"])", flag, text)
+
+
+@contextlib.contextmanager
+def when_full(path: str | os.PathLike[str], advice: Callable[[], str]) -> Iterator[None]:
+    """Have an error of a full disk say what could not be written, at least in which folder, and what to do then."""
+    try:
+        yield
+    except OSError as error:
+        if not filesystem.is_full(error):
+            raise
+        name = str(error.filename or path)
+        raise OSError(f"{error.strerror}: {name!r} cannot be written; make room there, and {advice()}.") from error
 
 
 class _Forgiving:

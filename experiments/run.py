@@ -36,12 +36,13 @@ from experiments.runs import (
     form,
     history,
     measure,
+    partial,
     progress,
     records,
     table,
     test_part,
 )  # fmt: skip
-from experiments.settings import build, command_line, config
+from experiments.settings import build, command_line, config, defaults
 from robustjax import backend, data, user_code
 from robustjax.methods import Method, Task
 from robustjax.training import checkpoints, engine, parallel
@@ -51,16 +52,19 @@ _REPORTED = (
     "test_accuracy_last", "test_accuracy_best_validation", "test_accuracy_best", "test_accuracy_mean_last_10"
 )  # fmt: skip
 STOPPED = 3  # exit status of a run that a signal stopped after saving
+LONG_EPOCH = 30.0  # seconds; of a longer one a signal does not await the end
 
 
 class Stopped(Exception):
-    """A signal asked the run to stop; everything up to its last epoch is saved."""
+    """A signal asked the run to stop; everything up to its last epoch, or step in a long one, is saved."""
 
 
 class Prepared(NamedTuple):
     """What a run is made of, before it trains.
 
     Attributes:
+      settings: the run's, with what was chosen by the size of the data.
+      by_size: what was so chosen, with reasons.
       seeds: in the order of all that follows.
       layout: how they are spread over the devices.
       dataset: what is trained on, before corruption.
@@ -72,6 +76,8 @@ class Prepared(NamedTuple):
       fresh: every seed's state before it has trained; training gives its buffers up.
     """
 
+    settings: config.Config
+    by_size: Mapping[str, defaults.Choice]
     seeds: list[int]
     layout: parallel.Layout
     dataset: data.Dataset
@@ -109,6 +115,7 @@ def execute(
       checkpoints.CheckpointError: if there is nothing (or nothing that fits) to resume from.
       engine.NonFiniteLossError: if the loss becomes NaN; the last good checkpoint is kept.
       Stopped: after SIGTERM or SIGINT; `resume` goes on from there.
+      OSError: if the run directory's disk is full; `resume` goes on from the last checkpoint.
     """
     if dataset is not None and settings.dataset != (name := artefacts.name_of(dataset)):
         raise ValueError(f"dataset={settings.dataset!r} in the settings of a run on arrays in memory: it is {name!r}.")
@@ -127,8 +134,9 @@ def execute(
         settings = dataclasses.replace(settings, resume=True)
 
     made = _prepare(settings, path, console, dataset)
+    settings = made.settings
     describe = functools.partial(_description, config.identity(settings), made, sources, command)
-    with directory.claim(path, settings, describe) as resuming:
+    with complaints.when_full(path, lambda: _advice(path)), directory.claim(path, settings, describe) as resuming:
         form.save(path, made.dataset, made.task)
         if summary is None:
             summary = _run(settings, made, path, resuming, command)
@@ -146,7 +154,7 @@ def _run(settings: config.Config, made: Prepared, path: pathlib.Path, resuming: 
     seconds, warnings = _train(
         made, path, resuming, track_every=settings.track_every, checkpoint_every=settings.checkpoint_every,
         keep_checkpoints=settings.keep_checkpoints,
-        patience=settings.early_stopping, quiet=settings.quiet,
+        patience=settings.early_stopping, quiet=settings.quiet, long_epoch=LONG_EPOCH,
     )  # fmt: skip
     lines = records.read_records(path / "metrics.jsonl")
     summary = _summarise(config.identity(settings), made.seeds, lines, made.dataset.test_held_out)
@@ -196,15 +204,16 @@ def _prepare(
     """
     resumed = directory.check_free(path, settings)
     seeds = [settings.seed + k for k in range(settings.seeds)]
-    layout = parallel.make_layout(
-        settings.parallel, seeds=settings.seeds, batch_size=settings.batch_size, cpu_kernels=settings.cpu_kernels
-    )
     with console.status(Text(f"reading {settings.dataset}…")):
         if dataset is None:
             dataset = build.load_data(settings)
         pool = build.trusted_pool(settings, dataset)
     if resumed:
         artefacts.check_data(path, dataset, pool)
+    settings, by_size = _filled(path, settings, dataset, earlier=resumed)
+    layout = parallel.make_layout(
+        settings.parallel, seeds=settings.seeds, batch_size=settings.batch_size, cpu_kernels=settings.cpu_kernels
+    )
     labels = [
         artefacts.read_labels(path, seed, settings, dataset, pool)
         if resumed and artefacts.has_labels(path, seed)
@@ -224,8 +233,10 @@ def _prepare(
         build.check_memory(method, owns)
         fresh = engine.init_states(method, layout, owns)
         if settings.overwrite and directory.holds_run(path):  # an earlier run is not given for one that cannot be
-            engine.check_steps(method, task, layout, fresh)
-    made = Prepared(seeds, layout, dataset, pool, labels, task, method, owns, fresh)
+            engine.check_steps(method, task, layout, fresh, owns[0])
+    made = Prepared(settings, by_size, seeds, layout, dataset, pool, labels, task, method, owns, fresh)
+    if by_size:
+        console.print(defaults.describe(by_size, build.size_of(settings, dataset)))
     console.print(f"{named} on {settings.dataset} with {model}: {layout.describe()}")
     for note in build.notes(settings, dataset) if not settings.quiet else ():
         console.print(note)
@@ -233,6 +244,27 @@ def _prepare(
     if made.num_trusted < task.num_trusted:
         console.print(f"{named} does not learn from the trusted examples; they are only set apart.")
     return made
+
+
+def _advice(path: pathlib.Path) -> str:
+    """What to do once the disk of a run directory has room again."""
+    return "--resume goes on" if directory.holds_run(path) else "start again"
+
+
+def _filled(
+    path: pathlib.Path, settings: config.Config, dataset: data.Dataset, *, earlier: bool
+) -> tuple[config.Config, Mapping[str, defaults.Choice]]:
+    """The settings with what is left to the size of the data: as an earlier run in `path` has it, else chosen.
+
+    Raises:
+      directory.RunDirectoryError: for an earlier run that was told otherwise.
+      ValueError: for a setting that does not go with what was chosen.
+    """
+    known = directory.as_chosen(path, settings) if earlier else settings
+    filled, chosen = config.fill(known, build.size_of(settings, dataset))
+    if earlier:
+        directory.check_same(path, filled)
+    return filled, chosen
 
 
 def _check_finished(
@@ -255,14 +287,17 @@ def _check_finished(
             if dataset is None:
                 dataset = build.load_data(settings, download=False)
             artefacts.check_data(path, dataset, build.trusted_pool(settings, dataset))
-        except FileNotFoundError:
-            pass  # a result stays one where its data are no longer
+        except FileNotFoundError:  # a result stays one where its data are no longer
+            directory.check_chosen(path, settings)
+        else:
+            _filled(path, settings, dataset, earlier=True)
 
 
 def _description(identity: Mapping[str, Any], made: Prepared, sources: Sequence[str], command: str) -> dict[str, Any]:
     """What config.json says."""
     return {
         "settings": identity,
+        "by_size": {name: each.reason for name, each in made.by_size.items()},
         "command": command,
         "sources": list(sources),
         "environment": environment.environment(),
@@ -300,8 +335,11 @@ def _train(
     keep_checkpoints: int,
     patience: int,
     quiet: bool,
+    long_epoch: float,
 ) -> tuple[float, dict[str, list[int]]]:
     """Train to the end, writing records, diagnostics and checkpoints.
+
+    A signal stops it after the epoch, or after the step where epochs last longer than `long_epoch` seconds.
 
     Returns:
       The seconds it took in all, and what the method warns of, with the seeds of each warning.
@@ -314,15 +352,25 @@ def _train(
     final: Sequence[Any] = []
     so_far: dict[int, list[dict[str, Any]]] = {seed: [] for seed in seeds}
     tested = "held-out_accuracy" if dataset.test_held_out else "test_accuracy"
-    if resuming and checkpoints.latest_epoch(folder) is not None:
-        saved, meta, start = _restore(folder, parallel.by_seed(layout, made.fresh))
+    middle, within = None, 0.0
+    whole = checkpoints.latest_epoch(folder) if resuming else None
+    cut = _restore_partial(made, path, whole) if resuming else None
+    if cut is not None or whole is not None:
+        if cut is not None:
+            start, middle, meta = cut
+            within = meta["within"]
+        else:
+            saved, meta, start = _restore(folder, parallel.by_seed(layout, made.fresh))
+            state, final = parallel.place_seeds(layout, saved), saved
+        before = meta["seconds"]
         lines = records.read_records(metrics) if metrics.exists() else []
         lines = [line for line in lines if not line.get("epoch", 0) > start]
         records.check_epochs(metrics, lines, seeds, start)
         for line in lines:
             so_far[line["seed"]].append(line)
-        state, before, final = parallel.place_seeds(layout, saved), meta["seconds"], saved
         checkpoints.discard_after(folder, start)
+    if cut is None:
+        partial.discard(path)
     records.truncate_records(metrics, start)
     for seed in seeds:
         checkpoints.discard_after(directory.best_folder(path, seed), start)
@@ -331,6 +379,7 @@ def _train(
     preliminary = sum(stage.preliminary for stage in method.stages)
 
     began = time.monotonic()
+    epoch_began = began - within
     with (
         _signals() as stop_asked,
         checkpoints.open_writer(folder, keep=keep_checkpoints) as save,
@@ -338,11 +387,26 @@ def _train(
             epochs, made.task.steps_per_epoch, start_epoch=start, mode="quiet" if quiet else "auto"
         ) as shown,
     ):
-        trained = engine.train(
-            method, made.task, layout, resident, made.owns, state=state, start_epoch=start, track_every=track_every,
-            on_phase=shown.phase, on_step=shown.step,
-        )  # fmt: skip
-        for epoch in trained:
+
+        def long_and_stopped(share: float) -> bool:  # of the epoch's steps are made
+            return bool(stop_asked) and time.monotonic() - epoch_began > long_epoch * share
+
+        def until_cut() -> Iterator[engine.Epoch]:
+            try:
+                yield from engine.train(
+                    method, made.task, layout, resident, made.owns, state=state, start_epoch=start, middle=middle,
+                    track_every=track_every, on_phase=shown.phase, on_step=shown.step, cut=long_and_stopped,
+                )  # fmt: skip
+            except engine.Cut as at:
+                now = time.monotonic()
+                meta = {"seconds": before + now - began, "within": now - epoch_began, "seeds": seeds}
+                partial.save(path, layout, at, meta)
+                raise Stopped(
+                    f"stopped by {stop_asked[0]} in epoch {at.epoch + 1} of {epochs}, after step {at.made} of "
+                    f"{at.total}; --resume goes on."
+                ) from None
+
+        for epoch in until_cut():
             done = epoch.epoch + 1
             improved = []
             for k, (seed, own) in enumerate(zip(seeds, labels, strict=True)):
@@ -370,10 +434,12 @@ def _train(
                 meta = {"seconds": before + time.monotonic() - began, "seeds": seeds}
                 final = parallel.by_seed(layout, epoch.state)
                 save(done, final, meta)
+                partial.discard(path)
             if stopping:
                 raise Stopped(f"stopped by {stop_asked[0]} after epoch {done} of {epochs}; --resume goes on.")
             if over:
                 break
+            epoch_began = time.monotonic()
     return before + time.monotonic() - began, _warnings(method, seeds, final)
 
 
@@ -387,13 +453,18 @@ def _warnings(method: Method, seeds: Sequence[int], states: Sequence[Any]) -> di
 
 
 def _restore(folder: pathlib.Path, like: Any) -> tuple[Any, dict[str, Any], int]:
-    """`checkpoints.restore`; which checkpoints are passed over, and why, is told on stderr in a sentence each."""
-    with warnings.catch_warnings(record=True) as passed_over:
+    """`checkpoints.restore`; of each checkpoint that is passed over a sentence tells why, however often it has."""
+    with warnings.catch_warnings():
         warnings.simplefilter("always", checkpoints.CheckpointWarning)
-        found = checkpoints.restore(folder, like)
-    for warning in passed_over:
-        print(f"warning: {warning.message}", file=sys.stderr)
-    return found
+        return checkpoints.restore(folder, like)
+
+
+def _restore_partial(made: Prepared, path: pathlib.Path, whole: int | None) -> partial.Partial | None:
+    """`partial.restore`, told as `_restore` tells."""
+    like = functools.partial(engine.middle_like, made.method, made.task, made.layout, made.fresh, made.owns[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", checkpoints.CheckpointWarning)
+        return partial.restore(path, made.layout, like, whole)
 
 
 def _is_over(patience: int, method: Method, so_far: Mapping[int, Sequence[Mapping[str, Any]]], done: int) -> bool:
@@ -420,7 +491,7 @@ def _signals() -> Iterator[list[str]]:
             raise KeyboardInterrupt
         asked.append(signal.Signals(number).name)
         if number == signal.SIGINT:  # print() may be what it interrupts
-            os.write(2, b"\nstopping after this epoch; Ctrl-C once more stops at once.\n")
+            os.write(2, b"\nstopping after this epoch, or step if it is a long one; Ctrl-C once more stops at once.\n")
 
     try:
         old = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -475,7 +546,7 @@ def _obey(arguments: Sequence[str]) -> int:
     given = command_line.parse(arguments)
     settings, sources = config.resolve(given)
     if not settings.quiet:
-        print(_origin(sources, config.unsaid(given, settings)), flush=True)
+        print(_origin(sources, settings.by_size), flush=True)
     path = pathlib.Path(settings.out or directory.default_path(settings))
     try:
         summary = execute(dataclasses.replace(settings, out=str(path)), sources, command)
@@ -486,10 +557,10 @@ def _obey(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _origin(sources: Sequence[str], unsaid: Mapping[str, Any]) -> str:
-    """Where a run's settings come from, and what nobody has named."""
+def _origin(sources: Sequence[str], by_size: Sequence[str]) -> str:
+    """Where a run's settings come from, and which of them wait for the data."""
     text = f"settings: {'; '.join(sources) or 'no recipe'}"
-    return text + ("; by default " * bool(unsaid)) + ", ".join(f"{name}={value}" for name, value in unsaid.items())
+    return text + ("; by the size of the data: " * bool(by_size)) + ", ".join(by_size)
 
 
 if __name__ == "__main__":

@@ -160,7 +160,7 @@ def test_schedules_out_of_range(spec):
             "hidden of small_cnn must be a whole number in [0, 100000]",
         ),
         (["--model=small_cnn", "--model-options=hidden=nan"], "hidden of small_cnn must be a whole number"),
-        (["--model=mlp", "--model-options=widths=64"], "widths of mlp must be a tuple"),
+        (["--model=mlp", "--model-options=widths=wide"], "widths of mlp must be a tuple"),
         (["--model=bilstm", "--model-options=dropout=nan"], "dropout of bilstm must be a number in [0, 1)"),
         (["--model=resnet20", "--model-options=tap_stem=1"], "tap_stem of resnet20 must be true or false"),
         (["--augmentation=crop-flop"], "flip"),

@@ -225,9 +225,11 @@ def test_the_first_line_tells_whose_settings_they_are(monkeypatch, capsys):
         "settings: SR (ICCV 2021), code: CIFAR-10"
     )
     fallback = first_line("--method=gce", "--dataset=fashion_mnist", "--epochs=3")
-    assert fallback.startswith("settings: no recipe; by default model=small_cnn, augmentation=none, batch_size=128")
+    assert fallback.startswith("settings: no recipe; by the size of the data: model, model_options, batch_size")
     assert "epochs" not in fallback
-    assert "by default model=small_cnn, augmentation=none" in first_line("--method=elr", "--recipe=webvision")
+    assert "by the size of the data: model, model_options, optimizer, augm" in first_line(
+        "--method=elr", "--recipe=webvision"
+    )
 
 
 def test_nlnls_complementary_labels_are_credited_to_its_paper():

@@ -6,6 +6,7 @@ default one method of each file is put through everything, and before a release 
 """
 
 import functools
+import json
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -54,14 +55,17 @@ class Trained(NamedTuple):
     fresh: Any
     epochs: list[engine.Epoch]
 
-    def again(self, own: engine.Own, state: Any = None, start: int = 0, stop: int | None = None) -> list[engine.Epoch]:
+    def again(
+        self, own: engine.Own, state: Any = None, start: int = 0, stop: int | None = None, **more: Any
+    ) -> list[engine.Epoch]:
         """More epochs by the programs that are compiled already."""
         layout = self.programs.layout
         state = None if state is None else parallel.place_seeds(layout, [state])
         with mock.patch.object(engine, "Programs", lambda *arguments: self.programs):
             return toys.run(
-                self.method, self.task, [own], layout, state=state, start_epoch=start, stop=stop or self.method.epochs
-            )
+                self.method, self.task, [own], layout, state=state, start_epoch=start, stop=stop or self.method.epochs,
+                **more,
+            )  # fmt: skip
 
 
 def the_task(**more) -> methods.Task:
@@ -175,6 +179,33 @@ def test_going_on_from_a_checkpoint_is_not_stopping(name, tmp_path):
     rest = run.again(toys.own(0), jax.device_get(state), start)
     chex.assert_trees_all_equal(rest[-1].state, run.epochs[-1].state)
     assert [epoch.metrics for epoch in rest] == [epoch.metrics for epoch in run.epochs[start:]]
+
+
+@each_method(fast=FIRST)
+def test_going_on_from_within_an_epoch_is_not_stopping(name):
+    """Cut after every step of each stage's first epoch; what is kept has the form expected, and goes through JSON."""
+    run, own = trained(name), toys.own(0)
+    layout = run.programs.layout
+    fresh = engine.init_states(run.method, layout, [toys.own(5)])
+    engine.check_steps(run.method, run.task, layout, fresh, toys.own(5))
+    for start in first_epochs(run.method):
+        before = run.epochs[start - 1].state[0] if start else run.fresh
+        like = engine.middle_like(run.method, run.task, layout, fresh, toys.own(5), start)
+        epoch, middle, made, total = None, None, [], 0
+        while epoch is None:
+            try:
+                (epoch,) = run.again(own, before, start, start + 1, middle=middle, cut=lambda share: True)
+            except engine.Cut as cut:
+                saved, numbers = engine.save_middle(layout, cut.middle)
+                chex.assert_trees_all_equal_shapes_and_dtypes(saved, like)
+                middle = engine.load_middle(layout, saved, json.loads(json.dumps(numbers)))
+                total = cut.total
+                made.append(cut.made)
+        assert made == list(range(1, total)) and total > 1
+        whole = run.epochs[start]
+        chex.assert_trees_all_equal(epoch.state, whole.state)
+        assert epoch.metrics == whole.metrics
+        np.testing.assert_array_equal(epoch.test_logits, whole.test_logits)
 
 
 def first_steps(task: methods.Task, name: str, start: int, state: Any) -> engine.Epoch:

@@ -145,6 +145,32 @@ def test_stage_at():
         method.stage_at(5)
 
 
+BROKEN = ("look", "enter", "plan", "inspect")
+
+
+@pytest.mark.parametrize("part", [None, *BROKEN])
+def test_what_cannot_be_compiled_is_known_before(part):
+    """Of the last stage, which a run would reach last."""
+
+    def broken(*_):
+        raise ValueError(f"{part} cannot be")
+
+    task = toys.task(epochs=2, batch_size=60, widths=(8,))
+    last = stage(1, 1, "epoch")
+    if part in BROKEN[:3]:
+        last = last._replace(**{part: broken})
+    method = noting(task, stage(0, 1, "never"), last)
+    if part == "inspect":
+        method = method._replace(inspect=broken)
+    layout = toys.single(task)
+    state = engine.init_states(method, layout, [toys.own(0)])
+    if part is None:
+        assert engine.check_steps(method, task, layout, state, toys.own(0)) is None
+        return
+    with pytest.raises(ValueError, match=f"{part} cannot be"):
+        engine.check_steps(method, task, layout, state, toys.own(0))
+
+
 def test_one_array_in_two_places_of_a_state():
     """The state is given up to each step, so each place needs its own buffer."""
     task = toys.task(epochs=1, widths=(8,))
@@ -177,13 +203,26 @@ def test_other_seeds_differ():
     [("cross_entropy", {}), pytest.param("dynamic_loss", {"meta_every": 2}, marks=pytest.mark.slow)],
 )
 def test_the_compiled_loop_equals_the_python_loop(name, options, monkeypatch):
-    """GPU and TPU run a pass as one program; the results are those of the CPU's loop."""
+    """GPU and TPU run some steps as one program; the results are those of the CPU's loop, however they are cut."""
     task = toys.task(epochs=2)
     loop = toys.train(name, task, **options)[-1]
     monkeypatch.setattr(backend, "loops_on_device", lambda: True)
     compiled = toys.train(name, task, **options)[-1]
     chex.assert_trees_all_close(loop.state, compiled.state, rtol=1e-4, atol=1e-5)
     assert loop.metrics[0] == pytest.approx(compiled.metrics[0], rel=1e-4)
+    method, made = toys.method(name, task, **options), []
+    monkeypatch.setattr(engine, "_stride", lambda stride, *_: 2 * stride)
+    with pytest.raises(engine.Cut) as cut:
+        toys.run(method, task, [toys.own(0)], on_step=made.append, cut=lambda share: share > 0.5)
+    assert made == [1, 2] and cut.value.made == 3
+    rest = toys.run(method, task, [toys.own(0)], middle=cut.value.middle)
+    chex.assert_trees_all_equal(rest[-1].state, compiled.state)
+    assert rest[-1].metrics == compiled.metrics
+
+
+def test_compiled_loops_get_longer_while_they_are_quick():
+    assert [engine._stride(8, *made) for made in ((8, 0.1), (5, 0.1), (8, 2.0), (8, 9.0))] == [16, 8, 8, 4]
+    assert engine._stride(1, 1, 60.0) == 1  # it was compiled
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from experiments.pictures import plots
 from experiments.runs import restore
 from experiments.settings import config
 from experiments.settings.config import Config
-from robustjax.training import engine, parallel
+from tests import toys
 
 RUN = ["--method=dynamic_loss", "--epochs=2", "--warmup-epochs=0", "--num-bins=5", "--hidden=8", "--model=mlp",
        "--batch-size=128", "--parallel=single", "--augmentation=none", "--quiet"]  # fmt: skip
@@ -20,15 +20,8 @@ RUN = ["--method=dynamic_loss", "--epochs=2", "--warmup-epochs=0", "--num-bins=5
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run with all its checkpoints, and the plan of each of its epochs, a list of the seeds'."""
-    path, plans, begin = tmp_path_factory.mktemp("runs") / "run", [], engine.Programs.begin
-
-    def noted(self, *args):
-        state, plan = begin(self, *args)
-        plans.append(parallel.by_seed(self.layout, plan))
-        return state, plan
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine.Programs, "begin", noted)
+    path = tmp_path_factory.mktemp("runs") / "run"
+    with toys.noted_plans() as plans:
         assert run.main([*RUN, f"--out={path}"]) == 0
     return path, plans
 

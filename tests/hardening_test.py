@@ -3,21 +3,27 @@
 One finished run of a few steps is trained once; each row of a table damages a copy of it.
 """
 
+import errno
 import json
 import os
 import pathlib
 import shutil
+import signal
 
+import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from experiments import run
-from experiments.figures import sr
-from experiments.runs import directory, restore
+from experiments.figures import dynamic_loss, sr
+from experiments.pictures import style
+from experiments.runs import directory, partial, progress, records, restore
 from experiments.settings.config import Config
 from robustjax import user_code
 from robustjax.data import corruptions
-from robustjax.training import checkpoints
+from robustjax.methods import base
+from robustjax.training import checkpoints, engine, parallel
 from tests import toys
 
 FLAGS = [
@@ -202,12 +208,151 @@ def test_resuming_past_a_damaged_checkpoint_is_told_in_a_sentence(copied, capfd)
     assert checkpoints.latest_epoch(RUN / "checkpoints") == 2
 
 
+# --- Signals within an epoch ------------------------------------------------------------------------------------------
+
+
+def stop_at(monkeypatch, *steps):
+    """SIGTERM after each of these steps, those before a cut counted once more when it goes on; every epoch is long."""
+    made, tell = [0], progress.Progress.step
+
+    def step(self, count=1):
+        made[0] += count
+        tell(self, count)
+        if made[0] in steps:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(progress.Progress, "step", step)
+    monkeypatch.setattr(run, "LONG_EPOCH", 0.0)
+
+
+def same_runs(one, other, epoch=2):
+    """Whether two runs have the same records, and bit for bit the same networks."""
+    assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
+    sums = [
+        json.loads((path / f"checkpoints/{epoch}/leaves/metadata").read_bytes())["checksums"] for path in (one, other)
+    ]
+    assert sums[0] == sums[1] and sums[0]
+
+
+CUT = pathlib.Path("cut")
+
+
+@pytest.mark.parametrize("steps", [(1,), pytest.param((1, 4), marks=pytest.mark.exhaustive)])
+def test_a_signal_in_a_long_epoch_saves_after_the_step(copied, monkeypatch, capfd, steps):
+    """In the first epoch, and, resumed, in the second; what then comes out is what was never stopped."""
+    flags = [*FLAGS, "--out=cut"]
+    stop_at(monkeypatch, *steps)
+    for epoch in range(1, len(steps) + 1):
+        assert run.main(flags) == run.STOPPED
+        told = f"stopped by SIGTERM in epoch {epoch} of 2, after step 1 of 2; --resume goes on.\n"
+        assert capfd.readouterr().err == told
+        assert [path.name for path in (CUT / "partial").iterdir()] == [f"epoch{epoch}"]
+        flags = [*FLAGS, "--out=cut", "--resume"]
+    assert run.main(flags) == 0
+    assert not (CUT / "partial").exists()
+    same_runs(RUN, CUT)
+
+
+@pytest.fixture
+def layout():
+    return parallel.make_layout("single", batch_size=1, devices=jax.devices()[:1])
+
+
+def keep_cut(layout, epoch, made, value):
+    """A cut of a method with one number for its state."""
+    plan = {"train": base.Stream(np.arange(3, dtype=np.int32), np.int32(3))}
+    middle = engine.Middle(np.float32(value), plan, 1, made, [{"loss": (1 / 3, 2.0)}], [{"loss": (0.1, 1.0)}])
+    partial.save(pathlib.Path(), layout, engine.Cut(epoch, made, 9, middle), {"seconds": 1.5})
+    return [{"state": np.float32(value), "plan": plan}]
+
+
+def test_what_a_cut_leaves_is_what_is_gone_on_with(tmp_path, monkeypatch, layout):
+    monkeypatch.chdir(tmp_path)
+    like = keep_cut(layout, 3, 5, 1.0)
+    keep_cut(layout, 3, 7, 2.0)  # gone on with, and cut once more
+    found = partial.restore(pathlib.Path(), layout, lambda epoch: like if epoch == 3 else None, whole=3)
+    assert (found.epoch, found.meta["seconds"], float(found.middle.state)) == (3, 1.5, 2.0)
+    assert found.middle.plan["train"].order.tolist() == [0, 1, 2]
+    assert found.middle[2:] == (1, 7, [{"loss": (1 / 3, 2.0)}], [{"loss": (0.1, 1.0)}])
+    assert partial.restore(pathlib.Path(), layout, lambda _: like, whole=4) is None  # a later epoch is whole
+    keep_cut(layout, 4, 1, 3.0)
+    assert os.listdir("partial") == ["epoch5"]
+    pathlib.Path("partial/mine").touch()
+    partial.discard(pathlib.Path())
+    assert os.listdir("partial") == ["mine"] and partial.restore(pathlib.Path(), layout, lambda _: like, None) is None
+
+
+def test_a_damaged_cut_is_passed_over_unless_all_would_be_lost(tmp_path, monkeypatch, layout):
+    monkeypatch.chdir(tmp_path)
+    like = keep_cut(layout, 1, 5, 1.0)
+    shutil.rmtree("partial/epoch2/5/state")
+    with pytest.warns(checkpoints.CheckpointWarning, match="middle of epoch 2 cannot be used: partial/epoch2 is dam"):
+        assert partial.restore(pathlib.Path(), layout, lambda _: like, whole=1) is None
+    with pytest.raises(checkpoints.CheckpointError, match="and nothing was saved before it"):
+        partial.restore(pathlib.Path(), layout, lambda _: like, whole=None)
+
+
+# --- A full disk ------------------------------------------------------------------------------------------------------
+
+
+def one_epoch_less():
+    unfinished()
+    shutil.rmtree(RUN / "checkpoints" / "2")
+
+
+FULL = {
+    # what cannot be written: by what, what happens to the run before, flags, what to do then, flags that do it
+    "config.json": (records, "write_atomic", lambda: shutil.rmtree(RUN), [], "start again", None),
+    "labels": (corruptions, "save_noise", lambda: shutil.rmtree(RUN), [], "--resume goes on", None),
+    "config.next.json": (records, "write_atomic", lambda: None, ["--overwrite"], "--resume goes on", []),
+    "plots": (style, "save", unfinished, ["--resume"], "--resume goes on", ["--resume"]),
+    "summary.json": (records, "write_json_atomic", unfinished, ["--resume"], "--resume goes on", ["--resume"]),
+    "metrics.jsonl": (records, "append_record", one_epoch_less, ["--resume"], "--resume goes on", ["--resume"]),
+    "checkpoints": (ocp.CheckpointManager, "save", one_epoch_less, ["--resume"], "--resume goes on", ["--resume"]),
+}
+
+
+@pytest.mark.parametrize("row", [
+    pytest.param(row, marks=pytest.mark.exhaustive if after == ["--resume"] else ())  # they train, or draw
+    for row, (*_, after) in FULL.items()
+])  # fmt: skip
+def test_a_full_disk_is_a_sentence_and_nothing_is_lost(copied, capfd, row):
+    owner, write, before, flags, advice, after = FULL[row]
+    lines = (RUN / "metrics.jsonl").read_bytes()
+    before()
+
+    def full(*args, **more):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, write, full)
+        assert run.main([*FLAGS, *flags]) == 1
+    where = "run/checkpoints" if row == "checkpoints" else "run"
+    assert capfd.readouterr().err == (
+        f"error: No space left on device: '{where}' cannot be written; make room there, and {advice}.\n"
+    )
+    if after is not None:
+        assert run.main([*FLAGS, *after]) == 0
+        assert (RUN / "metrics.jsonl").read_bytes() == lines and (RUN / "plots" / "learning_curves.png").exists()
+
+
+def test_orbax_tells_of_a_full_disk_in_its_own_way(tmp_path, monkeypatch):
+    def full(self, *args, **more):
+        raise ValueError("RESOURCE_EXHAUSTED: Error writing \"a/0\" [os_error_code='28'] [spec={\n}]")
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", full)
+    with pytest.raises(OSError, match="No space left") as told:
+        checkpoints.save(tmp_path, 1, {"a": np.zeros(2)}, {})
+    assert told.value.errno == errno.ENOSPC and told.value.filename == str(tmp_path)
+
+
 # --- Overwriting, killed ----------------------------------------------------------------------------------------------
 
 OWN = ["notes.txt", "plots/mine.svg", "checkpoints/readme", "summary.json.bak", "labels-seed0-mine.npz"]
 WRITTEN = [
     "summary.json", "metrics.jsonl", "metrics.jsonl.tmp", "labels-seed0.npz", "labels-seed0.npz.77.partial",
     "findings-seed0.npz", "findings-seed0.partial", "plots/learning_curves.png", "diagnostics/seed0-epoch0001.npz",
+    "partial/epoch2/7/state/data", "partial/epoch3/1.orbax-checkpoint-tmp-3/state",
     "checkpoints/1/state/data", "checkpoints/2.orbax-checkpoint-tmp-3/state", "best/seed0/1/state/data",
 ]  # fmt: skip
 OURS = {"settings": {"method": "old"}, "environment": {"robustjax": "0.1.0"}, "labels": {}}
@@ -266,7 +411,7 @@ def test_a_kill_while_overwriting_leaves_the_old_run_or_the_new(tmp_path):
         found = {file.relative_to(path).as_posix() for file in contents(path)}
         assert found == {*OWN, "config.json"}  # what is not ours stays
         assert directory.read_settings(path).method == "new"
-        assert not (path / "best").exists() and not (path / "diagnostics").exists()
+        assert not any((path / name).exists() for name in ("best", "diagnostics", "partial"))
         if not died:
             break
     assert 15 < count < 99
@@ -324,10 +469,11 @@ def test_code_is_run_when_trusted_and_only_as_it_was(copied):
         restore.restore_run(RUN, trust_code=True)
 
 
-def test_figures_run_no_code_unless_trusted(copied, capsys):
+@pytest.mark.parametrize("figures", [sr, dynamic_loss])
+def test_figures_run_no_code_unless_trusted(copied, capsys, figures):
     edit("config.json", lambda found: found["settings"].update(NAMING["loss"]))
     (RUN / "metrics.jsonl").unlink()  # nothing else to draw
-    assert sr.main(["run", "--out=pictures"]) == 2
+    assert figures.main(["run", "--out=pictures"]) == 2
     assert "--trust-code" in capsys.readouterr().err
-    assert sr.main(["run", "--out=pictures", "--trust-code"]) == 2
+    assert figures.main(["run", "--out=pictures", "--trust-code"]) == 2
     assert "evil.py': there is no such file" in capsys.readouterr().err

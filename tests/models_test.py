@@ -313,6 +313,21 @@ def test_perceptron_has_no_statistics_unless_normalised():
     assert normalised.tap_shapes(*variables, vectors)["norm1"].shape == (5, 8)
 
 
+def test_a_linear_classifier_is_tapped_at_its_inputs_and_a_number_is_one_width():
+    vectors = jax.random.normal(jax.random.key(0), (5, 9))
+    linear = get_model("linear", 4)
+    params, stats = jit(linear.init)(jax.random.key(0), vectors)
+    assert {path: leaf.shape for path, leaf in flatten_dict(params).items()} == {
+        ("head", "kernel"): (9, 4), ("head", "bias"): (4,),
+    }  # fmt: skip
+    logits, features, _ = linear.outputs(params, stats, vectors, train=False)
+    np.testing.assert_array_equal(features, vectors)
+    moved, _ = linear.apply(params, stats, vectors, train=False, taps={"inputs": vectors})
+    np.testing.assert_allclose(moved - logits, vectors @ params["head"]["kernel"], atol=1e-5)
+    one = jax.eval_shape(get_model("mlp", 4, widths=7).init, jax.random.key(0), vectors)
+    assert one.params["linear1"]["kernel"].shape == (9, 7) and "linear2" not in one.params
+
+
 @pytest.mark.parametrize("shape", [(2, 8, 8, 1), (2, 28, 28, 1), (2, 9, 7, 3)])
 def test_small_cnn_takes_small_images_of_any_size(shape):
     model = get_model("small_cnn", 10, stages=((8,), (16,)), pooling="flatten")

@@ -8,29 +8,26 @@ import pytest
 from experiments import run
 from experiments.runs import directory, restore
 from robustjax.data import corruptions
-from robustjax.training import checkpoints, engine, evaluation, parallel
+from robustjax.training import checkpoints, evaluation
+from tests import toys
 
 OPTIONS = ["--method=ce_sr", "--model=mlp", "--batch-size=256", "--epochs=2", "--seeds=2", "--seed=3",
            "--noise=symmetric", "--noise-rate=0.4", "--imbalance=none", "--imbalance-ratio=1", "--learning-rate=0.02",
            "--parallel=single", "--quiet"]  # fmt: skip
 
 
-PLANS = []  # of each epoch of the run, a list of the seeds'
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run, and the plan of each of its epochs, a list of the seeds'."""
+    made = tmp_path_factory.mktemp("restore") / "run"
+    with toys.noted_plans() as plans:
+        assert run.main([*OPTIONS, f"--out={made}"]) == 0
+    return made, plans
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory):
-    made, begin = tmp_path_factory.mktemp("restore") / "run", engine.Programs.begin
-
-    def noted(self, *args):
-        state, plan = begin(self, *args)
-        PLANS.append(parallel.by_seed(self.layout, plan))
-        return state, plan
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine.Programs, "begin", noted)
-        assert run.main([*OPTIONS, f"--out={made}"]) == 0
-    return made
+def path(trained):
+    return trained[0]
 
 
 def recorded(path, epoch):
@@ -55,12 +52,13 @@ def test_restored_networks_predict_as_recorded(path, epoch):
             assert evaluation.sparse_rate(logits, temperature) == pytest.approx(record[name], rel=1e-4)
 
 
-def test_the_next_epochs_draw_is_the_one_that_the_run_made(path):
+def test_the_next_epochs_draw_is_the_one_that_the_run_made(trained):
+    path, (_, plans) = trained
     found = restore.restore_run(path, epoch=1)
-    for k, plan in enumerate(PLANS[1]):
+    for k, plan in enumerate(plans):
         assert plan.keys() == {"train"}
         np.testing.assert_array_equal(restore.next_draw(found, k)["train"], plan["train"].order)
-    assert not np.array_equal(PLANS[1][0]["train"].order, PLANS[1][1]["train"].order)
+    assert not np.array_equal(plans[0]["train"].order, plans[1]["train"].order)
 
 
 def test_features_are_what_the_classifier_sees(path):

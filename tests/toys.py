@@ -1,8 +1,9 @@
 """Small things to train that several tests share: a task for any method of the registry, by what its entry says."""
 
+import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -114,6 +115,22 @@ def train(name: str, the_task: Task, seeds=(0,), mode: str = "single", devices=N
     """All epochs of a run of a method by name, with states brought to the host (one a seed)."""
     layout = parallel.make_layout(mode, seeds=len(seeds), batch_size=the_task.batch_size, devices=devices)
     return run(method(name, the_task, **more), the_task, [own(seed, wrong) for seed in seeds], layout)
+
+
+@contextlib.contextmanager
+def noted_plans() -> Iterator[list[list[Any]]]:
+    """Collects the plan of each epoch that is trained meanwhile, a list of the seeds' each."""
+    plans: list[list[Any]] = []
+    begin = engine.Programs.begin
+
+    def noted(self: engine.Programs, *args: Any) -> Any:
+        state, plan = begin(self, *args)
+        plans.append(parallel.by_seed(self.layout, plan))
+        return state, plan
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine.Programs, "begin", noted)
+        yield plans
 
 
 def with_emitters(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,7 +117,12 @@ def draw_meta_sets(
 
 
 def draw(
-    paths: Sequence[pathlib.Path], out: pathlib.Path, data_dir: str | None = None, epochs: Sequence[int] = ()
+    paths: Sequence[pathlib.Path],
+    out: pathlib.Path,
+    data_dir: str | None = None,
+    epochs: Sequence[int] = (),
+    *,
+    trust_code: bool = False,
 ) -> list[pathlib.Path]:
     """Draw what the runs allow into `out`; what they do not is told on stderr.
 
@@ -126,9 +131,11 @@ def draw(
       out: folder for the pictures.
       data_dir: folder of prepared TFDS data sets, as given to the runs.
       epochs: of the checkpoints whose meta sets are drawn; none: the newest.
+      trust_code: see `restore.restore_run`.
 
     Raises:
-      ValueError: a path holds no run, or runs are on different data sets.
+      ValueError: a path holds no run, runs are on different data sets, or one names a Python file (and `trust_code` is
+        not given).
     """
     names = runs.read(paths)
     records = {label: runs.read_records(path) for path, label in names.items()}
@@ -136,7 +143,7 @@ def draw(
     for path, label in names.items():
         for epoch in epochs or (None,):
             try:
-                restored.setdefault(label, []).append(restore.restore_run(path, data_dir, epoch))
+                restored.setdefault(label, []).append(restore.restore_run(path, data_dir, epoch, trust_code=trust_code))
             except checkpoints.CheckpointError as error:
                 print(f"{label}: {error}", file=sys.stderr)
     given = {label: _right_share(found[0]) for label, found in restored.items() if found}
@@ -171,14 +178,13 @@ def _right_share(run: restore.Restored) -> float | None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0, or 2 for runs that cannot be drawn."""
-    parser = runs.make_parser("dynamic_loss", __doc__)
-    parser.add_argument("--data-dir", metavar="DIR", help="folder of prepared TFDS data sets, as given to the runs")
+    parser = runs.make_parser("dynamic_loss", __doc__, restores=True)
     parser.add_argument(
         "--epochs", type=_numbers, default=(), metavar="E,E", help="checkpoints whose meta sets are drawn, such as "
         "50,250 of a run with --checkpoint-every=50 --keep-checkpoints=6; default: the newest"
     )  # fmt: skip
     given = parser.parse_args(argv)
-    return runs.show(lambda: draw(given.runs, given.out, given.data_dir, given.epochs))
+    return runs.show(lambda: draw(given.runs, given.out, given.data_dir, given.epochs, trust_code=given.trust_code))
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -11,13 +11,24 @@ from experiments.runs import directory, records, test_part
 from experiments.settings.config import Config
 
 
-def make_parser(name: str, text: str) -> argparse.ArgumentParser:
-    """The command line that figures of runs share: run directories and a folder for the pictures."""
+def make_parser(name: str, text: str, restores: bool = False) -> argparse.ArgumentParser:
+    """The command line that figures of runs share: run directories and a folder for the pictures.
+
+    Args:
+      name: of the figures' module.
+      text: its docstring.
+      restores: whether networks are restored, which needs the data and may run code.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m experiments.figures.{name}", description=text.split("\n\n")[0])
     parser.add_argument(
         "runs", nargs="+", type=pathlib.Path, metavar="RUN_DIR", help="run directories, on one data set"
     )
     parser.add_argument("--out", type=pathlib.Path, required=True, metavar="DIR", help="folder for the pictures")
+    if restores:
+        parser.add_argument("--data-dir", metavar="DIR", help="folder of prepared TFDS data sets, as given to the runs")
+        parser.add_argument(
+            "--trust-code", action="store_true", help="run the Python files that the runs' settings name"
+        )
     return parser
 
 

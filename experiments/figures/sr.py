@@ -51,10 +51,8 @@ def draw_tsne(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0, or 2 for runs that cannot be drawn."""
-    parser = runs.make_parser("sr", __doc__)
-    parser.add_argument("--data-dir", metavar="DIR", help="folder of prepared TFDS data sets, as given to the runs")
+    parser = runs.make_parser("sr", __doc__, restores=True)
     parser.add_argument("--images", type=int, default=2000, help="test images in the t-SNE, default 2000; 0: none")
-    parser.add_argument("--trust-code", action="store_true", help="run the Python files that the runs' settings name")
     given = parser.parse_args(argv)
     return runs.show(lambda: draw(given.runs, given.out, given.data_dir, given.images, trust_code=given.trust_code))
 

@@ -13,6 +13,7 @@ import numpy as np
 from experiments.pictures import findings, plots, style
 from experiments.runs import table
 from experiments.settings.config import Config
+from robustjax import filesystem
 from robustjax.data import Dataset
 from robustjax.data.labelling import Labels
 
@@ -43,6 +44,9 @@ def draw_all(
     """Draw a run's pictures into its `plots` folder; of findings those of the first seed.
 
     What cannot be drawn is told on stderr, in a sentence, and left out: no picture is worth a finished run.
+
+    Raises:
+      OSError: the disk is full.
     """
     by_seed = [[r for r in records if r["seed"] == seed] for seed in seeds]
     made: list[pathlib.Path] = []
@@ -83,6 +87,8 @@ def _telling(what: str) -> Iterator[None]:
             warnings.simplefilter("always", UserWarning)
             yield
     except Exception as error:  # whatever it is, training is over and must not be lost
+        if filesystem.is_full(error):
+            raise  # nothing that follows can be kept either
         first = str(error).strip().partition("\n")[0]
         print(f"warning: no picture of {what}: {type(error).__name__}: {first}", file=sys.stderr)
         return

@@ -12,6 +12,7 @@ validation-seed0.npz the same for what is held out, with --validation-split
 cross-fit-seed0.npz  every training example as networks predict it that have not seen it, with --cross-fit
 trusted-seed0.npz    and for the trusted examples, with --trusted-examples or --trusted: which, with their true labels
 checkpoints/         Orbax
+partial/epoch12/340/ Orbax: where a signal stopped the run in the middle of its twelfth epoch
 best/seed0/          Orbax: the epoch with the best validation accuracy, with --validation-split
 plots/               PNG
 summary.json         written last: it is there when the run is complete
@@ -29,14 +30,9 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-try:
-    import fcntl
-except ImportError:  # not a POSIX system: there the directory is not locked
-    fcntl = None  # type: ignore[assignment, unused-ignore]
-
 from experiments.runs import records
-from experiments.settings.config import IDENTITY, Config, identity
-from robustjax import user_code
+from experiments.settings.config import IDENTITY, Config, identity, with_values
+from robustjax import filesystem, user_code
 
 _NEXT = "config.next.json"  # the description of a run that overwrites another
 # What runs write, their temporary files included, besides config.json: what may be deleted.
@@ -44,9 +40,10 @@ _WRITTEN = re.compile(
     r"(summary\.json|metrics\.jsonl|data\.json|vocabulary\.txt|examples\.npz)(\.tmp)?|config(\.next)?\.json\.tmp"
     r"|(labels|validation|trusted|findings|cross-fit)-seed\d+\.(npz|(npz\.\d+\.)?partial)"
     r"|plots/\w+\.png|diagnostics/seed\d+-epoch\d+\.npz"
-    r"|(checkpoints|best/seed\d+)/\d+(\.orbax-checkpoint-tmp.*)?"
+    r"|(checkpoints|best/seed\d+|partial/epoch\d+)/\d+(\.orbax-checkpoint-tmp.*)?"
 )
-_FOLDERS = ("plots", "diagnostics", "checkpoints", "best/seed*", "best")  # in them too, and they are deleted once empty
+# In them too, and they are deleted once empty.
+_FOLDERS = ("plots", "diagnostics", "checkpoints", "best/seed*", "best", "partial/epoch*", "partial")
 
 
 class RunDirectoryError(ValueError):
@@ -54,7 +51,7 @@ class RunDirectoryError(ValueError):
 
 
 def default_path(config: Config) -> pathlib.Path:
-    """A name made from the settings, equal for equal settings."""
+    """A name made from the settings, equal for equal ones; what is left to the data's size has no part in it."""
     corruption = [
         f"{kind}{amount:g}"
         for kind, amount in ((config.noise, config.noise_rate), (config.imbalance, config.imbalance_ratio))
@@ -186,13 +183,11 @@ def claim(path: pathlib.Path, config: Config, describe: Callable[[], Mapping[str
 
 @contextlib.contextmanager
 def _locked(path: pathlib.Path) -> Iterator[None]:
-    folder = os.open(path, os.O_RDONLY)
     try:
-        try:
-            if fcntl is not None:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunDirectoryError(f"out={str(path)!r} is in use by a run that has not ended yet.") from None
+        folder = filesystem.lock(path)
+    except BlockingIOError:
+        raise RunDirectoryError(f"out={str(path)!r} is in use by a run that has not ended yet.") from None
+    try:
         yield
     finally:
         os.close(folder)
@@ -247,17 +242,47 @@ def read_json(file: pathlib.Path) -> dict[str, Any]:
     return found
 
 
+def as_chosen(path: pathlib.Path, config: Config) -> Config:
+    """The config with what the run in `path` had chosen by the size of its data, as far as it is left to that again.
+
+    Raises:
+      RunDirectoryError: if there is no run, or its description is damaged.
+    """
+    found = read_description(path)
+    settings, chosen = found["settings"], found.get("by_size", {})
+    before = {**dataclasses.asdict(Config()), **settings.get("options", {}), **settings}
+    return with_values(config, {name: before[name] for name in chosen if name in before})
+
+
+def check_chosen(path: pathlib.Path, config: Config) -> None:
+    """Refuse to leave to the size of data that are gone what the run in `path` was told.
+
+    Raises:
+      RunDirectoryError: naming the first such setting.
+    """
+    if left := as_chosen(path, config).by_size:
+        raise RunDirectoryError(
+            f"out={str(path)!r} holds a run that was told its {left[0]}, and the data it would now be chosen by are "
+            "gone; give the same settings, another --out, or --overwrite."
+        )
+
+
 def check_same(path: pathlib.Path, config: Config) -> None:
     """Compare the settings that determine the result with those of the run in `path`.
+
+    What is left to the size of the data is not compared, unless that run was told it.
 
     Raises:
       RunDirectoryError: naming the first setting that differs.
     """
+    config = as_chosen(path, config)
     before, now = read_description(path)["settings"], json.loads(json.dumps(identity(config)))
     unsaid = dataclasses.asdict(Config())  # by a run that did not know the setting yet
     for name in IDENTITY:
         was, given = (each.get(name, unsaid[name]) for each in (before, now))
-        if was != given:
+        if name == "options":
+            was = {option: value for option, value in was.items() if option not in config.by_size}
+        if was != given and name not in config.by_size:
             raise RunDirectoryError(
                 f"out={str(path)!r} holds a run with {name}={was!r}, not {given!r}; "
                 "give the same settings, another --out, or --overwrite."

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from experiments import complaints
-from experiments.settings import catalogue, files, human_labels, rates
+from experiments.settings import catalogue, defaults, files, human_labels, rates
 from experiments.settings.config import FIELDS, Config, model_options
 from robustjax import backend, data, models, user_code
 from robustjax.data import Dataset, augment, corruptions, labelling
@@ -40,6 +40,14 @@ def make_optimizer(config: Config) -> Callable[[Any], optax.GradientTransformati
         return optax.chain(*clip, optax.add_decayed_weights(config.weight_decay), optax.adam(rate, eps_root=1e-16))
 
     return sgd if config.optimizer == "sgd" else adam
+
+
+def size_of(config: Config, dataset: Dataset) -> defaults.Size:
+    """What the settings that nobody has named are chosen by; the examples that are not trained on do not count."""
+    count = min(len(dataset.train_labels), config.train_examples or len(dataset.train_labels))
+    count = round((count - min(config.trusted_examples, count)) * (1 - config.validation_split))
+    inputs = dataset.train_inputs
+    return defaults.Size(inputs.shape[1:], inputs.dtype.name, dataset.num_tokens, max(1, count), dataset.num_classes)
 
 
 def make_task(

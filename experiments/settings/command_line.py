@@ -12,7 +12,7 @@ import shutil
 import sys
 import textwrap
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments.settings import catalogue, config, listing
@@ -140,7 +140,7 @@ def help_text(argv: Sequence[str], width: int | None = None) -> str:
     except ValueError:  # what contradicts itself is told when it is run
         settings, sources = config.resolve({k: given[k] for k in ("method", "dataset") if k in given})
     known = catalogue.entry(settings.method)
-    values = dataclasses.asdict(settings)
+    values = dataclasses.asdict(settings) | dict.fromkeys(settings.by_size, "by the data's size")
     parts = [
         f"usage: {program()} [--method=NAME] [--dataset=NAME] [--SETTING=VALUE …]",
         _filled(
@@ -160,18 +160,18 @@ def help_text(argv: Sequence[str], width: int | None = None) -> str:
                     for each in fields]  # fmt: skip
             parts.append(_section(title, rows, width))
     if named:
-        parts.append(_method_section(settings, known, width))
+        parts.append(_method_section(settings, {**settings.options, **values}, known, width))
     more = "" if named else f"`{program()} --method=NAME --help` also shows the options of that method. "
     parts.append(_filled(f"{more}{', '.join(_LISTS)}: what there is.", width))
     return "\n\n".join(parts)
 
 
-def _method_section(settings: config.Config, known: Any, width: int) -> str:
+def _method_section(settings: config.Config, values: Mapping[str, Any], known: Any, width: int) -> str:
     facts = [fact.rstrip(".") + "." for fact in (catalogue.summary(known), known.paper) if fact]
     facts += [f"Needs {', '.join(known.needs)}."] if known.needs else []
     facts += [f"Networks: {known.networks}; kept for each example: {known.memory}; cost of a step: {known.cost:g}."]
     rows = [
-        (_flag(name, option.kind), _described(option.help, settings.options[name]))
+        (_flag(name, option.kind), _described(option.help, values[name]))
         for name, option in catalogue.options(known).items()
     ]
     place = user_code.find(settings.method)

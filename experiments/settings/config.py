@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.settings import catalogue, files, ranges, rates, recipes
+from experiments.settings import catalogue, defaults, files, ranges, rates, recipes
 from robustjax import backend, data, user_code
 from robustjax.data import augment, corruptions, labelling
 from robustjax.methods import base, composable, custom, sparse
@@ -140,9 +140,12 @@ class Config:
     compilation_cache: str | None = setting(None, "run", "folder for compiled programs; 'off' for none")
     quiet: bool = setting(False, "run", "print the final table only")
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict, metadata={"group": None})
+    # Settings and options that nobody has named, to be chosen by the size of the data (`fill`). Until then their values
+    # here mean nothing, and they are no part of the run's identity.
+    by_size: tuple[str, ...] = dataclasses.field(default=(), metadata={"group": None})
 
 
-FIELDS = tuple(field.name for field in dataclasses.fields(Config) if field.name != "options")
+FIELDS = tuple(field.name for field in dataclasses.fields(Config) if field.name not in ("options", "by_size"))
 _SPARSE = composable.options_of(sparse.sparse_terms)
 
 # Settings that change where or how a run is carried out, but not its result.
@@ -151,6 +154,7 @@ _NOT_IDENTITY = (
     "compilation_cache",
     "cross_fit",  # it adds a file, which tells its number of parts
     "recipe",  # what it says is in the settings
+    "by_size",  # likewise
 )  # fmt: skip
 IDENTITY = tuple(field.name for field in dataclasses.fields(Config) if field.name not in _NOT_IDENTITY)
 # What a run does to the data before it trains (noise, unequal classes, subsets, parts set apart), as it is where nobody
@@ -164,8 +168,9 @@ _LATER = (
 
 
 def identity(config: Config) -> dict[str, Any]:
-    """The settings that determine a run's result, as a JSON-able dict."""
-    found = {k: v for k, v in dataclasses.asdict(config).items() if k in IDENTITY}
+    """The settings that determine a run's result, as a JSON-able dict; without what is still to be chosen by size."""
+    found = {k: v for k, v in dataclasses.asdict(config).items() if k in IDENTITY and k not in config.by_size}
+    found["options"] = {k: v for k, v in config.options.items() if k not in config.by_size}
     return {k: v for k, v in found.items() if k not in _LATER or v != getattr(Config, k)}
 
 
@@ -177,6 +182,8 @@ def model_options(config: Config) -> dict[str, Any]:
 
 def resolve(given: Mapping[str, Any]) -> tuple[Config, tuple[str, ...]]:
     """Defaults, then the recipe, then what the user gave; checked.
+
+    Where the recipe, if any, names no network, what nobody has named is left to `fill`: `Config.by_size` tells what.
 
     Args:
       given: settings and method options, flat.
@@ -203,12 +210,65 @@ def resolve(given: Mapping[str, Any]) -> tuple[Config, tuple[str, ...]]:
     chosen = {k: option.default for k, option in options.items()}
     chosen |= {k: v for k, v in recipe.options.items() if k in options}
     chosen |= {k: v for k, v in given.items() if k in options and k not in FIELDS}
-    config = Config(**settings, options=_adapted(chosen, given, settings, recipe))
+    config = Config(
+        **settings,
+        options=_adapted(chosen, given, settings, recipe),
+        by_size=_left_to_size(given, catalogue.family(method), options, recipe),
+    )
+    _check_all(config)
+    return config, recipe.sources
+
+
+def _left_to_size(
+    given: Mapping[str, Any], family: str, options: Mapping[str, catalogue.Option], recipe: recipes.Recipe
+) -> tuple[str, ...]:
+    """What neither the recipe nor the user has named, of what can be chosen by size."""
+    if "model" in recipe.settings:  # it knows its data, and is the whole protocol
+        return ()
+    said = {*given, *recipe.settings, *recipe.options}
+    usual = catalogue.options(catalogue.entry(family)) if defaults.options(family) else {}
+    names = list(defaults.settings())
+    names += [  # what a variant of the method has as its own stays
+        name for name in defaults.options(family) if name in options and options[name].default == usual[name].default
+    ]
+    return tuple(name for name in names if name not in said)
+
+
+def fill(config: Config, size: defaults.Size) -> tuple[Config, dict[str, defaults.Choice]]:
+    """The config with what was left to the size of the data, checked; and what was chosen, with reasons.
+
+    Raises:
+      ValueError: for a setting that does not go with what was chosen.
+    """
+    if not config.by_size:
+        return config, {}
+    said = {k: v for k, v in _flat(config).items() if k not in config.by_size}
+    chosen = defaults.choose(size, said, catalogue.family(config.method))
+    filled = with_values(config, {name: each.value for name, each in chosen.items()})
+    _check_all(filled)
+    return filled, chosen
+
+
+def with_values(config: Config, values: Mapping[str, Any]) -> Config:
+    """The config with these values for what is left to the size of the data; other names are passed over."""
+    taken = {name: values[name] for name in config.by_size if name in values}
+    return dataclasses.replace(
+        config,
+        **{k: v for k, v in taken.items() if k in FIELDS},
+        options=dict(config.options) | {k: v for k, v in taken.items() if k not in FIELDS},
+        by_size=tuple(name for name in config.by_size if name not in taken),
+    )
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in FIELDS} | dict(config.options)
+
+
+def _check_all(config: Config) -> None:
     check_ranges(config)
-    for name, option in options.items():
+    for name, option in catalogue.options(catalogue.entry(config.method)).items():
         ranges.check(name, config.options[name], option.help)
     check(config)
-    return config, recipe.sources
 
 
 def _recipe(given: Mapping[str, Any], method: str, options: Mapping[str, catalogue.Option]) -> recipes.Recipe:
@@ -223,20 +283,6 @@ def _recipe(given: Mapping[str, Any], method: str, options: Mapping[str, catalog
         imbalance=given.get("imbalance"),
     )
     return recipes.uncorrupted(recipe, _UNTOUCHED) if data.is_own(given.get("dataset", Config.dataset)) else recipe
-
-
-def unsaid(given: Mapping[str, Any], config: Config) -> dict[str, Any]:
-    """Where the recipe, if any, names no network: the settings of training that nobody has named, at their defaults.
-
-    Args:
-      given: what was given on the command line.
-      config: what `resolve` has made of it.
-    """
-    said = _recipe(given, config.method, catalogue.options(catalogue.entry(config.method))).settings
-    if "model" in said:
-        return {}
-    wanted = ("model", "augmentation", "epochs", "batch_size", "optimizer", "learning_rate", "schedule")
-    return {name: getattr(config, name) for name in wanted if name not in {*said, *given}}
 
 
 def _refuse_recipe(given: Mapping[str, Any], method: str, name: str) -> None:
@@ -375,7 +421,9 @@ def check(config: Config) -> None:
     if config.trusted is not None:
         files.check_trusted(config.trusted)
     need(not (config.resume and config.overwrite), "resume", "--resume and --overwrite contradict each other")
-    if user_code.find(config.model) is None:
+    if "model" in config.by_size:
+        model_options(config)
+    elif user_code.find(config.model) is None:
         catalogue.make_model(config.model, 2, **model_options(config))
     else:
         model_options(config)

@@ -11,14 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-try:
-    import fcntl
-except ImportError:  # not a POSIX system: there what a killed decode leaves stays
-    fcntl = None  # type: ignore[assignment, unused-ignore]
-
 import numpy as np
 
-from robustjax import backend
+from robustjax import backend, filesystem
 
 Progress = Callable[[int, int], None]
 _META = "meta.json"
@@ -52,15 +47,16 @@ def default_cache_dir() -> Path:
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel of [N, H, W, C], in the images' units; 1 for a constant channel.
 
-    (0.0,) and (1.0,) for arrays of another rank.
+    Likewise of each feature of float vectors [N, D]; (0.0,) and (1.0,) for anything else.
     """
-    if images.ndim != 4:
+    if images.ndim != 4 and (images.ndim != 2 or images.dtype != np.float32):
         return (0.0,), (1.0,)
+    axes = tuple(range(images.ndim - 1))
     count = images[..., 0].size
     step = max(1, 2**22 // images[0].size)  # float64 chunks of 32 MB
     chunks = [images[i : i + step] for i in range(0, len(images), step)]
-    mean = sum(chunk.sum((0, 1, 2), dtype=np.float64) for chunk in chunks) / count
-    var = sum(np.square(chunk - mean).sum((0, 1, 2)) for chunk in chunks) / count
+    mean = sum(chunk.sum(axes, dtype=np.float64) for chunk in chunks) / count
+    var = sum(np.square(chunk - mean).sum(axes) for chunk in chunks) / count
     std = np.where(var > 1e-12 * np.maximum(1, mean**2), np.sqrt(var), 1.0)
     return tuple(mean.tolist()), tuple(std.tolist())
 
@@ -115,7 +111,7 @@ def decode_once(
         _remove_abandoned(folder.parent)
         partial = Path(tempfile.mkdtemp(prefix=".", suffix=_PARTIAL, dir=folder.parent))
         partial.chmod(0o755)
-        lock = _lock(partial)
+        lock = filesystem.lock(partial)
     except OSError as error:
         raise _unwritable(what, folder, error) from error
     try:
@@ -138,7 +134,7 @@ def decode_once(
             if not folder.is_dir():
                 raise
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if filesystem.is_full(error):
             raise _unwritable(what, folder, error) from error
         raise
     finally:
@@ -157,21 +153,13 @@ def _unwritable(what: str, folder: Path, error: OSError) -> OSError:
     )
 
 
-def _lock(folder: Path) -> int:
-    """An open descriptor of a folder, locked; the lock goes with the process, however it ends."""
-    opened = os.open(folder, os.O_RDONLY)
-    if fcntl is not None:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return opened
-
-
 def _remove_abandoned(parent: Path) -> None:
-    """Remove what decodes have left that were killed; those under way are locked."""
-    if fcntl is None:
+    """Remove what decodes have left that were killed; those under way are locked, or else all stays."""
+    if not filesystem.LOCKS:
         return
     for partial in parent.glob(f".*{_PARTIAL}"):
         try:
-            opened = _lock(partial)
+            opened = filesystem.lock(partial)
         except OSError:  # another process is at it, or has just removed it
             continue
         shutil.rmtree(partial, ignore_errors=True)

@@ -34,7 +34,7 @@ class Dataset(NamedTuple):
     num_classes: int
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
-    """Per channel, in the images' units (0 to 255 for uint8); (0.0,) for arrays that are not [N, H, W, C]."""
+    """Per channel, in the images' units (0 to 255 for uint8), or per feature of float vectors; (0.0,) for others."""
     std: tuple[float, ...]
     train_order: np.ndarray | None = None
     """int32 [N]: example i is number train_order[i] of the original files (CIFAR), where that is known.

@@ -34,6 +34,7 @@ _REGISTRY: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "cnn8": (ConvNet, sr_cnn((64, 64), (128, 128), (196, 196), hidden=256)),  # SR on CIFAR-10
     "small_cnn": (ConvNet, {"stages": ((32,), (64,), (64,))}),  # 8×8 to 28×28 images on a CPU
     "mlp": (Mlp, {}),
+    "linear": (Mlp, {"widths": (), "tap_inputs": True}),  # on features of another network
     "bilstm": (BiLstm, {}),  # HAR on IMDB
 }
 _COMMON = {"initialization": "torch", "head": "linear", "unbiased_running_variance": False}
@@ -81,7 +82,8 @@ def get_model(name: str, num_classes: int, *, dtype: Any = jnp.float32, **overri
         "kaiming_xavier": SR's, Kaiming uniform convolutions and Xavier uniform linear layers), `head` ("linear", or
         "cosine" for LDAM's classifier: features and weights of length 1, no bias), `unbiased_running_variance`
         (PyTorch's running variance, or Flax's with False, the default);
-        and the fields of the network's own class, such as `stages`, `widths` or `blocks`.
+        and the fields of the network's own class, such as `stages`, `widths` or `blocks`; a whole
+        number where numbers are expected is one of them.
 
     Returns:
       The `Model`.
@@ -108,6 +110,8 @@ def get_model(name: str, num_classes: int, *, dtype: Any = jnp.float32, **overri
     module, defaults = _REGISTRY[name]
     kinds = {field.name: field.type for field in dataclasses.fields(module)}
     fields = kinds.keys() - {"kit", "parent", "name"}
+    one = {option for option, value in overrides.items() if type(value) is int and kinds.get(option) == tuple[int, ...]}
+    overrides = {option: (value,) if option in one else value for option, value in overrides.items()}
     for option, value in overrides.items():
         if option not in fields | _COMMON.keys():
             raise ValueError(f"{name} has no option {option!r}; it has {', '.join(sorted(fields | _COMMON.keys()))}")

@@ -44,24 +44,37 @@ class ConvNet(nn.Module):
         return kit.classify(x)
 
 
+class Inputs(nn.Module):
+    """What comes in, with a place to tap."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [B, …] to itself."""
+        return layers.tap(self, x)
+
+
 class Mlp(nn.Module):
-    """A perceptron with ReLU on vectors, or on anything else flattened.
+    """A perceptron with ReLU on vectors, or on anything else flattened; without hidden layers a linear classifier.
 
     Attributes:
       kit: the layers, with the number of classes and the common options of `get_model` in them.
       widths: of the hidden layers.
       normalize: whether a tapped `layers.BatchNorm` stands before each ReLU.
+      tap_inputs: whether the inputs can be tapped, for gradients where there is no hidden layer.
     """
 
     kit: layers.Kit
     widths: tuple[int, ...] = (64, 64)
     normalize: bool = False
+    tap_inputs: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
         """Maps [B, …] to (logits [B, C], features [B, D])."""
         kit = self.kit
         x = x.reshape(x.shape[0], -1)
+        if self.tap_inputs:
+            x = Inputs(name="inputs")(x)
         for i, width in enumerate(self.widths, 1):
             x = kit.linear(x, width, name=f"linear{i}")
             if self.normalize:

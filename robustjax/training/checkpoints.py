@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -52,6 +53,7 @@ def open_writer(directory: PathLike, *, keep: int = 2, background: bool = False)
     Raises:
       ValueError: ``keep`` is below 1.
       CheckpointError: by ``save``, if the folder already holds this or a later epoch (see ``discard_after``).
+      OSError: by ``save``, if it cannot be written; the ones before it are as they were.
     """
     if keep < 1:
         raise ValueError(f"keep must be at least 1, got {keep}")
@@ -72,7 +74,11 @@ def open_writer(directory: PathLike, *, keep: int = 2, background: bool = False)
                 meta=ocp.args.JsonSave(dict(meta)),
                 leaves=ocp.args.JsonSave(sealed),
             )
-            manager.save(epoch, args=items)
+            try:
+                with _finishing_loops():
+                    manager.save(epoch, args=items)
+            except Exception as error:  # Orbax's many exception types are not documented
+                raise _unwritten(error, epoch, directory) from error
 
         yield save
 
@@ -89,6 +95,7 @@ def save(directory: PathLike, epoch: int, state: Any, meta: Mapping[str, Any], *
 
     Raises:
       CheckpointError: the folder already holds this or a later epoch.
+      OSError: it cannot be written; the ones before it are as they were.
     """
     with open_writer(directory, keep=keep) as write:
         write(epoch, state, meta)
@@ -172,6 +179,16 @@ def _read(manager: ocp.CheckpointManager, epoch: int, target: Any, where: str) -
             if _checksum(leaf) != described["checksums"][name]:
                 raise _DamageError(f"leaf {name!r} does not match its checksum")
     return state, restored.meta
+
+
+def _unwritten(error: Exception, epoch: int, directory: PathLike) -> Exception:
+    """What a failed save is: an OSError with the folder's name where a system call has failed."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))  # TensorStore's
+    number = int(code[1]) if code else getattr(error, "errno", None)
+    if number is not None:
+        return OSError(number, os.strerror(number), os.fspath(directory))
+    reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    return CheckpointError(f"the checkpoint of epoch {epoch} cannot be written in {directory}: {reason}")
 
 
 def _epochs(directory: PathLike) -> list[int]:
@@ -279,7 +296,7 @@ class _FinishingLoop(asyncio.SelectorEventLoop):
 
 @contextlib.contextmanager
 def _finishing_loops() -> Iterator[None]:
-    """Orbax reads all leaves at once and leaves at the first failure; each other read would report a closed loop."""
+    """Orbax does all leaves at once and leaves at the first failure; each other one would report a closed loop."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of policies, since Python 3.14
         before = asyncio.get_event_loop_policy()
@@ -298,8 +315,12 @@ def _silent_orbax() -> Iterator[None]:
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
+    restores = True
     try:
         yield
+    except OSError:  # threads of Orbax's are still to tell of what could not be written
+        restores = False
+        raise
     finally:
-        for logger, level in zip(loggers, before, strict=True):
+        for logger, level in zip(loggers, before, strict=True) if restores else ():
             logger.setLevel(level)

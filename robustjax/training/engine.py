@@ -2,14 +2,17 @@
 
 The training set lies on the device as it is stored (uint8 images). An epoch is: look at the training set if the stage
 asks for it, let the stage plan, then make its passes; a step shuffles, gathers and augments on the device. On GPU and
-TPU a pass is one compiled loop, on CPU a Python loop over the same compiled step (`backend.loops_on_device`).
+TPU some seconds of a pass are one compiled loop, on CPU it is a Python loop over the same compiled step
+(`backend.loops_on_device`).
 
 Order, augmentation and every other random draw are functions of (seed, epoch, pass, step) alone, and the state is one
-pytree: a run that was cut and resumed is bit for bit the run that was not.
+pytree: a run that was cut and resumed, after an epoch or between two of its steps (`Middle`), is bit for bit the run
+that was not.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
@@ -42,6 +45,8 @@ _PLAN, _PASS = 0, 1
 _ENTER = np.uint32(2**32 - 2)
 _CYCLES = np.uint32(2**32 - 1)  # where others fold in the step
 _INIT = np.uint32(2**32 - 1)  # where others fold in the epoch
+
+_LOOP_SECONDS = 2.0  # of a compiled loop, between which a run can be cut
 
 
 class Resident(NamedTuple):
@@ -119,6 +124,44 @@ class Epoch(NamedTuple):
     preliminary: bool
 
 
+Sums = dict[str, tuple[float, float]]
+
+
+class Middle(NamedTuple):
+    """A place between two steps of an epoch, and all that it takes to go on from there; `save_middle` keeps it.
+
+    Attributes:
+      state: the method's state, on the device(s).
+      plan: the epoch's plan, on the device(s).
+      passes: how many of the epoch's passes are over.
+      steps: how many steps of the next one are made.
+      metrics: each seed's (sum, count) of the passes that are over, by name.
+      tallies: each seed's (sum, count) of the steps made of the next one.
+    """
+
+    state: State
+    plan: Plan
+    passes: int
+    steps: int
+    metrics: list[Sums]
+    tallies: list[Sums]
+
+
+class Cut(Exception):
+    """Training was asked to stop and did, between two steps.
+
+    Attributes:
+      epoch: the epoch that is not over, 0 for the first.
+      made: how many of its steps were made, of all passes.
+      total: how many it has.
+      middle: where to go on.
+    """
+
+    def __init__(self, epoch: int, made: int, total: int, middle: Middle):
+        super().__init__(f"cut in epoch {epoch + 1}, after step {made} of {total}")
+        self.epoch, self.made, self.total, self.middle = epoch, made, total, middle
+
+
 class NonFiniteLossError(FloatingPointError):
     """The training loss became NaN or infinite."""
 
@@ -140,7 +183,8 @@ class Programs:
         self.method, self.task, self.layout, self._on_phase = method, task, layout, on_phase
         self._compiled: dict[Any, Callable[..., Any]] = {}
         self._tallies: dict[Any, Tally] = {}
-        self._chunk = task.batch_size * max(1, 1024 // task.batch_size)
+        self._strides: dict[Any, int] = {}
+        self._chunk = _chunk(task)
 
     def call(self, name: str, program: Callable[[Any, Any, Any], Any], *args: Any, key: Any = None) -> Any:
         """Run `program(state, own, shared)`, compiling it at its first use."""
@@ -227,20 +271,13 @@ class Programs:
             epoch, start = now
             key = jax.random.fold_in(jax.random.fold_in(own.key, epoch), _PLAN)
             if stage.plan is None:
-                return state, self._draw_all(stage, key)
+                return state, parallel.replicate(self.layout, _draw_all(stage, self.task, key))
             clock = self._clock(stage, epoch, start, jnp.float32(0))
             state, plan = stage.plan(state, own.survey(seen), clock, key)
-            return parallel.keep_state(self.layout, state), plan
+            return parallel.keep_state(self.layout, state), parallel.replicate(self.layout, plan)
 
         now = (np.int32(epoch), np.int32(start))
         return self.call("epoch plan", program, state, (own, seen), now, key=("epoch plan", stage))
-
-    def _draw_all(self, stage: Stage, key: jax.Array) -> Plan:
-        """Each stream of the stage draws its whole pool."""
-        sizes = {"train": self.task.num_examples, "trusted": self.task.num_trusted}
-        draws = dict.fromkeys(draw for work in stage.passes for step in work for draw in step.draws)
-        keys = [key, *(jax.random.fold_in(key, number) for number in range(1, len(draws)))]
-        return {draw.stream: everything(key, sizes[draw.pool]) for draw, key in zip(draws, keys, strict=True)}
 
     def _clock(self, stage: Stage, epoch: jax.Array, start: jax.Array, part: jax.Array) -> Clock:
         """The time at `part` of an epoch of a stage that began with epoch `start`."""
@@ -268,39 +305,50 @@ class Programs:
         shared: Resident,
         when: tuple[int, int],
         spans: Sequence[Span],
-        on_step: Callable[[int], None],
-    ) -> tuple[State, list[Tally]]:
-        """Make pass `number` of a stage's epoch; returns the state and each seed's tally on the host.
+        on_step: Callable[[int], bool],
+        begun: tuple[int, Sequence[Sums]] = (0, ()),
+    ) -> tuple[State, list[Tally], int]:
+        """Make pass `number` of a stage's epoch; returns the state, each seed's tally on the host, and the steps made.
 
-        `when` is the epoch and the one in which the stage began.
+        Args:
+          stage: the stage.
+          number: of the pass, from 0.
+          state: given up.
+          own: what the seeds have of their own.
+          plan: the epoch's.
+          shared: what they share.
+          when: the epoch and the one in which the stage began.
+          spans: each seed's length of the pass, and where it lies in the epoch.
+          on_step: told how many steps were made, as often as the host can know; True: the pass is cut there.
+          begun: how many steps were made before it was cut, and what they told.
         """
         work = stage.passes[number]
         uneven = len({span.steps for span in spans}) > 1
         advance = functools.partial(self._advance, stage, number, uneven)
         seed = (own, plan, parallel.place_seeds(self.layout, [Span(*map(np.int32, span)) for span in spans]))
         now = tuple(map(np.int32, when))
-        carry = (state, self._zero_tally(stage, number, state, seed, (shared, now, np.int32(0))))
-        last = max(span.steps for span in spans)
-        if backend.loops_on_device():
-            carry = self.call(
-                f"{_title(work[0])} loop",
-                functools.partial(_loop, advance, work),
-                carry,
-                seed,
-                (shared, now, np.int32(last)),
-                key=(stage.schedule, number, work, uneven),
-            )
-            on_step(last)
-        else:
-            for t in range(last):
-                step = work[t % len(work)]
-                program = functools.partial(advance, step)
+        t, told = begun
+        carry = (state, self._tally_of(stage, number, state, seed, (shared, now, np.int32(0)), told))
+        last, cut = max(span.steps for span in spans), False
+        while t < last and not cut:
+            if backend.loops_on_device():
+                key: Any = (stage.schedule, number, work, uneven)
+                stride = self._strides.setdefault(key, 1)
+                name, program, until = f"{_title(work[0])} loop", functools.partial(_loop, advance, work), t + stride
+                until = min(until, last)
+                at: Any = (np.int32(t), np.int32(until))
+            else:
+                step, until = work[t % len(work)], t + 1
                 key = (stage.schedule, number, work, step, uneven)
-                carry = self.call(_title(step), program, carry, seed, (shared, now, np.int32(t)), key=key)
-                jax.block_until_ready(carry[1])
-                on_step(1)
+                name, program, at = _title(step), functools.partial(advance, step), np.int32(t)
+            began = time.monotonic()
+            carry = self.call(name, program, carry, seed, (shared, now, at), key=key)
+            jax.block_until_ready(carry[1])
+            if key in self._strides:
+                self._strides[key] = _stride(stride, until - t, time.monotonic() - began)
+            cut, t = on_step(until - t), until
         state, tally = carry
-        return state, parallel.by_seed(self.layout, tally)
+        return state, parallel.by_seed(self.layout, tally), t
 
     def _apply_step(
         self, stage: Stage, number: int, step: Step, state: State, seed: Any, shared: Any
@@ -352,8 +400,8 @@ class Programs:
             new = jax.tree.map(functools.partial(jnp.where, t < span.steps), new, carry)
         return parallel.keep_state(self.layout, new)
 
-    def _zero_tally(self, stage: Stage, number: int, state: State, seed: Any, shared: Any) -> Tally:
-        """An empty tally for each seed, of all metrics of the pass's steps."""
+    def _tally_of(self, stage: Stage, number: int, state: State, seed: Any, shared: Any, told: Sequence[Sums]) -> Tally:
+        """A tally for each seed, of all metrics of the pass's steps: what they have `told` so far, or an empty one."""
         work = stage.passes[number]
         key = (stage.schedule, number, work)
         if key not in self._tallies:  # finding the metrics costs as much as tracing the steps
@@ -365,7 +413,32 @@ class Programs:
             none: Any = np.int32(-1)
             zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), metrics)
             self._tallies[key] = Tally(zeros, none)
-        return parallel.place_seeds(self.layout, [self._tallies[key]] * self.layout.seeds)
+        empty = self._tallies[key]
+        tallies = [
+            empty._replace(metrics=jax.tree.map(lambda zero, sum_: np.asarray(sum_, zero.dtype), empty.metrics, sums))
+            for sums in told
+        ]
+        return parallel.place_seeds(self.layout, tallies or [empty] * self.layout.seeds)
+
+
+def _draw_all(stage: Stage, task: Task, key: jax.Array) -> Plan:
+    """Each stream of the stage draws its whole pool."""
+    sizes = {"train": task.num_examples, "trusted": task.num_trusted}
+    draws = dict.fromkeys(draw for work in stage.passes for step in work for draw in step.draws)
+    keys = [key, *(jax.random.fold_in(key, number) for number in range(1, len(draws)))]
+    return {draw.stream: everything(key, sizes[draw.pool]) for draw, key in zip(draws, keys, strict=True)}
+
+
+def _chunk(task: Task) -> int:
+    """How many examples are looked at in one go."""
+    return task.batch_size * max(1, 1024 // task.batch_size)
+
+
+def _stride(stride: int, made: int, seconds: float) -> int:
+    """How many steps the next compiled loop has, after one of `made` that took `seconds`; it changes no number."""
+    if seconds > 2 * _LOOP_SECONDS:
+        return max(1, stride // 2)
+    return 2 * stride if made == stride and seconds < _LOOP_SECONDS / 2 else stride
 
 
 def _of_one_seed(layout: parallel.Layout, tree: Any) -> Any:
@@ -390,8 +463,8 @@ def _title(step: Step) -> str:
 
 
 def _loop(advance: Callable[..., Any], work: Pass, carry: Any, seed: Any, shared: Any) -> Any:
-    """A whole pass as one program. Its length is an argument, so that it is compiled once for all epochs."""
-    resident, now, last = shared
+    """Steps of a pass as one program. Which ones is an argument, so that it is compiled once for all epochs."""
+    resident, now, (first, last) = shared
     different = list(dict.fromkeys(work))
     turn = jnp.asarray([different.index(step) for step in work], jnp.int32)
 
@@ -399,7 +472,7 @@ def _loop(advance: Callable[..., Any], work: Pass, carry: Any, seed: Any, shared
         branches = [lambda c, step=step: advance(step, c, seed, (resident, now, t)) for step in different]
         return jax.lax.switch(turn[t % len(work)], branches, carry) if len(different) > 1 else branches[0](carry)
 
-    return jax.lax.fori_loop(0, last, body, carry)
+    return jax.lax.fori_loop(first, last, body, carry)
 
 
 def init_states(method: Method, layout: parallel.Layout, owns: Sequence[Own]) -> State:
@@ -415,30 +488,107 @@ def init_states(method: Method, layout: parallel.Layout, owns: Sequence[Own]) ->
     return parallel.place_seeds(layout, jax.tree.map(jnp.copy, states))
 
 
-def check_steps(method: Method, task: Task, layout: parallel.Layout, state: State) -> None:
-    """Trace every step and the prediction once and compute nothing: what cannot be compiled is known before a run.
+def check_steps(method: Method, task: Task, layout: parallel.Layout, state: State, own: Own) -> None:
+    """Trace all that a method is made of once and compute nothing: what cannot be compiled is known before a run.
 
     Args:
       method: the method.
       task: the static facts that `method` was made with.
       layout: how seeds and devices are arranged.
       state: what `init_states` gives; it is not used up.
+      own: what one of the seeds has of its own.
 
     Raises:
-      whatever a step or `method.predict` does.
+      whatever a step, a stage's `look`, `enter` or `plan`, `method.predict` or `method.inspect` does.
     """
     one = _of_one_seed(layout, state)
 
     def batch(size: int) -> Batch:
         integers, shares = (jax.ShapeDtypeStruct((size,), dtype) for dtype in (jnp.int32, jnp.float32))
-        inputs = jax.ShapeDtypeStruct((size, *task.example.shape[1:]), task.example.dtype)
-        return Batch(*(cast(jax.Array, each) for each in (inputs, integers, integers, shares)))
+        return Batch(*(cast(jax.Array, each) for each in (_inputs(task, size), integers, integers, shares)))
 
-    now, key = Clock(jnp.int32(0), jnp.float32(0), jnp.int32(0), jnp.float32(0), jnp.float32(0)), jax.random.key(0)
+    now, key = _no_time(), jax.random.key(0)
     for step in dict.fromkeys(step for stage in method.stages for work in stage.passes for step in work):
         batches = {draw.stream: batch(draw.batch_size or task.batch_size) for draw in step.draws}
         jax.eval_shape(step.apply, one, batches, now, key)
-    jax.eval_shape(method.predict, one, batch(task.batch_size).inputs)
+    for stage in method.stages:
+        if stage.enter is not None:
+            seen = None if stage.when == "never" else _seen(_there(stage.look), task, one)
+            jax.eval_shape(stage.enter, one, own.survey(seen), key)
+        _plan_like(stage, task, one, own)
+    logits = _seen(method.predict, task, one)
+    if method.inspect is not None:
+        jax.eval_shape(method.inspect, one, own.survey(logits))
+
+
+def _no_time() -> Clock:
+    return Clock(jnp.int32(0), jnp.float32(0), jnp.int32(0), jnp.float32(0), jnp.float32(0))
+
+
+def _inputs(task: Task, count: int) -> Any:
+    """Shape and type of `count` inputs as stored."""
+    return jax.ShapeDtypeStruct((count, *task.example.shape[1:]), task.example.dtype)
+
+
+def _seen(look: Callable[[State, jax.Array], Any], task: Task, state: State) -> Any:
+    """Shapes and types of what a look at the training set gives."""
+    found = jax.eval_shape(look, state, _inputs(task, _chunk(task)))
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((task.num_examples, *leaf.shape[1:]), leaf.dtype), found)
+
+
+def _plan_like(stage: Stage, task: Task, state: State, own: Own) -> Any:
+    """Shapes and types of a stage's plan for one seed."""
+    key = jax.random.key(0)
+    if stage.plan is None:
+        return jax.eval_shape(functools.partial(_draw_all, stage, task), key)
+    seen = _seen(_there(stage.look), task, state) if stage.when == "epoch" else None
+    return jax.eval_shape(stage.plan, state, own.survey(seen), _no_time(), key)[1]
+
+
+def save_middle(layout: parallel.Layout, middle: Middle) -> tuple[list[Any], dict[str, Any]]:
+    """A cut epoch as what `checkpoints.save` takes: a tree on the host, and a JSON dictionary.
+
+    Args:
+      layout: how seeds and devices are arranged.
+      middle: of `Cut`.
+    """
+    both = zip(parallel.by_seed(layout, middle.state), parallel.by_seed(layout, middle.plan), strict=True)
+    numbers = {name: getattr(middle, name) for name in ("passes", "steps", "metrics", "tallies")}
+    return [{"state": state, "plan": plan} for state, plan in both], numbers
+
+
+def middle_like(
+    method: Method, task: Task, layout: parallel.Layout, state: State, own: Own, epoch: int
+) -> list[dict[str, Any]]:
+    """Shapes and types of the tree that `save_middle` gives of an epoch.
+
+    Args:
+      method: the method.
+      task: the static facts that `method` was made with.
+      layout: how seeds and devices are arranged.
+      state: what `init_states` gives; it is not used up.
+      own: what one of the seeds has of its own.
+      epoch: the epoch that was cut, 0 for the first.
+    """
+    one = _of_one_seed(layout, state)
+    stage = method.stages[method.stage_at(epoch)[0]]
+    return [{"state": one, "plan": _plan_like(stage, task, one, own)}] * layout.seeds
+
+
+def load_middle(layout: parallel.Layout, saved: Sequence[Any], numbers: Mapping[str, Any]) -> Middle:
+    """The inverse of `save_middle`, placed on the devices.
+
+    Args:
+      layout: how seeds and devices are arranged.
+      saved: the tree.
+      numbers: the dictionary, in which tuples may have become lists.
+    """
+    state, plan = (parallel.place_seeds(layout, [each[name] for each in saved]) for name in ("state", "plan"))
+    metrics, tallies = (
+        [{name: (total, count) for name, (total, count) in sums.items()} for sums in numbers[of]]
+        for of in ("metrics", "tallies")
+    )
+    return Middle(state, plan, numbers["passes"], numbers["steps"], metrics, tallies)
 
 
 def train(
@@ -450,11 +600,13 @@ def train(
     *,
     state: State | None = None,
     start_epoch: int = 0,
+    middle: Middle | None = None,
     track_every: int = 1,
     evaluates: bool = True,
     programs: Programs | None = None,
     on_phase: Callable[[str], None] = lambda phase: None,
     on_step: Callable[[int], None] = lambda steps: None,
+    cut: Callable[[float], bool] = lambda share: False,
 ) -> Iterator[Epoch]:
     """Train from `start_epoch` to the method's last epoch, yielding after each one.
 
@@ -466,6 +618,7 @@ def train(
       owns: one `Own` a seed.
       state: the state to go on from (placed on the devices; its buffers are given up); fresh if None.
       start_epoch: the first epoch to train.
+      middle: where in it to go on, in place of `state`; its buffers are given up. None: at its beginning.
       track_every: look at the training set (and inspect the method) after every k-th epoch and after the last one;
         0: only after the last one, and only for a method that has something to inspect. Where a method is about to look
         at its own predictions anyway, that serves both.
@@ -473,38 +626,31 @@ def train(
       programs: those of another training with the same method, task and layout, whose owns have the same sizes; then
         nothing is compiled that it has compiled. It says itself what it compiles, whatever `on_phase`.
       on_phase: told what is being compiled, and "" when that is over.
-      on_step: told how many steps were made.
+      on_step: told how many steps were made; at first those that were before `middle`.
+      cut: asked after each step (on GPU and TPU: some seconds of them) but an epoch's last, with the share of the
+        epoch's steps that is made, whether to stop there.
 
     Yields:
       An `Epoch`. Its `state` is only valid until the generator is advanced.
 
     Raises:
+      Cut: where `cut` said so; its `middle` leads to the same bits as if it had not been.
       NonFiniteLossError: naming the step, after the epoch in which the loss became NaN or infinite.
     """
     programs = Programs(method, task, layout, on_phase) if programs is None else programs
-    state = init_states(method, layout, owns) if state is None else state
+    if middle is None and state is None:
+        state = init_states(method, layout, owns)
     shared = parallel.place_shared(layout, resident)
     own = parallel.place_seeds(layout, owns)
     logits = None
     for epoch in range(start_epoch, method.epochs):
-        number, start = method.stage_at(epoch)
+        number = method.stage_at(epoch)[0]
         stage = method.stages[number]
-
-        state, plan = programs.begin(state, own, shared, epoch, logits)
-        sizes = parallel.by_seed(layout, {name: stream.size for name, stream in plan.items()})
-        lengths = [[_steps(work, size, task) for work in stage.passes] for size in sizes]
-        metrics: list[dict[str, tuple[float, float]]] = [{} for _ in owns]
-        for number_of_pass in range(len(stage.passes)):
-            spans = [Span(each[number_of_pass], sum(each[:number_of_pass]), max(sum(each), 1)) for each in lengths]
-            state, tallies = programs.run_pass(
-                stage, number_of_pass, state, own, plan, shared, (epoch, start), spans, on_step
-            )
-            for k, tally in enumerate(tallies):
-                whose = f" of seed number {k}" if len(owns) > 1 else ""
-                _check_finite(tally, epoch, sum(lengths[k][:number_of_pass]), whose)
-                for name, (total, count) in tally.metrics.items():
-                    old = metrics[k].get(name, (0.0, 0.0))
-                    metrics[k][name] = (old[0] + float(total), old[1] + float(count))
+        if middle is None:
+            state, plan = programs.begin(state, own, shared, epoch, logits)
+            middle = Middle(state, plan, 0, 0, [{} for _ in owns], [])
+        state, metrics = _make_passes(programs, epoch, middle, own, shared, on_step, cut)
+        middle = None
         last = epoch + 1 == method.epochs
         tracked = (track_every and (epoch + 1) % track_every == 0) or (last and (track_every or method.inspect))
         logits = (
@@ -523,6 +669,59 @@ def train(
             stage=number,
             preliminary=stage.preliminary,
         )
+
+
+def _make_passes(
+    programs: Programs,
+    epoch: int,
+    middle: Middle,
+    own: Own,
+    shared: Resident,
+    on_step: Callable[[int], None],
+    cut: Callable[[float], bool],
+) -> tuple[State, list[Sums]]:
+    """What is left of an epoch's passes; returns the state and each seed's metrics."""
+    layout, task = programs.layout, programs.task
+    number, start = programs.method.stage_at(epoch)
+    stage, state, plan, metrics = programs.method.stages[number], middle.state, middle.plan, middle.metrics
+    sizes = parallel.by_seed(layout, {name: stream.size for name, stream in plan.items()})
+    lengths = [[_steps(work, size, task) for work in stage.passes] for size in sizes]
+    longest = [max(each) for each in zip(*lengths, strict=True)]  # the seeds go on together
+    made, total, asked = sum(longest[: middle.passes]) + middle.steps, sum(longest), False
+
+    def note(steps: int) -> bool:
+        nonlocal made, asked
+        made += steps
+        on_step(steps)
+        asked = made < total and cut(made / total)
+        return asked
+
+    if made:
+        on_step(made)
+    for number in range(middle.passes, len(stage.passes)):
+        begun = (middle.steps, middle.tallies) if number == middle.passes else (0, [])
+        spans = [Span(each[number], sum(each[:number]), max(sum(each), 1)) for each in lengths]
+        state, tallies, steps = programs.run_pass(
+            stage, number, state, own, plan, shared, (epoch, start), spans, note, begun
+        )
+        sums: list[Sums] = []
+        for k, tally in enumerate(tallies):
+            whose = f" of seed number {k}" if len(tallies) > 1 else ""
+            _check_finite(tally, epoch, sum(lengths[k][:number]), whose)
+            sums.append({name: (float(total), float(count)) for name, (total, count) in tally.metrics.items()})
+        if asked:
+            raise Cut(epoch, made, total, Middle(state, plan, number, steps, metrics, sums))
+        metrics = [_added(*both) for both in zip(metrics, sums, strict=True)]
+    return state, metrics
+
+
+def _added(old: Sums, new: Sums) -> Sums:
+    """The sums of both."""
+    none = (0.0, 0.0)
+    return {
+        name: (old.get(name, none)[0] + new.get(name, none)[0], old.get(name, none)[1] + new.get(name, none)[1])
+        for name in dict.fromkeys((*old, *new))
+    }
 
 
 def _looks(stage: Stage, first: bool) -> bool:

@@ -1,0 +1,212 @@
+"""What a run gets where neither a recipe nor the user says: network, schedule and method constants by the data's size.
+
+Pure functions of what the data are and of what has been said. The machine has no say, so that one command means one run
+wherever it is made. The numbers are ours; what was measured is in the README, the rest are rules of thumb.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+
+class Size(NamedTuple):
+    """What the choice depends on.
+
+    Attributes:
+      shape: of one example: (H, W, channels) of images, (D,) of vectors, (L,) of texts, anything else.
+      dtype: "uint8", "float32" or "int32".
+      num_tokens: how many token ids there are; None where the data are no texts.
+      num_examples: N, for training.
+      num_classes: C.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    num_tokens: int | None
+    num_examples: int
+    num_classes: int
+
+    @property
+    def is_image(self) -> bool:
+        """Whether an example is an image of at least 4×4 pixels, which a network of convolutions can read."""
+        return len(self.shape) == 3 and min(self.shape[:2]) >= 4
+
+    def describe(self) -> str:
+        """In words."""
+        shape = "×".join(map(str, self.shape))
+        kind = "texts of" if self.num_tokens else "images of" if self.is_image else "vectors of"
+        return f"{self.num_examples} {kind} {shape}, {self.num_classes} classes"
+
+
+class Choice(NamedTuple):
+    """A value, and in a few words why it is that."""
+
+    value: Any
+    reason: str = ""
+
+
+_Chooser = Callable[[Size, Mapping[str, Any]], Choice]
+
+LARGE = 40  # pixels a side, from above which images are first reduced to a quarter (the 7×7 stem of ImageNet's nets)
+MANY = 10_000  # examples that a network of some millions of parameters wants, or one of 20 layers on small images
+
+
+def choose(size: Size, said: Mapping[str, Any], family: str) -> dict[str, Choice]:
+    """All that is chosen by size, in the order of choosing.
+
+    Args:
+      size: of the data.
+      said: settings and method options by name, flat: what is fixed. Others are chosen so that they fit these.
+      family: of the method; "" for none.
+
+    Returns:
+      A choice for each of `settings()` and `options(family)` that is not in `said`.
+    """
+    values, chosen = dict(said), {}
+    for name, chooser in (_SETTINGS | _OPTIONS.get(family, {})).items():
+        if name not in said:
+            chosen[name] = chooser(size, values)
+            values[name] = chosen[name].value
+    return chosen
+
+
+def settings() -> tuple[str, ...]:
+    """The settings that are chosen by size."""
+    return tuple(_SETTINGS)
+
+
+def options(family: str) -> tuple[str, ...]:
+    """The options of a family's methods that are chosen by size."""
+    return tuple(_OPTIONS.get(family, {}))
+
+
+def describe(chosen: Mapping[str, Choice], size: Size) -> str:
+    """One line: what was chosen, and why."""
+    parts = [f"{name}={each.value}" + f" ({each.reason})" * bool(each.reason) for name, each in chosen.items()
+             if each.value is not None]  # fmt: skip
+    return f"by size ({size.describe()}): {', '.join(parts)}"
+
+
+# --- Network --------------------------------------------------------------------------------------------------------
+
+
+def _model(size: Size, values: Mapping[str, Any]) -> Choice:
+    many = size.num_examples >= MANY
+    if size.num_tokens is not None:
+        return Choice("bilstm", "texts")
+    if not size.is_image:
+        return Choice("mlp", "vectors" if len(size.shape) == 1 else "neither images nor vectors")
+    if max(size.shape[:2]) > LARGE:
+        return Choice("resnet18", f"above {LARGE} px, many") if many else Choice("resnet20", f"above {LARGE} px, few")
+    if many and size.shape[2] > 1:
+        return Choice("resnet20", f"up to {LARGE} px, colour, many")
+    return Choice("small_cnn", f"up to {LARGE} px, " + ("grey" if many else "few"))
+
+
+def _model_options(size: Size, values: Mapping[str, Any]) -> Choice:
+    model = values["model"]
+    if size.is_image and max(size.shape[:2]) > LARGE and model.startswith("resnet"):
+        return Choice("stem=imagenet", "a quarter of the pixels a side")
+    if not size.is_image and model == "mlp":
+        return Choice("widths=256,tap_inputs=true", "one hidden layer; taps are for HAR")
+    return Choice(None)
+
+
+# --- Training -------------------------------------------------------------------------------------------------------
+
+
+def _batch_size(size: Size, values: Mapping[str, Any]) -> Choice:
+    n = size.num_examples
+    wanted = 32 if n < 1_000 else 64 if n < 10_000 else 128 if n < 200_000 else 256
+    return Choice(min(wanted, 2 ** max(0, int(math.log2(n)) - 3)))  # an eighth at the most; devices share powers of two
+
+
+def _epochs(size: Size, values: Mapping[str, Any]) -> Choice:
+    n = size.num_examples
+    if size.num_tokens is not None:
+        return Choice(60 if n < 3_000 else 20 if n < 100_000 else 5)
+    return Choice(60 if n < 1_000 else 30 if n < 500_000 else 20)  # long runs learn wrong labels by heart
+
+
+def _optimizer(size: Size, values: Mapping[str, Any]) -> Choice:
+    return Choice("adam", "recurrent") if values["model"] == "bilstm" else Choice("sgd")
+
+
+def _learning_rate(size: Size, values: Mapping[str, Any]) -> Choice:
+    if values["optimizer"] == "adam":
+        return Choice(1e-3)
+    share = min(1.0, values["batch_size"] / 128)
+    if values["model"] in ("mlp", "linear"):
+        return Choice(0.02 * share, "perceptron")
+    return Choice(0.1 * share)
+
+
+def _schedule(size: Size, values: Mapping[str, Any]) -> Choice:
+    return Choice("constant" if values["model"] == "bilstm" else "cosine")
+
+
+def _weight_decay(size: Size, values: Mapping[str, Any]) -> Choice:
+    return Choice(0.0 if values["optimizer"] == "adam" else 5e-4)
+
+
+def _augmentation(size: Size, values: Mapping[str, Any]) -> Choice:
+    if not size.is_image or size.dtype != "uint8":
+        return Choice("none")
+    # A mirrored digit, letter, hand or sign may be another class; a shift by an eighth hardly is.
+    return Choice(f"crop{max(1, min(size.shape[:2]) // 8)}", "an eighth; no flips, which may change what is shown")
+
+
+_SETTINGS: dict[str, _Chooser] = {
+    "model": _model, "model_options": _model_options, "epochs": _epochs, "batch_size": _batch_size,
+    "optimizer": _optimizer, "learning_rate": _learning_rate, "schedule": _schedule, "weight_decay": _weight_decay,
+    "augmentation": _augmentation,
+}  # fmt: skip
+
+
+# --- Constants of methods -------------------------------------------------------------------------------------------
+
+
+def _steps(size: Size, values: Mapping[str, Any]) -> int:
+    """Of an epoch."""
+    return max(1, math.ceil(size.num_examples / values["batch_size"]))
+
+
+def _num_bins(size: Size, values: Mapping[str, Any]) -> Choice:
+    mean = size.num_examples // size.num_classes
+    return Choice(max(5, min(100, mean // 3)), "a third of a mean class")
+
+
+def _warmup_epochs(size: Size, values: Mapping[str, Any]) -> Choice:
+    """Epochs of some 250 steps, between 2 and a fifth of the run, so that its main phase comes in any run."""
+    epochs = values["epochs"]
+    wanted = max(2, math.ceil(250 / _steps(size, values)))
+    return Choice(max(0, min(wanted, max(1, epochs // 5), epochs - 1)), "some 250 steps")
+
+
+def _margin(size: Size, values: Mapping[str, Any]) -> Choice:
+    """Learned margins on a linear head run away: its bias follows them too slowly, as measured."""
+    linear = values["model"] == "linear"
+    return Choice("balanced_softmax", "learned ones run away on a linear head") if linear else Choice("mlp")
+
+
+def _strength(size: Size, values: Mapping[str, Any]) -> Choice:
+    """HAR's is of a sum over layers; the paper's 0.1 is that of thirty of them."""
+    few = values["model"] in ("small_cnn", "mlp", "linear") and values["form"] == "sum" and not values["strengths_file"]
+    return Choice(0.3, "few layers") if few else Choice(None)
+
+
+_OPTIONS: dict[str, dict[str, _Chooser]] = {
+    "dynamic_loss": {"num_bins": _num_bins, "warmup_epochs": _warmup_epochs, "margin": _margin},
+    "har": {"strength": _strength},
+    "har_drw": {"strength": _strength},
+    "unif_reg": {"strength": _strength},
+    "elr_plus": {
+        "average_ramp_steps": lambda size, values: Choice(values["epochs"] * _steps(size, values) // 5, "a fifth")
+    },
+    "co_teaching": {"forget_rate": lambda size, values: Choice(0.2, "of unknown noise; say what you expect")},
+    "dividemix": {
+        "warmup_epochs": _warmup_epochs,
+        "unlabeled_strength": lambda size, values: Choice(0.0, "no strong augmentation"),
+        "ramp_epochs": lambda size, values: Choice(4.0),
+    },
+}  # fmt: skip
