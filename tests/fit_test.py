@@ -1,7 +1,9 @@
 """`robustjax.fit`, runs on arrays in memory, and cross-fitting. One tiny run serves them all."""
 
 import dataclasses
+import doctest
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -250,6 +252,14 @@ def test_image_files_become_what_a_run_takes(tmp_path):
     assert [int(each) - 100 for each in left.dataset.train_ids] == left.trained.tolist()
     with pytest.raises(ValueError, match=r"robustjax\.load"):
         fitting._source(tmp_path, names)
+
+
+@pytest.mark.parametrize("function", [cross_fit.split, fitting.in_keywords])
+def test_examples(function):
+    (example,) = doctest.DocTestFinder(recurse=False).find(
+        function, globs=vars(sys.modules[function.__module__]).copy()
+    )
+    assert doctest.DocTestRunner().run(example) == (0, len(example.examples)) and example.examples
 
 
 def test_data_in_memory_are_called_by_all_that_a_run_makes_of_them(fitted):
