@@ -63,19 +63,16 @@ class Fitted:
 
         Args:
           inputs: of the kind that was trained on: images uint8 [B, H, W, C] or in the same floats, vectors [B, D],
-            token ids [B, L], paths of image files, or a frame with the same columns.
+            token ids [B, L] or texts, paths of image files, or a frame with the same columns.
 
         Raises:
           ValueError: for inputs of another kind or shape than the networks were trained on.
         """
         stored = self._source.dataset.train_inputs
+        if np.shape(inputs) in (stored.shape[1:], stored.shape[1:-1]):
+            raise ValueError(f"inputs have the shape of one example, {list(np.shape(inputs))}; that is `inputs[None]`.")
         array = self._source.read(inputs)
-        if array.dtype != stored.dtype or array.shape[1:] != stored.shape[1:]:
-            raise ValueError(
-                f"inputs are {_told(array)}; the networks were trained on {stored.dtype} {['N', *stored.shape[1:]]}"
-                f"{_remedy(inputs, array, stored)}.".replace("'", "")
-            )
-        if stored.ndim == 4 and array.dtype == np.float32:
+        if stored.ndim == 4 and stored.dtype == np.float32 and np.size(array):
             low, high = float(stored.min()), float(stored.max())
             room = _OUTSIDE * (high - low)
             if array.min() < low - room or array.max() > high + room:
@@ -83,10 +80,7 @@ class Fitted:
                     f"inputs go from {array.min():.4g} to {array.max():.4g}, and what was trained on from {low:.4g} to "
                     f"{high:.4g}: they are not in the same units."
                 )
-        found = self._networks
-        logits = [restore.predict(found, array, k).astype(np.float64) for k in range(len(found.states))]
-        shares = [np.exp(each - each.max(-1, keepdims=True)) for each in logits]
-        return np.mean([each / each.sum(-1, keepdims=True) for each in shares], axis=0).astype(np.float32)
+        return self._predictor(array)
 
     def predict_labels(self, inputs: Any) -> np.ndarray:
         """The most probable class of each input, [B]: integers where the labels were, else names of classes."""
@@ -144,8 +138,8 @@ class Fitted:
         return found
 
     @functools.cached_property
-    def _networks(self) -> restore.Restored:
-        return restore.restore_run(self.path, dataset=self._source.dataset, trust_code=True)
+    def _predictor(self) -> Callable[[Any], np.ndarray]:
+        return restore.predictor(restore.restore_model(self.path, trust_code=True))
 
     def _file(self, name: str) -> pathlib.Path:
         file = self.path / name
@@ -162,7 +156,7 @@ class _Source(NamedTuple):
     """What `predict_labels` gives for each class, [C]."""
     trained: np.ndarray
     """int64 [M]: which of the given examples is training example i."""
-    read: Callable[[Any], np.ndarray]
+    read: Callable[[Any], Any]
 
 
 def fit(
@@ -203,7 +197,7 @@ def fit(
       quiet: print nothing.
       class_names: of the classes, where the labels are integers from 0, or to fix their order.
       true_labels: what the training examples truly are, if that is known; they only judge.
-      groups: of the examples, for methods that treat groups differently, int [N]; or a text as `--groups` takes it.
+      groups: of the examples, for methods that treat groups differently, [N]; or a text as `--groups` takes it.
       ids: what the examples are called in the list of suspects, [N]; default: paths, or numbers. true_labels, groups
         and ids may be names of a frame's columns too.
       image_size: side or (height, width) to which image files are resized; by default as `robustjax.load` has it.
@@ -227,8 +221,10 @@ def fit(
       >>> found.predict(np.eye(2)).shape, found.predict_labels(np.eye(2)).tolist()
       ((2, 2), ['cat', 'dog'])
     """
-    if isinstance(groups, str):
+    if isinstance(groups, str) and not _is_frame(images):
         settings, groups = {**settings, "groups": groups}, None
+    elif groups is not None:
+        settings = {**settings, "groups": "data"}
     try:
         source = _source(
             images, labels, test=test, class_names=class_names, true_labels=true_labels, groups=groups, ids=ids,
@@ -409,8 +405,11 @@ def _of_dataset(dataset: Dataset, labels: Any, more: Mapping[str, Any]) -> _Sour
     numbered = dataset.class_names == tuple(map(str, range(dataset.num_classes)))
     classes = np.arange(dataset.num_classes) if numbered else np.array(dataset.class_names)
     shape = dataset.train_inputs.shape
-    images = len(shape) == 4 and dataset.train_inputs.dtype == np.uint8
-    more_of = functools.partial(_more_files, size=shape[1:3], grey=shape[3] == 1) if images else _inputs
+    more_of: Callable[[Any], Any] = _inputs
+    if dataset.vocabulary is not None:
+        more_of = list  # texts, numbered where they are predicted
+    elif len(shape) == 4 and dataset.train_inputs.dtype == np.uint8:
+        more_of = functools.partial(_more_files, size=shape[1:3], grey=shape[3] == 1)
     return _Source(dataset, classes, np.arange(len(dataset.train_labels)), more_of)
 
 
@@ -577,12 +576,3 @@ def _told(array: np.ndarray) -> str:
 
 def _kind(value: Any) -> str:
     return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, tuple | list) else "")
-
-
-def _remedy(given: Any, array: np.ndarray, stored: np.ndarray) -> str:
-    """What is to be done about inputs of another shape or type."""
-    if np.shape(given) in (stored.shape[1:], stored.shape[1:-1]):
-        return ": one example is `inputs[None]`"
-    if stored.dtype == np.uint8 and array.dtype == np.float32 and array.size and 0 <= array.min() <= array.max() <= 1:
-        return ", from 0 to 255: `np.round(255 * inputs).astype(np.uint8)`"
-    return ""

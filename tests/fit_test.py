@@ -1,7 +1,9 @@
 """`robustjax.fit`, runs on arrays in memory, and cross-fitting. One tiny run serves them all."""
 
 import dataclasses
+import doctest
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -166,8 +168,8 @@ def test_what_fit_refuses(given, message, tmp_path):
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        (IMAGES / 255, r"float32 .* trained on uint8 \[N, 4, 4, 1\], from 0 to 255: `np.round\(255"),
-        (IMAGES[0], "one example is"),
+        (IMAGES / 255, r"trained on uint8 \[N, 4, 4, 1\].*from 0 to 1: `np.round\(255"),
+        (IMAGES[0], r"one example, .* `inputs\[None\]`"),
         (IMAGES[:, :2], r"uint8 \[60, 2, 4, 1\]"),
     ],
 )
@@ -200,7 +202,7 @@ def test_arrays_of_all_kinds_become_what_a_run_takes():
     made = fitting._source
     numbers = toys.given_labels(0)
     pixels = made(IMAGES[..., 0].astype(int), numbers + 3, true_labels=LABELS + 3, groups=numbers)
-    assert pixels.dataset.train_inputs.shape == (48, 4, 4, 1) and pixels.dataset.train_inputs.dtype == np.uint8
+    assert pixels.dataset.train_inputs.shape[1:] == (4, 4, 1) and pixels.dataset.train_inputs.dtype == np.uint8
     assert pixels.classes.tolist() == [3, 4, 5] and pixels.dataset.class_names == ("3", "4", "5")
     held = np.setdiff1d(np.arange(toys.N), pixels.trained)
     np.testing.assert_array_equal(pixels.dataset.test_labels, LABELS[held])  # the true ones, where they are known
@@ -252,6 +254,14 @@ def test_image_files_become_what_a_run_takes(tmp_path):
         fitting._source(tmp_path, names)
 
 
+@pytest.mark.parametrize("function", [cross_fit.split, fitting.in_keywords])
+def test_examples(function):
+    (example,) = doctest.DocTestFinder(recurse=False).find(
+        function, globs=vars(sys.modules[function.__module__]).copy()
+    )
+    assert doctest.DocTestRunner().run(example) == (0, len(example.examples)) and example.examples
+
+
 def test_data_in_memory_are_called_by_all_that_a_run_makes_of_them(fitted):
     dataset: Dataset = fitted._source.dataset
     changed = {
@@ -267,8 +277,8 @@ def test_data_in_memory_are_called_by_all_that_a_run_makes_of_them(fitted):
 @pytest.mark.parametrize("method", ["dynamic_loss", "elr_plus", "har", "nlnl", "dividemix", "co_teaching"])
 def test_every_kind_of_method_is_cross_fitted(method, tmp_path):
     more = {"forget_rate": 0.2} if method == "co_teaching" else {}
-    model = {"model_options": {"normalize": True}} if method == "har" else {}
-    settings = {**SMALL, "method": method, "seeds": 2, "cross_fit": 2, "groups": LABELS, **more, **model}
+    model = {"model_options": {"normalize": True}, "groups": LABELS} if method == "har" else {}
+    settings = {**SMALL, "method": method, "seeds": 2, "cross_fit": 2, **more, **model}
     found = fitting.fit(IMAGES, GIVEN, out=tmp_path / "run", **settings)
     for seed in (0, 1):
         np.testing.assert_allclose(found.out_of_sample(seed).sum(1), 1, rtol=1e-5)

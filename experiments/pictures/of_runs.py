@@ -57,7 +57,7 @@ def draw_all(
         left = findings.Left(
             kinds, by_seed[0], read_diagnostics(path, seeds[0]), examples, corrupted[0],
             [style.plain(name) for name in dataset.class_names],
-            groups_are_classes=settings.groups is None and dataset.groups is None,
+            groups_are_classes=settings.groups is None,
             test_held_out=dataset.test_held_out,
         )  # fmt: skip
         parts |= {kind: functools.partial(findings.figures, left, kind) for kind in dict.fromkeys(kinds.values())}

@@ -23,7 +23,7 @@ from experiments.settings import build
 from experiments.settings.config import Config
 from robustjax import backend
 from robustjax.data import Dataset, first_alike
-from robustjax.data.labelling import Labels
+from robustjax.data.labelling import select
 from robustjax.training import engine, parallel
 
 _SALT = 3  # `labelling` has those below
@@ -236,15 +236,11 @@ def _labels(labels: build.SeedLabels, parts: Parts, k: int) -> build.SeedLabels:
     seen, own = parts.seen[k], np.flatnonzero(parts.part == k)
     held = np.resize(own, np.bincount(parts.part).max())
     return build.SeedLabels(
-        _take(labels.train, seen),
-        _take(labels.train, held),
+        select(labels.train, seen),
+        select(labels.train, held),
         groups=None if labels.groups is None else labels.groups[seen],
         trusted=labels.trusted,
     )
-
-
-def _take(labels: Labels, which: np.ndarray) -> Labels:
-    return Labels(labels.kept[which], labels.given[which], None if labels.clean is None else labels.clean[which])
 
 
 def _key(seed: int, k: int) -> np.uint32:

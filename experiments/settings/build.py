@@ -330,13 +330,8 @@ def annotations(config: Config, dataset: Dataset) -> np.ndarray | None:
 
 
 def make_groups(config: Config, dataset: Dataset, train: labelling.Labels) -> np.ndarray | None:
-    """The groups int32 [N] of a seed's training set; None for the given labels.
-
-    They are those that the config's `groups` names, else those that came with the data, for a method that has groups.
-    """
-    if config.groups is not None:
-        return files.read_groups(config.groups, dataset, train.kept, train.given)
-    return dataset.groups[train.kept] if dataset.groups is not None and "weighting" in config.options else None
+    """The groups int32 [N] that the config's `groups` names for a seed's training set; None for the given labels."""
+    return None if config.groups is None else files.read_groups(config.groups, dataset, train.kept, train.given)
 
 
 def num_groups(labels: Sequence[SeedLabels]) -> int | None:
