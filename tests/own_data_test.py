@@ -290,7 +290,7 @@ BAD_TABLES = {
         ("path", "label", "true_label"), [(*row, "c") for row in _ROWS], {}, r"\(true_label\) holds 12 label.*are a, b"
     ),
     "names": (
-        ("path", "label"), [(f"{i}.png", i) for i in range(30)], {}, r"30 different labels \(label\) in 30 rows"
+        ("path", "label"), [(f"{i}.png", i) for i in range(30)], {}, r"\(label\) has 30 different labels for 30 examples"
     ),
 }  # fmt: skip
 

@@ -18,7 +18,7 @@ from robustjax.data.array_cache import (
 )
 from robustjax.data.checks import check_labels
 from robustjax.data.corruptions import subsample
-from robustjax.data.encoding import encode_labels, majority
+from robustjax.data.encoding import check_repeated, encode_labels, majority
 
 
 class Dataset(NamedTuple):
@@ -319,6 +319,7 @@ def from_arrays(
         train_labels = majority(annotations)
     labels, classes = encode_labels(train_labels, class_names, name="train_labels")
     _check_length(labels, len(train), "train_labels")
+    check_repeated(classes, len(labels), "train_labels")
     # Numbers are those of the classes where these have names of their own; else they are names themselves.
     look_up = functools.partial(_look_up, class_names=classes, numbered=class_names is not None)
     tested = None
