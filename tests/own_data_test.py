@@ -118,6 +118,10 @@ def test_archives_of_other_peoples_names_are_understood(tmp_path):
     assert got.train_inputs.dtype == np.float32 and got.annotations.shape == (24, 3) and got.test_held_out
     rows = np.array(got.train_ids, int)
     np.testing.assert_array_equal(got.train_labels, rows % 3)
+    small = data.load(f"npz:{tmp_path / 'keras.npz'}", image_size=(4, 6))
+    assert small.train_inputs.shape == (30, 4, 6, 1) and small.test_inputs.shape == (3, 4, 6, 1)
+    with pytest.raises(ValueError, match=r"lab.npz' \(train_inputs\) is float64 \[30, 2\], no uint8 images"):
+        data.load(f"npz:{tmp_path / 'lab.npz'}", image_size=4)
     np.savez(tmp_path / "no.npz", images=x)
     with pytest.raises(ValueError, match="lacks train_labels; it has images"):
         data.load(f"npz:{tmp_path / 'no.npz'}")
