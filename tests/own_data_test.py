@@ -118,6 +118,10 @@ def test_archives_of_other_peoples_names_are_understood(tmp_path):
     assert got.train_inputs.dtype == np.float32 and got.annotations.shape == (24, 3) and got.test_held_out
     rows = np.array(got.train_ids, int)
     np.testing.assert_array_equal(got.train_labels, rows % 3)
+    small = data.load(f"npz:{tmp_path / 'keras.npz'}", image_size=(4, 6))
+    assert small.train_inputs.shape == (30, 4, 6, 1) and small.test_inputs.shape == (3, 4, 6, 1)
+    with pytest.raises(ValueError, match=r"lab.npz' \(train_inputs\) is float64 \[30, 2\], no uint8 images"):
+        data.load(f"npz:{tmp_path / 'lab.npz'}", image_size=4)
     np.savez(tmp_path / "no.npz", images=x)
     with pytest.raises(ValueError, match="lacks train_labels; it has images"):
         data.load(f"npz:{tmp_path / 'no.npz'}")
@@ -290,7 +294,7 @@ BAD_TABLES = {
         ("path", "label", "true_label"), [(*row, "c") for row in _ROWS], {}, r"\(true_label\) holds 12 label.*are a, b"
     ),
     "names": (
-        ("path", "label"), [(f"{i}.png", i) for i in range(30)], {}, r"30 different labels \(label\) in 30 rows"
+        ("path", "label"), [(f"{i}.png", i) for i in range(30)], {}, "has 30 different labels for 30 examples"
     ),
 }  # fmt: skip
 
@@ -352,7 +356,12 @@ def test_hugging_face_folders(tmp_path):
 
 def test_copies_are_found_in_every_kind_of_array():
     rng = np.random.default_rng(0)
-    for array in (rng.integers(0, 256, (50, 3, 3, 1), dtype=np.uint8), rng.normal(size=(50, 5)).astype(np.float32)):
+    large = np.zeros((50, 60, 60, 3), np.uint8)  # of which the middle alone is not enough
+    large[:, 0, 0, 0] = np.arange(50)
+    for array in (
+        rng.integers(0, 256, (50, 3, 3, 1), dtype=np.uint8), rng.normal(size=(50, 5)).astype(np.float32), large,
+        np.asfortranarray(rng.integers(0, 256, (50, 8), dtype=np.uint8)),
+    ):  # fmt: skip
         array[[7, 9, 30]] = array[2]
         array[40] = array[11]
         expected = np.arange(60)

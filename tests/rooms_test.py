@@ -5,7 +5,9 @@ import pathlib
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Each may import those before it.
-SETTINGS = ("ranges", "rates", "recipes", "files", "catalogue", "config", "build", "listing", "command_line")
+SETTINGS = (
+    "ranges", "rates", "recipes", "files", "human_labels", "catalogue", "config", "build", "listing", "command_line"
+)  # fmt: skip
 
 
 def imported(file):

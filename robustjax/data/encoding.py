@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 from robustjax.data.checks import check_labels
 
+_ENOUGH = 20  # labels, to tell classes from what is different for each example
+
 
 def encode_labels(
     labels: npt.ArrayLike, class_names: Sequence[str] | None = None, *, name: str = "labels"
@@ -56,6 +58,15 @@ def encode_labels(
             f"the classes are {shown}"
         )
     return found, names
+
+
+def check_repeated(class_names: Sequence[str], count: int, name: str) -> None:
+    """ValueError where so many classes have come out of `count` labels that these can be none, but ids or amounts."""
+    if count >= _ENOUGH and 2 * len(class_names) > count:
+        raise ValueError(
+            f"{name} has {len(class_names):,} different labels for {count:,} examples; expected classes of several "
+            "examples each"
+        )
 
 
 def natural_key(text: str) -> tuple[Any, ...]:

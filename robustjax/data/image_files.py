@@ -27,7 +27,7 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # _CHOSEN, at which some thousands of images still train on a CPU.
 _KEPT, _CHOSEN = 256, 64
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF's tag, and its values for which height and width change places
-_THREADS = 8
+_THREADS, _AT_ONCE = 8, 4096
 Source = str | bytes
 """An image: the path of its file, or what is in it."""
 
@@ -199,8 +199,10 @@ def survey(listing: Listing, *, deep: bool = False) -> Survey:
             return str(error)
 
     count = len(listing.labels)
+    found: list[tuple[int, int, bool] | str] = []
     with ThreadPoolExecutor(_THREADS) as pool:  # Pillow decodes without Python's lock
-        found = list(pool.map(look, range(count)))
+        for start in range(0, count, _AT_ONCE):  # what is to be done takes memory too
+            found += pool.map(look, range(start, min(start + _AT_ONCE, count)))
     bad = {i: each for i, each in enumerate(found) if isinstance(each, str)}
     rows = np.array([(0, 0, True) if isinstance(each, str) else each for each in found], np.int32).reshape(-1, 3)
     return Survey(rows[:, :2], rows[:, 2].astype(bool), bad)

@@ -1,5 +1,6 @@
 """What is worth knowing of a data set before it is trained on: examples that are there twice, classes of a few."""
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,13 +10,15 @@ from robustjax.data.sources import Dataset
 _FEW = 5  # a class with fewer training examples is told of
 _SHOWN = 3
 _CHUNK_BYTES = 2**25
+_LOOKED_AT = 2**13
 
 
 def first_alike(*parts: np.ndarray) -> np.ndarray:
     """For each example the position of the first one with exactly the same content, int64 [N]; of most, their own.
 
     parts: arrays [N₁, …], [N₂, …] of one dtype and shape of example, counted through, N = N₁ + N₂ + …. They are read
-    in pieces, so that memory-mapped ones need not fit the memory: beside them it takes some 50 bytes an example.
+    in pieces, and of large examples only where 8 KiB in their middle are equal, so that memory-mapped ones need not fit
+    the memory: beside them it takes some 50 bytes an example.
 
     >>> first_alike(np.array([[1, 2], [3, 4], [1, 2]]), np.array([[3, 4]])).tolist()
     [0, 1, 0, 1]
@@ -28,7 +31,7 @@ def first_alike(*parts: np.ndarray) -> np.ndarray:
 
     def row(i: int) -> bytes:
         part = int(np.searchsorted(starts, i, "right")) - 1
-        return parts[part][i - starts[part]].tobytes()
+        return hashlib.blake2b(parts[part][i - starts[part]].tobytes(), digest_size=16).digest()
 
     group, first_of = -1, dict[bytes, int]()
     for k in same.tolist():  # equal hashes come in rows; equality of the content itself decides
@@ -41,16 +44,24 @@ def first_alike(*parts: np.ndarray) -> np.ndarray:
 
 
 def _hashes(array: np.ndarray) -> np.ndarray:
-    """A number uint64 [N] for the content of each row: a sum of its words times odd random numbers, modulo 2⁶⁴."""
-    width = -(-array[0].nbytes // 8)
+    """A number uint64 [N] for the content of each row: a sum of its words times odd random numbers, modulo 2⁶⁴.
+
+    Of rows above 8 KiB it is that of so much in their middle.
+    """
+    if not len(array):
+        return np.empty(0, np.uint64)
+    size = array[0].nbytes
+    first = max(0, (size - _LOOKED_AT) // 2)
+    used = min(size, _LOOKED_AT)
+    width = -(-used // 8)
     factors = np.random.default_rng(0).integers(0, 2**63, width, np.uint64) * np.uint64(2) + np.uint64(1)
     step = max(1, _CHUNK_BYTES // (8 * width))
     sums = []
     for start in range(0, len(array), step):
-        rows = np.ascontiguousarray(array[start : start + step]).reshape(len(array[start : start + step]), -1)
-        rows = rows.view(np.uint8)
-        if rows.shape[1] != 8 * width:
-            rows = np.pad(rows, ((0, 0), (0, 8 * width - rows.shape[1])))
+        some = array[start : start + step]
+        some = some if some.flags.c_contiguous else np.ascontiguousarray(some)
+        rows = some.reshape(len(some), -1).view(np.uint8)[:, first : first + used]
+        rows = np.pad(rows, ((0, 0), (0, 8 * width - used))) if used % 8 else np.ascontiguousarray(rows)
         sums.append(rows.view(np.uint64) @ factors)
     return np.concatenate(sums)
 

@@ -15,10 +15,11 @@ from robustjax.data.array_cache import (
     channel_statistics,
     check_image_size,
     default_cache_dir,
+    resize,
 )
 from robustjax.data.checks import check_labels
 from robustjax.data.corruptions import subsample
-from robustjax.data.encoding import encode_labels, majority
+from robustjax.data.encoding import check_repeated, encode_labels, majority
 
 
 class Dataset(NamedTuple):
@@ -133,7 +134,7 @@ def load(
     """
     size = check_image_size(image_size)
     kind, _, rest = name.partition(":")
-    if kind in ("npz", "digits"):
+    if kind == "digits":
         tfds_source.refuse(kind, "not resized", {"image_size": image_size})
     if kind in (*OWN, "digits"):
         tfds_source.refuse(kind, "not texts", {"max_tokens": max_tokens, "vocabulary_size": vocabulary_size})
@@ -146,7 +147,7 @@ def load(
     if kind == "arrays":
         raise ValueError(f"{name!r} was in memory (`robustjax.fit`), so it cannot be read again: pass it as dataset=…")
     if kind == "npz":
-        return _from_npz(Path(os.path.expanduser(rest)), hold_out)
+        return _from_npz(Path(os.path.expanduser(rest)), size, hold_out)
     cache = Path(os.path.expanduser(cache_dir)) if cache_dir is not None else default_cache_dir()
     if kind in _LISTED:
         tables.check_columns(columns or {})
@@ -322,6 +323,7 @@ def from_arrays(
         train_labels = majority(annotations)
     labels, classes = encode_labels(train_labels, class_names, name="train_labels")
     _check_length(labels, len(train), "train_labels")
+    check_repeated(classes, len(labels), "train_labels")
     # Numbers are those of the classes where these have names of their own; else they are names themselves.
     look_up = functools.partial(_look_up, class_names=classes, numbered=class_names is not None)
     tested = None
@@ -434,7 +436,16 @@ NPZ: Mapping[str, Sequence[str]] = {
 _NPZ_MORE = ("class_names", "mean", "std", "true_labels", "ids", "groups", "annotations")
 
 
-def _from_npz(path: Path, hold_out: bool) -> Dataset:
+def _resized(images: np.ndarray, size: tuple[int, int], name: str) -> np.ndarray:
+    """Images uint8 [N, H, W, C] or [N, H, W], as [N, *size, C]; ValueError for other arrays."""
+    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+        raise ValueError(
+            f"image_size is {size}; {name} is {images.dtype} {list(images.shape)}, no uint8 images: leave it out"
+        )
+    return np.stack([resize(image, size) for image in (images[..., None] if images.ndim == 3 else images)])
+
+
+def _from_npz(path: Path, image_size: tuple[int, int] | None, hold_out: bool) -> Dataset:
     needed = "train_inputs and train_labels, perhaps test_inputs and test_labels"
     if not path.is_file():
         raise FileNotFoundError(f"{os.fspath(path)!r} is not a file; 'npz:FILE' expects one with {needed}")
@@ -452,6 +463,10 @@ def _from_npz(path: Path, hold_out: bool) -> Dataset:
     required = [key for pair in pairs for key in pair if key != "train_labels" or "annotations" not in arrays]
     if missing := [key for key in required if key not in arrays]:
         raise ValueError(f"{os.fspath(path)!r} lacks {', '.join(missing)}; it has {there}")
+    if image_size is not None:
+        for key in ("train_inputs", "test_inputs"):
+            if key in arrays:
+                arrays[key] = _resized(arrays[key], image_size, f"{os.fspath(path)!r} ({key})")
     options: dict[str, Any] = {key: arrays[key].tolist() for key in _NPZ_MORE[:3] if key in arrays}
     options |= {key: arrays[key] for key in _NPZ_MORE[3:] if key in arrays}
     try:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from robustjax.data.encoding import encode_labels, majority
+from robustjax.data.encoding import check_repeated, encode_labels, majority
 
 # What a column may be called, in any case, where nobody says which one it is; the first that is there is it.
 _PATHS = (
@@ -167,11 +167,7 @@ def answers(
         raise ValueError(f"{what} has neither labels nor annotators")
     if len(names) < 2:
         raise ValueError(f"{what}: all labels are {names[0]!r}; expected at least 2 classes")
-    if len(labels) >= 20 and 2 * len(names) > len(labels):
-        raise ValueError(
-            f"{what} has {len(names):,} different labels ({found.get('label', 'annotators')}) in {len(labels):,} rows; "
-            "expected classes with several examples each"
-        )
+    check_repeated(names, len(labels), f"{what} ({found.get('label', 'annotators')})")
     true_labels = None
     if "true_label" in found:
         truth = list(table[found["true_label"]])
