@@ -3,9 +3,11 @@
 import contextlib
 import os
 import re
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, TextIO
 
 import jax
@@ -16,6 +18,46 @@ BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 # What functions call the arguments that settings of other names end in.
 _ARGUMENTS = {"limit": "train_examples"}
 _INPUTS = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
+
+
+def run_main(
+    obey: Callable[[Sequence[str]], int],
+    argv: Sequence[str] | None,
+    names: Callable[[], Collection[str]] = tuple,
+    *,
+    failures: tuple[type[Exception], ...] = (),
+    interrupted: str = "interrupted.",
+) -> int:
+    """What every command does around its work: streams that forgive, and errors as sentences on stderr.
+
+    Args:
+      obey: does what the arguments ask for; returns the exit status.
+      argv: the arguments; None for the process's own.
+      names: gives the settings and options that messages call by their flags; asked for where there is one to tell.
+      failures: errors that are neither bad input nor this program's mistake.
+      interrupted: what Ctrl-C says.
+
+    Returns:
+      What `obey` does; 2 for bad input (a user's own code included), 1 for a failure and 130 for Ctrl-C. What is a
+      mistake of this program's comes out as it is.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    with forgiving_streams():
+        try:
+            return obey(list(sys.argv[1:] if argv is None else argv))
+        except KeyboardInterrupt:
+            print(interrupted, file=sys.stderr)
+            return INTERRUPTED
+        except failures as error:
+            print(f"error: {error}", file=sys.stderr)
+            return FAILED
+        except (Exception, SystemExit) as error:
+            told = complaint(error, names())
+            if told is None:
+                raise
+            print(f"error: {told[1]}", file=sys.stderr)
+            return told[0]
 
 
 def complaint(error: BaseException, names: Collection[str] = ()) -> tuple[int, str] | None:

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def begin() -> None:
     """What a command does before its imports, which take seconds: with huge pages, and ending at Ctrl-C in silence.
 
-    `experiments.run.main` gives Ctrl-C its meaning back.
+    `experiments.complaints.run_main` gives Ctrl-C its meaning back.
     """
     begin_anew()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:

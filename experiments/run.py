@@ -12,7 +12,6 @@ import pathlib
 import shlex
 import signal
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -375,30 +374,15 @@ def show(summary: dict[str, Any], path: pathlib.Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status.
 
-    It is 0, 2 for bad input (a user's own code included), 1 for a failed, 3 for a stopped and 130 for an interrupted
-    run. What is a mistake of this program's comes out as it is.
+    It is that of `complaints.run_main`, and 3 for a stopped run.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    with complaints.forgiving_streams():
-        try:
-            return _obey(arguments)
-        except Stopped as stopped:
-            print(stopped, file=sys.stderr)
-            return STOPPED
-        except KeyboardInterrupt:
-            print("interrupted; if it had begun to train, --resume goes on from its last checkpoint.", file=sys.stderr)
-            return complaints.INTERRUPTED
-        except (engine.NonFiniteLossError, checkpoints.CheckpointError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return complaints.FAILED
-        except (Exception, SystemExit) as error:
-            told = complaints.complaint(error, command_line.names())
-            if told is None:
-                raise
-            print(f"error: {told[1]}", file=sys.stderr)
-            return told[0]
+    return complaints.run_main(
+        _obey,
+        argv,
+        command_line.names,
+        failures=(engine.NonFiniteLossError, checkpoints.CheckpointError),
+        interrupted="interrupted; if it had begun to train, --resume goes on from its last checkpoint.",
+    )
 
 
 def _obey(arguments: Sequence[str]) -> int:
@@ -412,7 +396,12 @@ def _obey(arguments: Sequence[str]) -> int:
     if not settings.quiet:
         print(_origin(sources, config.unsaid(given, settings)), flush=True)
     path = pathlib.Path(settings.out or directory.default_path(settings))
-    show(execute(dataclasses.replace(settings, out=str(path)), sources, command), path)
+    try:
+        summary = execute(dataclasses.replace(settings, out=str(path)), sources, command)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return STOPPED
+    show(summary, path)
     return 0
 
 
