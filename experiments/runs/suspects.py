@@ -40,8 +40,8 @@ def write(path: pathlib.Path, rows: Sequence[Row]) -> pathlib.Path | None:
     """Write rows; decisions in a file that is there are kept.
 
     A decision stays with its example as long as that has the label that was judged; "relabel" becomes the class that
-    was proposed then, where another one is proposed now. Rows with a decision that are not among `rows` any more stay,
-    at the end. Where a decision has lost its example or its label, the old file is set aside.
+    was proposed then, where another one is proposed now. Where a decision has lost its row (`decided_ids` tells which
+    are needed) or its label, the old file is set aside.
 
     Returns:
       Where the old file was set aside; None if it was not.
@@ -58,7 +58,6 @@ def write(path: pathlib.Path, rows: Sequence[Row]) -> pathlib.Path | None:
         elif old is not None:
             lost = True
         now.append(row)
-    # Whoever audits tells of all examples with a decision (`decided_ids`): what is left here is not of this run.
     aside = _set_aside(path) if lost or before else None
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
