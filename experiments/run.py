@@ -28,7 +28,7 @@ from rich.text import Text
 
 from experiments import complaints
 from experiments.pictures import of_runs
-from experiments.runs import artefacts, directory, environment, history, measure, progress, records, table
+from experiments.runs import artefacts, audit, directory, environment, history, measure, progress, records, table
 from experiments.settings import build, command_line, config
 from robustjax import backend, data, user_code
 from robustjax.methods import Method, Task
@@ -118,6 +118,8 @@ def execute(settings: config.Config, sources: Sequence[str] = (), command: str =
         }  # fmt: skip
         titled = dataclasses.replace(settings, method=user_code.short_name(settings.method))
         of_runs.draw_all(path, titled, made.dataset, [own.train for own in made.labels], made.seeds, lines)
+        if told := audit.after_run(path, made.dataset, [own.train.clean for own in made.labels], made.seeds):
+            console.print(told)
         records.write_json_atomic(path / "summary.json", summary)
     return summary
 

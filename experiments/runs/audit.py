@@ -91,7 +91,8 @@ def after_run(
 ) -> str | None:
     """Write all files about the run in `path`; returns a sentence about it.
 
-    What goes wrong is told on stderr, in a sentence, and the run is not lost.
+    What goes wrong is told on stderr, in a sentence, and the run is not lost. A run that never looked at its training
+    set (`track_every=0`) has nothing to tell: None.
 
     Args:
       path: the run directory.
@@ -99,6 +100,8 @@ def after_run(
       clean: each seed's true labels int [N], None where nobody knows them.
       seeds: the run's.
     """
+    if not (path / f"evidence-seed{seeds[0]}.npz").exists():
+        return None
     try:
         found = write(path, seeds, dataset, clean[0])
         told = describe(found)
@@ -117,9 +120,7 @@ def write_report(path: pathlib.Path, found: Found, dataset: Dataset | None) -> N
     page.write(path, found, dataset)
 
 
-def write(
-    path: pathlib.Path, seeds: Sequence[int], dataset: Dataset | None, clean: np.ndarray | None = None
-) -> Found:
+def write(path: pathlib.Path, seeds: Sequence[int], dataset: Dataset | None, clean: np.ndarray | None = None) -> Found:
     """Audit the run in `path` and write suspects.csv, labels.npy, pred_probs.npy and audit.json.
 
     Args:
@@ -402,7 +403,7 @@ def agreement(annotations: np.ndarray, given: np.ndarray) -> dict[str, Any]:
 
     Returns:
       `unanimous`, the share of the examples with several annotations that have all the same; `pairwise` [A, A], how
-      often two gave the same; `with_given` [A], how often each gave the label that was trained on; nan without examples.
+      often two gave the same; `with_given` [A], how often each gave the label that was trained on. nan without any.
     """
     there = annotations >= 0
     several = there.sum(1) > 1

@@ -10,6 +10,8 @@ trusted-seed0.npz    and for the trusted examples, with --trusted-examples or --
 checkpoints/         Orbax
 best/seed0/          Orbax: the epoch with the best validation accuracy, with --validation-split
 plots/               PNG
+suspects.csv         labels that are probably wrong, and what a person has decided about them: no run deletes that
+labels.npy, pred_probs.npy, audit.json, report.html    the rest of the audit (`experiments.runs.audit`)
 summary.json         written last: it is there when the run is complete
 config.next.json     the config.json of a run that is overwriting this one at the moment
 """
@@ -38,6 +40,8 @@ _NEXT = "config.next.json"  # the description of a run that overwrites another
 # What runs write, their temporary files included, besides config.json: what may be deleted.
 _WRITTEN = re.compile(
     r"(summary\.json|metrics\.jsonl)(\.tmp)?|config(\.next)?\.json\.tmp"
+    r"|(labels\.npy|pred_probs\.npy|report\.html|suspects\.csv)\.partial|labels\.npy|pred_probs\.npy|report\.html"
+    r"|audit\.json(\.tmp)?"
     r"|(labels|validation|trusted|findings)-seed\d+\.(npz|(npz\.\d+\.)?partial)"
     r"|plots/\w+\.png|diagnostics/seed\d+-epoch\d+\.npz"
     r"|(checkpoints|best/seed\d+)/\d+(\.orbax-checkpoint-tmp.*)?"

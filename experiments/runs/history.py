@@ -21,8 +21,8 @@ def summarise(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
       ``best_epoch`` (the first, if several) and ``best_chosen_on``, which says that the maximum was picked on the test
       set and so is no estimate of what a user would get; ``epochs``, the number of records; and ``final``, the other
       metrics of the last record but ``reliability``. Where the records have a ``validation_accuracy``, on held-out
-      examples with labels as wrong as the others, also ``test_accuracy_best_validation``, that of the epoch which it chooses (the first, if
-      several), and ``best_validation_epoch``.
+      examples with labels as wrong as the others, also ``test_accuracy_best_validation``, that of the epoch which it
+      chooses (the first, if several), and ``best_validation_epoch``.
 
     Raises:
       ValueError: no record has a test accuracy.

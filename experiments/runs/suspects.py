@@ -91,13 +91,17 @@ def read(path: pathlib.Path) -> list[Row]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{str(path)!r} is not UTF-8 ({error.reason} at byte {error.start}); save it as that.") from None
+        raise ValueError(
+            f"{str(path)!r} is not UTF-8 ({error.reason} at byte {error.start}); save it as that."
+        ) from None
     header = text.partition("\n")[0]
     delimiter = max(",;\t", key=header.count)
     table = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     names = [name.strip() for name in table.fieldnames or ()]
     if missing := [name for name in ("id", "given", "proposed", "decision") if name not in names]:
-        raise ValueError(f"{str(path)!r} lacks the column(s) {', '.join(missing)}; it has {', '.join(names) or 'none'}.")
+        raise ValueError(
+            f"{str(path)!r} lacks the column(s) {', '.join(missing)}; it has {', '.join(names) or 'none'}."
+        )
     table.fieldnames = names
     rows = []
     for found in table:
@@ -142,7 +146,9 @@ def decide(
             raise ValueError(f"{where}: the run has no such example; was the file of another run, or its id changed?")
         at = position[row.id]
         if class_names[given[at]] != row.given:
-            raise ValueError(f"{where}: its given label is {class_names[given[at]]!r} and not {row.given!r}; audit anew.")
+            raise ValueError(
+                f"{where}: its given label is {class_names[given[at]]!r} and not {row.given!r}; audit anew."
+            )
         decision = row.decision.strip()
         if said.setdefault(at, decision) != decision:
             raise ValueError(f"{where} is there twice, with the decisions {said[at]!r} and {decision!r}.")

@@ -54,7 +54,7 @@ def differently_labelled(inputs: np.ndarray, labels: np.ndarray) -> Pairs:
     if labels.shape != (len(inputs),):
         raise ValueError(f"labels have shape {labels.shape} for {len(inputs)} inputs; expected one for each")
     group = _equal(inputs)
-    found = {(first, second): True for first, second in _in_groups(group, labels)}
+    found = dict.fromkeys(_in_groups(group, labels), True)
     if inputs.ndim == 4 and inputs.dtype == np.uint8 and min(inputs.shape[1:3]) >= 8:
         for pair in _near(inputs, labels, group):
             found.setdefault(pair, False)
