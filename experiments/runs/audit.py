@@ -189,7 +189,7 @@ def read_evidence(path: pathlib.Path, seeds: Sequence[int]) -> Evidence:
 
     def mean(name: str) -> np.ndarray | None:
         arrays = [part[name] for part in parts if name in part]
-        return np.mean(arrays, 0, dtype=np.float32) if len(arrays) == len(parts) else None
+        return np.stack(arrays).mean(0, dtype=np.float32) if len(arrays) == len(parts) else None
 
     probs = mean("out_of_sample_probs" if held_out else "pred_probs")
     assert probs is not None  # _read_evidence has looked
@@ -211,7 +211,7 @@ def _read_evidence(path: pathlib.Path, seed: int, given: np.ndarray) -> dict[str
             found = {name: arrays[name] for name in arrays.files}
     except Exception as error:  # zipfile, zlib and NumPy raise half a dozen kinds for a damaged file
         raise ValueError(f"{str(file)!r} is damaged: {error}.") from error
-    if "pred_probs" not in found or not np.array_equal(found.get("given"), given):
+    if "pred_probs" not in found or "given" not in found or not np.array_equal(found["given"], given):
         raise ValueError(f"{str(file)!r} is not about the labels of labels-seed{seed}.npz beside it; train anew.")
     return found
 

@@ -94,7 +94,7 @@ def _near(images: np.ndarray, labels: np.ndarray, group: np.ndarray) -> list[tup
     rises = np.roll(blocks, -1, 2) - blocks > _RISE
     bits = np.packbits(rises.reshape(len(images), 64), axis=1)
     spread = thumbnails.astype(np.float32).std((1, 2))
-    found = []
+    found: list[tuple[int, int]] = []
     for columns in (range(8), (4, 5, 6, 7, 0, 1, 2, 3)):
         order = np.lexsort([bits[:, column] for column in reversed(columns)])
         for step in range(1, 1 + _NEIGHBOURS):
