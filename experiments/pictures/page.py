@@ -4,6 +4,7 @@ import base64
 import datetime
 import importlib.resources
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -178,18 +179,18 @@ def _gallery(found: "Found", dataset: Dataset | None) -> Iterator[dict[str, Any]
     for place, at in enumerate(found.listed.tolist()):
         by_class.setdefault(int(found.evidence.given[at]), []).append(place)
     each = int(np.clip(_THUMBNAILS // max(len(by_class), 1), 2, _PER_CLASS))
+    order = sorted(by_class, key=lambda c: (-len(by_class[c]), c))
+    items: dict[int, list[dict[str, Any]]] = {c: [] for c in order}
     left = _GALLERY_BYTES
-    for c in sorted(by_class, key=lambda c: (-len(by_class[c]), c)):
-        items = []
-        for place in by_class[c][:each]:
-            row = found.rows[place]
+    for rank, c in itertools.product(range(each), order):  # each class's first image before any second one
+        if rank < len(by_class[c]) and left > 0:
+            place = by_class[c][rank]
             source = thumbnail(dataset.train_inputs[found.evidence.kept[found.listed[place]]])
             left -= len(source)
-            if left < 0:
-                break
-            items.append({**row._asdict(), "src": source})
-        if items:
-            yield {"name": found.class_names[c], "count": len(by_class[c]), "items": items}
+            items[c].append({**found.rows[place]._asdict(), "src": source})
+    for c in order:
+        if items[c]:
+            yield {"name": found.class_names[c], "count": len(by_class[c]), "items": items[c]}
 
 
 def _pairs(found: "Found", dataset: Dataset | None) -> list[dict[str, Any]]:
