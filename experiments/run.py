@@ -30,6 +30,7 @@ from experiments import complaints
 from experiments.pictures import of_runs
 from experiments.runs import (
     artefacts,
+    audit,
     cross_fit,
     directory,
     environment,
@@ -139,14 +140,17 @@ def execute(
     with complaints.when_full(path, lambda: _advice(path)), directory.claim(path, settings, describe) as resuming:
         form.save(path, made.dataset, made.task)
         if summary is None:
-            summary = _run(settings, made, path, resuming, command)
+            summary = _run(settings, made, path, resuming, command, console)
         if cross_fit.missing(path, settings):
             summary |= {"cross_fit": _cross_fit(settings, made, path, console)}
             records.write_json_atomic(path / "summary.json", summary)
+            _audit(made, path, console)
     return summary
 
 
-def _run(settings: config.Config, made: Prepared, path: pathlib.Path, resuming: bool, command: str) -> dict[str, Any]:
+def _run(
+    settings: config.Config, made: Prepared, path: pathlib.Path, resuming: bool, command: str, console: Console
+) -> dict[str, Any]:
     """Train to the end; leave pictures and, last of all, the summary."""
     for seed, own in zip(made.seeds, made.labels, strict=True):
         if not artefacts.has_labels(path, seed):
@@ -165,8 +169,15 @@ def _run(settings: config.Config, made: Prepared, path: pathlib.Path, resuming: 
     }  # fmt: skip
     titled = dataclasses.replace(settings, method=user_code.short_name(settings.method))
     of_runs.draw_all(path, titled, made.dataset, [own.train for own in made.labels], made.seeds, lines)
+    _audit(made, path, console)
     records.write_json_atomic(path / "summary.json", summary)
     return summary
+
+
+def _audit(made: Prepared, path: pathlib.Path, console: Console) -> None:
+    """Which labels are probably wrong: a list and a report, and a sentence about them."""
+    if told := audit.after_run(path, made.dataset, [own.train.clean for own in made.labels], made.seeds):
+        console.print(told)
 
 
 def _cross_fit(settings: config.Config, made: Prepared, path: pathlib.Path, console: Console) -> dict[str, Any]:

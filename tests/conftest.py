@@ -7,6 +7,7 @@ tests start.
 import importlib.metadata
 import os
 import tempfile
+from collections.abc import Iterator
 
 import pytest
 
@@ -38,6 +39,16 @@ SLOW_FILES = {
     "run_test.py", "same_runs_test.py", "sparse_test.py", "strict_promotion_test.py", "targets_test.py", "text_test.py",
     "trusted_test.py",
 }  # fmt: skip
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_audits() -> Iterator[None]:
+    """Runs end without an audit and its page, a second each; audit_test has it back (`audit_test.AFTER_RUN`)."""
+    from experiments.runs import audit
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(audit, "after_run", lambda *arguments: None)
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

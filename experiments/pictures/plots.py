@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from experiments.pictures import style
-from experiments.pictures.style import BLUE, GREEN, PURPLE, RED, PathLike, Records
+from experiments.pictures.style import BLUE, GREEN, PURPLE, RED, SKY, PathLike, Records
 from experiments.runs import test_part
 
 # What a network predicts for training examples (ELR, Fig. 1): by kind, the recorded shares with label, colour and line.
@@ -316,4 +317,88 @@ def draw_histograms(groups: Mapping[str, Mapping[str, np.ndarray]], x_label: str
         ax.set(title=title, ylabel="density", xlim=(0, x_max))
         ax.legend()
     axes[-1].set_xlabel(x_label)
+    return figure
+
+
+@rc_context(style.STYLE | {"axes.grid": False})
+def draw_confusion(counts: np.ndarray, class_names: Sequence[str], rows: str, columns: str) -> Figure:
+    """Draw how many examples have each pair of labels, coloured by their share of the row.
+
+    The scale is that of square roots, so that what is rare is seen. Up to 20 classes are named, and up to 12 have their
+    numbers written.
+
+    Args:
+      counts: [C, C].
+      class_names: [C].
+      rows: what the rows are.
+      columns: what the columns are.
+    """
+    counts = style.matrix(counts, "counts", (len(class_names), len(class_names)))
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    size = float(np.clip(1.6 + 0.42 * len(counts), 3.2, 6.4))
+    figure, (ax,) = style.panels(1, columns=1, size=(size + 0.8, size))
+    image = ax.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="none")
+    if len(counts) <= 12:
+        for (i, j), count in np.ndenumerate(counts):
+            if count:
+                dark = shares[i, j] > 0.3
+                ax.text(j, i, f"{count:.0f}", ha="center", va="center", size=7, color="#ffffff" if dark else "#111111")
+    if len(counts) <= style.MAX_PANELS:
+        names = style.names_or_numbers(class_names, len(counts))
+        ax.set_yticks(range(len(counts)), names)
+        ax.set_xticks(range(len(counts)), names, rotation=40, ha="right", rotation_mode="anchor")
+    ax.set(xlabel=columns, ylabel=rows)
+    bar = figure.colorbar(image, label=f"share of those {rows}", ticks=(0, 0.01, 0.1, 0.25, 0.5, 1))
+    style.percent_axis(bar.ax)
+    return figure
+
+
+@rc_context(style.STYLE)
+def draw_reliability(seeds: Sequence[np.ndarray]) -> Figure:
+    """Draw how often predictions are right over how sure they are, and how many are that sure.
+
+    Args:
+      seeds: of each seed, the table [B, 3] of ``evaluation.reliability``.
+    """
+    tables = np.stack([style.matrix(table, "reliability") for table in seeds])
+    share = tables[:, :, 0].mean(0)
+    with np.errstate(invalid="ignore"):
+        sure, right = np.moveaxis((tables[:, :, 1:] * tables[:, :, :1]).mean(0) / share[:, None], -1, 0)
+    there = share > 0
+    figure, (ax, below) = style.panels(2, columns=1, size=(4.2, 2.2), share="col")
+    ax.plot([0, 1], [0, 1], "--", color="#888888", label="as sure as right")
+    ax.plot(sure[there], right[there], "-o", color=BLUE, markersize=4, label="predictions")
+    ax.set(ylabel="accuracy", xlim=(0, 1), ylim=(-0.02, 1.02))
+    ax.legend()
+    edges = np.linspace(0, 1, len(share) + 1)
+    below.stairs(share, edges, fill=True, color=BLUE, alpha=0.6)
+    below.set(ylabel="share of examples", xlabel="confidence")
+    for each in (ax, below):
+        style.percent_axis(each)
+    return figure
+
+
+@rc_context(style.STYLE)
+def draw_class_counts(before: np.ndarray, after: np.ndarray, class_names: Sequence[str]) -> Figure:
+    """Draw the sizes of the classes as given and as proposed; from 21 classes on sorted by size, without their names.
+
+    Args:
+      before: [C].
+      after: [C].
+      class_names: [C].
+    """
+    many = len(class_names) > style.MAX_PANELS
+    order = np.argsort(-np.asarray(before), kind="stable") if many else np.arange(len(class_names))
+    figure, (ax,) = style.panels(1, columns=1, size=(min(4 + 0.25 * len(order), 9), 2.8))
+    place = np.arange(len(order))
+    for offset, values, color, label in ((-0.2, before, SKY, "as given"), (0.2, after, BLUE, "as proposed")):
+        ax.bar(place + offset, np.asarray(values)[order], width=0.4, color=color, label=label)
+    ax.set_ylabel("examples")
+    ax.grid(axis="x", visible=False)
+    if many:
+        ax.set_xlabel("classes, the largest first")
+    else:
+        names = style.names_or_numbers(class_names, len(order))
+        ax.set_xticks(place, names, rotation=40, ha="right", rotation_mode="anchor")
+    style.legend_below(figure, ax)
     return figure

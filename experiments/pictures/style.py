@@ -3,6 +3,7 @@
 Colours are Okabe and Ito's, which colour-blind readers can tell apart; line styles repeat what colour says.
 """
 
+import io
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -10,9 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -49,6 +51,25 @@ def save(figure: Figure, path: PathLike) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure).print_png(path)
     return path
+
+
+def svg(figure: Figure, name: str) -> str:
+    """A figure as an <svg> element for a page: text stays text, and black and the grid take the page's colours.
+
+    Args:
+      figure: to draw.
+      name: letters and hyphens; the element's ids begin with it, so that several figures go on one page.
+    """
+    text = io.StringIO()
+    figure.patch.set_alpha(0)
+    for ax in figure.axes:
+        ax.patch.set_alpha(0)
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    element = text.getvalue()
+    element = element[element.index("<svg") :].rstrip()
+    element = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{name}-", element)
+    return element.replace("#000000", "currentColor").replace(STYLE["grid.color"], "var(--grid, #dddddd)")
 
 
 def panels(

@@ -15,6 +15,8 @@ checkpoints/         Orbax
 partial/epoch12/340/ Orbax: where a signal stopped the run in the middle of its twelfth epoch
 best/seed0/          Orbax: the epoch with the best validation accuracy, with --validation-split
 plots/               PNG
+suspects.csv         labels that are probably wrong, and what a person has decided about them: no run deletes that
+labels.npy, pred_probs.npy, audit.json, report.html    the rest of the audit (`experiments.runs.audit`)
 summary.json         written last: it is there when the run is complete
 config.next.json     the config.json of a run that is overwriting this one at the moment
 """
@@ -37,7 +39,8 @@ from robustjax import filesystem, user_code
 _NEXT = "config.next.json"  # the description of a run that overwrites another
 # What runs write, their temporary files included, besides config.json: what may be deleted.
 _WRITTEN = re.compile(
-    r"(summary\.json|metrics\.jsonl|data\.json|vocabulary\.txt|examples\.npz)(\.tmp)?|config(\.next)?\.json\.tmp"
+    r"(summary\.json|metrics\.jsonl|data\.json|audit\.json|vocabulary\.txt|examples\.npz)(\.tmp)?"
+    r"|config(\.next)?\.json\.tmp|(labels\.npy|pred_probs\.npy|report\.html)(\.partial)?|suspects\.csv\.partial"
     r"|(labels|validation|trusted|findings|cross-fit)-seed\d+\.(npz|(npz\.\d+\.)?partial)"
     r"|plots/\w+\.png|diagnostics/seed\d+-epoch\d+\.npz"
     r"|(checkpoints|best/seed\d+|partial/epoch\d+)/\d+(\.orbax-checkpoint-tmp.*)?"

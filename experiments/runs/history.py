@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+_NOT_FINAL = ("epoch", "test_accuracy", "reliability")
+
 
 def summarise(history: Sequence[Mapping[str, Any]], test_part: str = "test set") -> dict[str, Any]:
     """Summarise one seed's run from its per-epoch records; of a run with several stages, the last stage's.
@@ -18,10 +20,10 @@ def summarise(history: Sequence[Mapping[str, Any]], test_part: str = "test set")
     Returns:
       ``test_accuracy_last``; ``test_accuracy_mean_last_10`` over the last 10 epochs; ``test_accuracy_best`` with its
       ``best_epoch`` (the first, if several) and ``best_chosen_on``, which says that the maximum was picked on the test
-      part and so is no estimate of what a user would get; ``epochs``, the number of records; and ``final``, the other
-      metrics of the last record. Where the records have a ``validation_accuracy``, on held-out examples with labels as
-      wrong as the others, also ``test_accuracy_best_validation``, that of the epoch which it chooses (the first, if
-      several), and ``best_validation_epoch``.
+      set and so is no estimate of what a user would get; ``epochs``, the number of records; and ``final``, the other
+      metrics of the last record but ``reliability``. Where the records have a ``validation_accuracy``, on held-out
+      examples with labels as wrong as the others, also ``test_accuracy_best_validation``, that of the epoch which it
+      chooses (the first, if several), and ``best_validation_epoch``.
 
     Raises:
       ValueError: no record has a test accuracy.
@@ -44,7 +46,7 @@ def summarise(history: Sequence[Mapping[str, Any]], test_part: str = "test set")
         "best_chosen_on": test_part,
         **selected,
         "epochs": len(history),
-        "final": {name: value for name, value in history[-1].items() if name not in ("epoch", "test_accuracy")},
+        "final": {name: value for name, value in history[-1].items() if name not in _NOT_FINAL},
     }
 
 

@@ -24,6 +24,7 @@ def _test_metrics(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
         "balanced_accuracy": evaluation.balanced_accuracy(logits, labels),
         "expected_calibration_error": evaluation.expected_calibration_error(logits, labels),
         "per_class_accuracy": evaluation.per_class_accuracy(logits, labels),
+        "reliability": evaluation.reliability(logits, labels),
     }
 
 

@@ -115,14 +115,35 @@ def expected_calibration_error(logits: jax.Array, labels: jax.Array, num_bins: i
       >>> [round(float(expected_calibration_error(logits, jnp.array(y))), 4) for y in ([0, 0, 0, 1], [0, 0, 0, 0])]
       [0.0, 0.25]
     """
+    share, confidence, hits = reliability(logits, labels, num_bins).T
+    return jnp.sum(share * jnp.abs(hits - confidence))
+
+
+def reliability(logits: jax.Array, labels: jax.Array, num_bins: int = 15) -> jax.Array:
+    """Return how sure the softmax is and how often it is right, by bins of confidence: [num_bins, 3].
+
+    Columns: share of the examples, mean confidence, accuracy; the latter are 0 in empty bins. The bins are those of
+    ``expected_calibration_error``.
+
+    Args:
+      logits: [N, C].
+      labels: integers [N].
+      num_bins: static.
+
+    Examples:
+      >>> logits = jnp.log(jnp.array([[0.75, 0.25]] * 4))
+      >>> reliability(logits, jnp.array([0, 0, 0, 1]), num_bins=2).round(4).tolist()
+      [[0.0, 0.0, 0.0], [1.0, 0.75, 0.75]]
+    """
     _require_examples(logits, labels)
     if num_bins < 1:
         raise ValueError(f"num_bins must be at least 1, got {num_bins}")
     confidence = jnp.max(jax.nn.softmax(logits.astype(jnp.float32)), axis=-1)
     correct = (_predictions(logits) == labels).astype(jnp.float32)
     bins = jnp.clip(jnp.ceil(confidence * num_bins).astype(jnp.int32) - 1, 0, num_bins - 1)
-    gaps = jax.ops.segment_sum(correct - confidence, bins, num_bins)
-    return jnp.sum(jnp.abs(gaps)) / len(labels)
+    columns = jnp.stack([jnp.ones_like(correct), confidence, correct], -1)
+    count, *sums = jax.ops.segment_sum(columns, bins, num_bins).T
+    return jnp.stack([count / len(labels), *(each / jnp.maximum(count, 1) for each in sums)], -1)
 
 
 def memorization(logits: jax.Array, given: jax.Array, clean: jax.Array) -> dict[str, jax.Array]:
