@@ -29,7 +29,7 @@ from rich.text import Text
 
 from experiments import complaints
 from experiments.pictures import of_runs
-from experiments.runs import artefacts, directory, environment, history, measure, progress, records, table
+from experiments.runs import artefacts, directory, environment, evidence, history, measure, progress, records, table
 from experiments.settings import build, command_line, config
 from robustjax import backend, data, user_code
 from robustjax.methods import Method, Task
@@ -255,6 +255,7 @@ def _train(
     if may_end(so_far, start):  # it was cut after its last epoch
         return before, _warnings(method, seeds, final)
     preliminary = sum(stage.preliminary for stage in method.stages)
+    gathered = evidence.begin(path, {s: own.train.given for s, own in zip(seeds, labels, strict=True)}, start)
 
     began = time.monotonic()
     with (
@@ -282,6 +283,7 @@ def _train(
             states = parallel.by_seed(layout, epoch.state) if improved else []  # a copy of all, so only if needed
             for k, seed in improved:
                 checkpoints.save(directory.best_folder(path, seed), done, states[k], {"seed": seed}, keep=1)
+            gathered = evidence.follow(gathered, epoch)
             newest = [so_far[seed][-1] for seed in seeds]
             shown.epoch(
                 done,
@@ -292,7 +294,10 @@ def _train(
             over = may_end(so_far, done)
             stopping = bool(stop_asked) and not over
             due = checkpoint_every and done % checkpoint_every == 0
+            if over:
+                evidence.publish(path, seeds, gathered)
             if due or stopping or over:
+                evidence.keep(path, seeds, gathered, done, keep_checkpoints)
                 meta = {"seconds": before + time.monotonic() - began, "seeds": seeds}
                 final = parallel.by_seed(layout, epoch.state)
                 save(done, final, meta)

@@ -76,34 +76,65 @@ def audit(
       ValueError: for shapes, values or classes that do not fit, naming the argument.
     """
     labels, probs = _checked(labels, pred_probs)
-    evidence = {name: _checked_scores(name, values, len(labels)) for name, values in scores.items()}
+    count, classes = probs.shape
+    evidence = {name: _checked_scores(name, values, count) for name, values in scores.items()}
     if mean_margin is not None:
-        evidence["mean_margin"] = -_checked_scores("mean_margin", mean_margin, len(labels))
+        evidence["mean_margin"] = -_checked_scores("mean_margin", mean_margin, count)
     fitted = _fit(labels, probs)
-    posterior = _posterior(fitted, labels, probs)
-    wrong = 1 - posterior[np.arange(len(labels)), labels]
-    if in_sample and evidence:
-        wrong = _from_evidence(evidence)
-        posterior = _reweighted(posterior, labels, wrong)
-    count = float(wrong.sum())
-    spread = _LEVEL * np.sqrt(np.sum(wrong * (1 - wrong)) + np.square(0.15 * count) + 1)
-    joint = np.stack([np.bincount(labels, weights=column, minlength=probs.shape[1]) for column in posterior.T])
+    told = _from_evidence(evidence) if in_sample and evidence else None
+    wrong, proposed = np.empty(count), np.empty(count, np.int32)
+    joint = np.zeros((classes, classes))
+    size = max(1, _CHUNK // classes)
+    for first in range(0, count, size):
+        part = slice(first, first + size)
+        given = labels[part]
+        posterior = _posterior(fitted.model, given, probs[part])
+        if told is not None:
+            posterior = _reweighted(posterior, given, told[part])
+        wrong[part] = 1 - posterior[np.arange(len(given)), given]
+        proposed[part] = np.argmax(posterior, axis=1)
+        joint += np.stack([np.bincount(given, weights=column, minlength=classes) for column in posterior.T])
+    wrong = np.clip(wrong, 0, 1)
+    total = float(wrong.sum())
+    low, high = _interval(wrong, count * fitted.low, count * fitted.high)
     truly = joint.sum(1)
-    transition = np.where(truly[:, None] > 0, joint, np.eye(len(joint)))
+    transition = np.where(truly[:, None] > 0, joint, np.eye(classes))
     return Audit(
         score=wrong.astype(np.float32),
-        proposed=np.argmax(posterior, axis=1).astype(np.int32),
-        count=count,
-        low=float(max(0.0, count - spread)),
-        high=float(min(len(labels), count + spread)),
-        suspects=np.argsort(-wrong, kind="stable")[: round(count)],
+        proposed=proposed,
+        count=total,
+        low=low,
+        high=high,
+        suspects=np.argsort(-wrong, kind="stable")[: round(total)],
         transition=transition / transition.sum(1, keepdims=True),
         prior=truly / truly.sum(),
     )
 
 
+# What the model's errors were on data with known labels (tests and README), beside what the likelihood leaves open:
+# a share of the count, and one of what is undecided.
+_OF_COUNT, _OF_UNDECIDED = 0.05, 0.15
+
+
+def _interval(wrong: np.ndarray, least: float, most: float) -> tuple[float, float]:
+    """An interval of 95 % for the number of wrong labels.
+
+    Args:
+      wrong: the estimated probability that each is wrong, [N].
+      least: the lowest number that the likelihood allows for.
+      most: the highest.
+    """
+    count = wrong.sum()
+    undecided = np.minimum(wrong, 1 - wrong).sum()
+    variance = np.square([_OF_COUNT * count, _OF_UNDECIDED * undecided]).sum() + np.sum(wrong * (1 - wrong)) + 1
+    spread = np.square(_LEVEL) * variance
+    low = count - np.sqrt(spread + np.square(max(count - least, 0)))
+    high = count + np.sqrt(spread + np.square(max(most - count, 0)))
+    return float(max(low, 0)), float(min(high, len(wrong)))
+
+
 def _checked(labels: np.ndarray, pred_probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Labels as int64 [N] and probabilities as float64 [N, C] whose rows sum to 1."""
+    """Labels as int64 [N], and probabilities [N, C]."""
     labels, probs = np.asarray(labels), np.asarray(pred_probs)
     if probs.ndim != 2 or probs.shape[1] < 2 or probs.dtype.kind != "f":
         raise ValueError(
@@ -119,12 +150,10 @@ def _checked(labels: np.ndarray, pred_probs: np.ndarray) -> tuple[np.ndarray, np
             f"labels must be in 0 … {probs.shape[1] - 1}, as pred_probs has {probs.shape[1]} columns; got "
             f"{labels.min()} … {labels.max()}"
         )
-    probs = probs.astype(np.float64)
-    sums = probs.sum(axis=1)
-    bad = np.flatnonzero(~((probs >= 0).all(axis=1) & (np.abs(sums - 1) < 0.01)))
+    bad = np.flatnonzero(~((probs.min(axis=1) >= 0) & (np.abs(probs.sum(axis=1, dtype=np.float64) - 1) < 0.01)))
     if len(bad):
         raise ValueError(f"pred_probs must be probabilities that sum to 1 in each row; row {bad[0]} does not")
-    return labels.astype(np.int64), probs / sums[:, None]
+    return labels.astype(np.int64), probs
 
 
 def _checked_scores(name: str, values: np.ndarray, count: int) -> np.ndarray:
@@ -136,87 +165,219 @@ def _checked_scores(name: str, values: np.ndarray, count: int) -> np.ndarray:
 
 # The model of true and given labels.
 
+# The model is one of many that are nearly right, so its likelihood counts for less than it says: to this power
+# (Miller and Dunson, Robust Bayesian Inference via Coarsening, 2019).
+_COARSE = 0.25
+_DENSE = 200  # above so many classes T has no free entry for each pair: memory, and few examples a pair
+_FITTED = 2e6  # probabilities that are fitted to, at most; of more a sample
+_CHUNK = 2**22  # probabilities that are worked on at a time
+
 
 class _Model(NamedTuple):
-    """Its parameters: `beta` and `gamma` scalars, `bias` [C], `affinity` [C, C], the exponent of T without γ."""
+    """Parameters: `beta` and `gamma` scalars; `bias`, `diagonal`, `columns` [C]; `pairs` [C, C] or, for many, None."""
 
     beta: float
     gamma: float
     bias: np.ndarray
-    affinity: np.ndarray
+    diagonal: np.ndarray
+    columns: np.ndarray
+    pairs: np.ndarray | None
+
+
+class _Terms(NamedTuple):
+    """`log_true` log π, `power` π^γ, `normaliser` of T, `joint` P(i, given) without its factor π_given^γ: [N, C]."""
+
+    log_true: np.ndarray
+    power: np.ndarray
+    normaliser: np.ndarray
+    joint: np.ndarray
 
 
 def _logits(probs: np.ndarray) -> np.ndarray:
-    found = np.log(np.maximum(probs, _FLOOR))
+    found = np.log(np.maximum(np.asarray(probs, np.float64), _FLOOR))
     return found - found.mean(axis=1, keepdims=True)
 
 
+def _sizes(classes: int) -> list[int]:
+    """How many numbers: log β, γ, mean of d; b, d less its mean, c; B."""
+    return [1, 1, 1, classes, classes, classes, classes * classes if classes <= _DENSE else 0]
+
+
+def _prior(classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Centres and standard deviations of the parameters' normal priors.
+
+    By them most labels are right, classes are alike, and noise grows with ambiguity as that of people does, a little.
+    """
+    centre = np.repeat([0.6, 0.1, np.log(30.0 * (classes - 1)), 0, 0, 0, 0], _sizes(classes))
+    return centre, np.repeat([0.5, 0.1, 3.0, 2.0, 0.7, 1.0, 2.0], _sizes(classes))
+
+
 def _unpack(x: np.ndarray, classes: int) -> _Model:
-    diagonal, columns, rest = np.split(x[2 + classes :], [classes, 2 * classes])
-    affinity = np.diag(diagonal) + columns + rest.reshape(classes, classes)
-    return _Model(float(np.exp(x[0])), float(x[1]), x[2 : 2 + classes], affinity - affinity.max(1, keepdims=True))
+    log_beta, gamma, mean, bias, diagonal, columns, pairs = np.split(x, np.cumsum(_sizes(classes))[:-1])
+    return _Model(
+        float(np.exp(log_beta[0])), float(gamma[0]), bias, mean + diagonal, columns,
+        pairs.reshape(classes, classes) if len(pairs) else None,
+    )  # fmt: skip
 
 
-def _terms(model: _Model, labels: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, ...]:
-    """log π, π^γ, the normaliser of T, and P(true = i, given = labels) without the common factor π_given^γ, [N, C]."""
+def _dense(model: _Model) -> np.ndarray:
+    """The factors of T without γ, each row with a maximum of 1: [C, C]."""
+    assert model.pairs is not None
+    affinity = np.diag(model.diagonal) + model.columns + model.pairs
+    return np.exp(affinity - affinity.max(axis=1, keepdims=True))
+
+
+def _terms(model: _Model, labels: np.ndarray, logits: np.ndarray) -> _Terms:
     log_true = special.log_softmax(model.beta * logits + model.bias, axis=1)
     power = np.exp(model.gamma * log_true)
-    weights = np.exp(model.affinity)
-    normaliser = power @ weights.T
-    return log_true, power, normaliser, np.exp(log_true) * weights.T[labels] / normaliser
-
-
-def _posterior(model: _Model, labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
-    """P(true = i | x, given), [N, C]."""
-    joint = _terms(model, labels, _logits(probs))[3]
-    return joint / joint.sum(1, keepdims=True)
+    if model.pairs is not None:
+        weights = _dense(model)
+        normaliser, chosen = power @ weights.T, weights.T[labels]
+    else:  # the same without a matrix: exp(c_j), times exp(d_i) where i = j, all divided by exp(d_i)
+        others, chosen = np.exp(-model.diagonal), np.tile(np.exp(-model.diagonal), (len(labels), 1))
+        chosen[np.arange(len(labels)), labels] = 1.0
+        chosen *= np.exp(model.columns)[labels][:, None]
+        by_column = power * np.exp(model.columns)
+        normaliser = by_column.sum(1, keepdims=True) * others + by_column * (1 - others)
+    return _Terms(log_true, power, normaliser, np.exp(log_true) * chosen / normaliser)
 
 
 def _objective(x: np.ndarray, labels: np.ndarray, logits: np.ndarray) -> tuple[float, np.ndarray]:
-    """Negative log posterior density per example, and its gradient."""
+    """Minus the coarsened log posterior density, and its gradient, per example."""
     classes, rows = logits.shape[1], np.arange(len(labels))
     model = _unpack(x, classes)
     log_true, power, normaliser, joint = _terms(model, labels, logits)
     total = joint.sum(1)
     share = joint / total[:, None]
-    given = model.gamma * log_true[rows, labels]
-    value = np.sum(np.log(total) + given)
+    value = np.sum(np.log(total) + model.gamma * log_true[rows, labels])
 
-    weights = np.exp(model.affinity)
     ratio = share / normaliser
-    expected = (ratio @ weights) * power  # of the given label under the model, [N, C]
-    by_pair = np.stack([np.bincount(labels, weights=column, minlength=classes) for column in share.T])
-    of_affinity = by_pair - weights * (ratio.T @ power)
+    on_label = np.bincount(labels, weights=share[rows, labels], minlength=classes)
+    if model.pairs is not None:
+        weights = _dense(model)
+        expected = (ratio @ weights) * power  # of the given label under the model, [N, C]
+        by_pair = np.stack([np.bincount(labels, weights=column, minlength=classes) for column in share.T])
+        of_pairs = by_pair - weights * (ratio.T @ power)
+        of_diagonal = np.diag(of_pairs)
+        of_columns = of_pairs.sum(0)
+    else:
+        others, by_column = np.exp(-model.diagonal), power * np.exp(model.columns)
+        expected = by_column * (ratio @ others)[:, None] + ratio * by_column * (1 - others)
+        of_pairs = np.zeros(0)
+        of_diagonal = on_label - np.sum(ratio * by_column, axis=0)
+        of_columns = np.bincount(labels, minlength=classes) - expected.sum(0)
     of_gamma = np.sum(log_true[rows, labels]) - np.sum(expected * log_true)
     of_logits = share - model.gamma * expected - np.exp(log_true)
     of_logits[rows, labels] += model.gamma
     gradient = np.concatenate([
-        [model.beta * np.sum(of_logits * logits), of_gamma],
-        of_logits.sum(0), np.diag(of_affinity), of_affinity.sum(0), of_affinity.ravel(),
+        [model.beta * np.sum(of_logits * logits), of_gamma, of_diagonal.sum()],
+        of_logits.sum(0), of_diagonal, of_columns, of_pairs.ravel(),
     ])  # fmt: skip
-    centre, scale = _prior_of(classes)
+    centre, scale = _prior(classes)
     deviation = (x - centre) / scale
-    value -= 0.5 * np.sum(np.square(deviation))
-    gradient -= deviation / scale
+    value = _COARSE * value - 0.5 * np.sum(np.square(deviation))
+    gradient = _COARSE * gradient - deviation / scale
     return -value / len(labels), -gradient / len(labels)
 
 
-def _prior_of(classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Centres and standard deviations of the parameters' normal priors."""
-    sizes = (1, 1, classes, classes, classes, classes * classes)
-    centre = np.repeat([0.4, 0.0, 0.0, np.log(9.0 * (classes - 1)), 0.0, 0.0], sizes)
-    scale = np.repeat([1.0, 0.3, 2.0, 2.0, 1.0, 1.5], sizes)
-    return centre, scale
+def _maximise(x: np.ndarray, labels: np.ndarray, logits: np.ndarray, gamma: float | None) -> tuple[np.ndarray, float]:
+    """The parameters of highest posterior density from `x` on, `gamma` held if given, and the log density there."""
+    free = np.ones(len(x))
+    if gamma is not None:
+        x, free[1] = np.concatenate([x[:1], [gamma], x[2:]]), 0
 
+    def objective(y: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = _objective(y, labels, logits)
+        return value, gradient * free
 
-def _fit(labels: np.ndarray, probs: np.ndarray) -> _Model:
-    logits = _logits(probs)
-    start, _ = _prior_of(logits.shape[1])
     found = optimize.minimize(
-        _objective, start, (labels, logits), jac=True, method="L-BFGS-B",
-        options={"maxiter": 300, "maxcor": 30, "ftol": 1e-8},
-    )  # fmt: skip
-    return _unpack(found.x, logits.shape[1])
+        objective, x, jac=True, method="L-BFGS-B", options={"maxiter": 200, "maxcor": 30, "ftol": 1e-8}
+    )
+    return found.x, -found.fun * len(labels)
+
+
+def _starts(labels: np.ndarray, probs: np.ndarray) -> list[np.ndarray]:
+    """Where to begin: with noise of 10 % everywhere and, with pairs, with the counts of confident predictions.
+
+    A prediction counts as the class whose probability is highest in relation to its mean where it is given, as in
+    confident learning (Northcutt et al., Confident Learning, 2021).
+    """
+    classes = probs.shape[1]
+    sizes = np.cumsum(_sizes(classes))
+    plain = np.zeros(sizes[-1])
+    plain[0], plain[2] = 0.5, np.log(9.0 * (classes - 1))
+    if classes > _DENSE:
+        return [plain]
+    size = np.bincount(labels, minlength=classes)
+    own = np.bincount(labels, weights=probs[np.arange(len(labels)), labels], minlength=classes)
+    likely = np.argmax(probs / np.where(own > 0, own / np.maximum(size, 1), 1.0), axis=1)
+    joint = np.full((classes, classes), 0.5)
+    np.add.at(joint, (likely, labels), 1)
+    exponent = np.log(joint)
+    off = exponent[~np.eye(classes, dtype=bool)].reshape(classes, -1).mean(1)
+    counted = plain.copy()
+    counted[0], counted[2] = 0.9, np.mean(np.diag(exponent) - off)
+    counted[sizes[-2] :] = (exponent - off[:, None] - counted[2] * np.eye(classes)).ravel()
+    return [plain, counted]
+
+
+class _Fit(NamedTuple):
+    """The fitted model, and the counts of wrong labels, as shares, at which its profile over γ ends."""
+
+    model: _Model
+    low: float
+    high: float
+
+
+_STEPS = (-0.3, -0.2, -0.1, -0.05, 0.05, 0.1, 0.2, 0.3)  # of γ around its estimate
+
+
+def _fit(labels: np.ndarray, probs: np.ndarray) -> _Fit:
+    classes = probs.shape[1]
+    few = int(max(1000, _FITTED / classes))
+    if len(labels) > few:
+        chosen = np.sort(np.random.default_rng(0).choice(len(labels), few, replace=False))
+        labels, probs = labels[chosen], probs[chosen]
+    probs = np.asarray(probs, np.float64)
+    logits = _logits(probs)
+    # Near the optimum a part of the examples gets there, and tells how the count hangs on γ.
+    part = slice(None, None, -(-len(labels) * classes // 100_000))
+    tried = [_maximise(start, labels[part], logits[part], None) for start in _starts(labels[part], probs[part])]
+    start, _ = max(tried, key=lambda each: each[1])
+    best, _ = _maximise(start, labels, logits, None)
+    centre = best[1]
+    shares = {0.0: (_wrong_share(best, labels, logits), 0.0)}
+    scale = len(labels) / len(labels[part])
+    _, top = _maximise(best, labels[part], logits[part], centre)
+    for steps in (_STEPS[3::-1], _STEPS[4:]):
+        x = best
+        for step in steps:
+            x, density = _maximise(x, labels[part], logits[part], centre + step)
+            # The likelihood grows with the number of examples, what it is in doubt about does not all do so.
+            shares[step] = _wrong_share(x, labels[part], logits[part]), (density - top) * np.sqrt(scale)
+            if shares[step][1] < -8:
+                break
+    ends = [share for share, drop in _interpolated(shares) if drop > -0.5 * _LEVEL**2]
+    return _Fit(_unpack(best, classes), min(ends), max(ends))
+
+
+def _interpolated(shares: Mapping[float, tuple[float, float]]) -> np.ndarray:
+    """(share, drop of log density) on a fine grid of γ, [_, 2]."""
+    steps = sorted(shares)
+    fine = np.linspace(steps[0], steps[-1], 401)
+    fine = np.append(fine, 0.0)
+    return np.stack([np.interp(fine, steps, [shares[step][k] for step in steps]) for k in (0, 1)], axis=1)
+
+
+def _wrong_share(x: np.ndarray, labels: np.ndarray, logits: np.ndarray) -> float:
+    joint = _terms(_unpack(x, logits.shape[1]), labels, logits).joint
+    return float(np.mean(1 - joint[np.arange(len(labels)), labels] / joint.sum(1)))
+
+
+def _posterior(model: _Model, labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    """P(true = i | x, given), [N, C]."""
+    joint = _terms(model, labels, _logits(probs)).joint
+    return joint / joint.sum(1, keepdims=True)
 
 
 # Evidence gathered in training.

@@ -5,6 +5,8 @@ labels-seed0.npz     which examples were kept, and the labels they were given
 metrics.jsonl        a line for each epoch and seed
 diagnostics/         what the method has found, by class, group and cell: a file for each epoch and seed
 findings-seed0.npz   and of each example, after the newest epoch
+evidence-seed0.npz   what training told about each given label, see `experiments.runs.evidence`
+evidence/            the same as far as it had come at each kept checkpoint
 validation-seed0.npz the same for what is held out, with --validation-split
 trusted-seed0.npz    and for the trusted examples, with --trusted-examples or --trusted: which, with their true labels
 checkpoints/         Orbax
@@ -38,11 +40,18 @@ _NEXT = "config.next.json"  # the description of a run that overwrites another
 # What runs write, their temporary files included, besides config.json: what may be deleted.
 _WRITTEN = re.compile(
     r"(summary\.json|metrics\.jsonl)(\.tmp)?|config(\.next)?\.json\.tmp"
-    r"|(labels|validation|trusted|findings)-seed\d+\.(npz|(npz\.\d+\.)?partial)"
-    r"|plots/\w+\.png|diagnostics/seed\d+-epoch\d+\.npz"
+    r"|(labels|validation|trusted|findings|evidence)-seed\d+\.(npz|(npz\.\d+\.)?partial)"
+    r"|plots/\w+\.png|diagnostics/seed\d+-epoch\d+\.npz|evidence/seed\d+-epoch\d+\.(npz|partial)"
     r"|(checkpoints|best/seed\d+)/\d+(\.orbax-checkpoint-tmp.*)?"
 )
-_FOLDERS = ("plots", "diagnostics", "checkpoints", "best/seed*", "best")  # in them too, and they are deleted once empty
+_FOLDERS = (
+    "plots",
+    "diagnostics",
+    "evidence",
+    "checkpoints",
+    "best/seed*",
+    "best",
+)  # in them too, and they are deleted once empty
 
 
 class RunDirectoryError(ValueError):
