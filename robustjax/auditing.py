@@ -1,4 +1,4 @@
-"""Which labels are wrong, and how many: a decision from predicted probabilities, by NumPy and SciPy alone.
+"""Which labels are wrong, and how many: a decision from predicted probabilities, without JAX.
 
 The probabilities of a classifier that learned from the labels in question are neither those of the true labels nor
 those of the given ones: too sharp or too flat, and shaped by the noise. So a model of both is fitted to the given
@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import optimize, special
+from sklearn.mixture import GaussianMixture
 
 _FLOOR = 1e-6  # of a probability: what float32 softmaxes of networks resolve
 _LEVEL = 1.959964  # standard deviations of an interval of 95 %
@@ -65,8 +66,11 @@ def audit(
       pred_probs: predicted probabilities [N, C], C ≥ 2; of models that did not learn from the label they are judged
         with (cross-validation), unless `in_sample`.
       in_sample: the probabilities are those of a model on what it was trained on, where it may have memorised wrong
-        labels; then `mean_margin` and `scores` are the better evidence.
-      mean_margin: mean over training of the logit of the given label minus the largest other one, [N].
+        labels. Then all evidence is averaged by ranks, on the scale of `mean_margin`, and calibrated by a mixture of
+        two normal distributions; the interval is wide, and reaches 0 where they are not told apart. Else `mean_margin`
+        and `scores` are only checked: what a network learned from a label adds nothing that can be counted.
+      mean_margin: mean over training of the logit of the given label minus the largest other one, [N]; the best single
+        score in Label Noise Detection in the Training Data (arXiv 2510.16211).
       scores: further evidence [N] each, by name, higher for more suspicious; on any scale.
 
     Returns:
@@ -78,25 +82,28 @@ def audit(
     labels, probs = _checked(labels, pred_probs)
     count, classes = probs.shape
     evidence = {name: _checked_scores(name, values, count) for name, values in scores.items()}
-    if mean_margin is not None:
-        evidence["mean_margin"] = -_checked_scores("mean_margin", mean_margin, count)
-    fitted = _fit(labels, probs)
-    told = _from_evidence(evidence) if in_sample and evidence else None
+    margin = None if mean_margin is None else _checked_scores("mean_margin", mean_margin, count)
+    told, apart = _suspicion(labels, probs, margin, evidence) if in_sample else (None, True)
+    fitted = None if in_sample else _fit(labels, probs)
     wrong, proposed = np.empty(count), np.empty(count, np.int32)
     joint = np.zeros((classes, classes))
     size = max(1, _CHUNK // classes)
     for first in range(0, count, size):
         part = slice(first, first + size)
         given = labels[part]
-        posterior = _posterior(fitted.model, given, probs[part])
-        if told is not None:
-            posterior = _reweighted(posterior, given, told[part])
+        if fitted is not None:
+            posterior = _posterior(fitted.model, given, probs[part])
+        elif told is not None:
+            posterior = _reweighted(probs[part], given, told[part])
         wrong[part] = 1 - posterior[np.arange(len(given)), given]
         proposed[part] = np.argmax(posterior, axis=1)
         joint += np.stack([np.bincount(given, weights=column, minlength=classes) for column in posterior.T])
     wrong = np.clip(wrong, 0, 1)
     total = float(wrong.sum())
-    low, high = _interval(wrong, count * fitted.low, count * fitted.high)
+    if fitted is not None:
+        low, high = _interval(wrong, count * fitted.low, count * fitted.high, _OF_UNDECIDED)
+    else:
+        low, high = _interval(wrong, total if apart else 0.0, total, _OF_UNDECIDED_IN_SAMPLE)
     truly = joint.sum(1)
     transition = np.where(truly[:, None] > 0, joint, np.eye(classes))
     return Audit(
@@ -112,21 +119,23 @@ def audit(
 
 
 # What the model's errors were on data with known labels (tests and README), beside what the likelihood leaves open:
-# a share of the count, and one of what is undecided.
-_OF_COUNT, _OF_UNDECIDED = 0.05, 0.15
+# a share of the count, one of what is undecided, and one of all, for what networks are wrong about and sure of.
+_OF_COUNT, _OF_UNDECIDED, _OF_UNDECIDED_IN_SAMPLE, _OF_ALL = 0.05, 0.35, 1.0, 0.002
 
 
-def _interval(wrong: np.ndarray, least: float, most: float) -> tuple[float, float]:
+def _interval(wrong: np.ndarray, least: float, most: float, of_undecided: float) -> tuple[float, float]:
     """An interval of 95 % for the number of wrong labels.
 
     Args:
       wrong: the estimated probability that each is wrong, [N].
       least: the lowest number that the likelihood allows for.
       most: the highest.
+      of_undecided: how much may be wrong in what is undecided.
     """
     count = wrong.sum()
     undecided = np.minimum(wrong, 1 - wrong).sum()
-    variance = np.square([_OF_COUNT * count, _OF_UNDECIDED * undecided]).sum() + np.sum(wrong * (1 - wrong)) + 1
+    variance = np.square([_OF_COUNT * count, of_undecided * undecided, _OF_ALL * len(wrong)]).sum()
+    variance += np.sum(wrong * (1 - wrong)) + 1
     spread = np.square(_LEVEL) * variance
     low = count - np.sqrt(spread + np.square(max(count - least, 0)))
     high = count + np.sqrt(spread + np.square(max(most - count, 0)))
@@ -165,9 +174,9 @@ def _checked_scores(name: str, values: np.ndarray, count: int) -> np.ndarray:
 
 # The model of true and given labels.
 
-# The model is one of many that are nearly right, so its likelihood counts for less than it says: to this power
-# (Miller and Dunson, Robust Bayesian Inference via Coarsening, 2019).
-_COARSE = 0.25
+# The model is one of many that are nearly right, so its likelihood counts for less than it says: to this power, and
+# never for more than so many examples (Miller and Dunson, Robust Bayesian Inference via Coarsening, 2019).
+_COARSE, _WORTH = 0.25, 5000
 _DENSE = 200  # above so many classes T has no free entry for each pair: memory, and few examples a pair
 _FITTED = 2e6  # probabilities that are fitted to, at most; of more a sample
 _CHUNK = 2**22  # probabilities that are worked on at a time
@@ -203,13 +212,13 @@ def _sizes(classes: int) -> list[int]:
     return [1, 1, 1, classes, classes, classes, classes * classes if classes <= _DENSE else 0]
 
 
-def _prior(classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Centres and standard deviations of the parameters' normal priors.
+def _prior(classes: int, log_beta: float) -> tuple[np.ndarray, np.ndarray]:
+    """Centres and standard deviations of the parameters' normal priors, β's in relation to that of the given labels.
 
     By them most labels are right, classes are alike, and noise grows with ambiguity as that of people does, a little.
     """
-    centre = np.repeat([0.6, 0.1, np.log(30.0 * (classes - 1)), 0, 0, 0, 0], _sizes(classes))
-    return centre, np.repeat([0.5, 0.1, 3.0, 2.0, 0.7, 1.0, 2.0], _sizes(classes))
+    centre = np.repeat([log_beta + 0.5, 0.1, np.log(30.0 * (classes - 1)), 0, 0, 0, 0], _sizes(classes))
+    return centre, np.repeat([0.5, 0.1, 1.3, 2.0, 0.7, 1.0, 2.0], _sizes(classes))
 
 
 def _unpack(x: np.ndarray, classes: int) -> _Model:
@@ -242,7 +251,9 @@ def _terms(model: _Model, labels: np.ndarray, logits: np.ndarray) -> _Terms:
     return _Terms(log_true, power, normaliser, np.exp(log_true) * chosen / normaliser)
 
 
-def _objective(x: np.ndarray, labels: np.ndarray, logits: np.ndarray) -> tuple[float, np.ndarray]:
+def _objective(
+    x: np.ndarray, labels: np.ndarray, logits: np.ndarray, prior: tuple[np.ndarray, np.ndarray]
+) -> tuple[float, np.ndarray]:
     """Minus the coarsened log posterior density, and its gradient, per example."""
     classes, rows = logits.shape[1], np.arange(len(labels))
     model = _unpack(x, classes)
@@ -273,27 +284,39 @@ def _objective(x: np.ndarray, labels: np.ndarray, logits: np.ndarray) -> tuple[f
         [model.beta * np.sum(of_logits * logits), of_gamma, of_diagonal.sum()],
         of_logits.sum(0), of_diagonal, of_columns, of_pairs.ravel(),
     ])  # fmt: skip
-    centre, scale = _prior(classes)
+    centre, scale = prior
     deviation = (x - centre) / scale
-    value = _COARSE * value - 0.5 * np.sum(np.square(deviation))
-    gradient = _COARSE * gradient - deviation / scale
+    coarse = min(_COARSE, _WORTH / len(labels))
+    value = coarse * value - 0.5 * np.sum(np.square(deviation))
+    gradient = coarse * gradient - deviation / scale
     return -value / len(labels), -gradient / len(labels)
 
 
-def _maximise(x: np.ndarray, labels: np.ndarray, logits: np.ndarray, gamma: float | None) -> tuple[np.ndarray, float]:
-    """The parameters of highest posterior density from `x` on, `gamma` held if given, and the log density there."""
+def _maximise(
+    x: np.ndarray, labels: np.ndarray, logits: np.ndarray, prior: tuple[np.ndarray, np.ndarray], log_beta: float
+) -> tuple[np.ndarray, float]:
+    """The parameters of highest posterior density at β from `x` on, and the log density there."""
     free = np.ones(len(x))
-    if gamma is not None:
-        x, free[1] = np.concatenate([x[:1], [gamma], x[2:]]), 0
+    x, free[0] = np.concatenate([[log_beta], x[1:]]), 0
 
     def objective(y: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = _objective(y, labels, logits)
+        value, gradient = _objective(y, labels, logits, prior)
         return value, gradient * free
 
     found = optimize.minimize(
-        objective, x, jac=True, method="L-BFGS-B", options={"maxiter": 200, "maxcor": 30, "ftol": 1e-8}
+        objective, x, jac=True, method="L-BFGS-B", options={"maxiter": 100, "maxcor": 30, "ftol": 1e-6}
     )
     return found.x, -found.fun * len(labels)
+
+
+def _log_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
+    """log β at which softmax(β logits) fits the given labels best, by maximum likelihood."""
+    rows = np.arange(len(labels))
+
+    def loss(log_beta: float) -> float:
+        return -float(np.mean(special.log_softmax(np.exp(log_beta) * logits, axis=1)[rows, labels]))
+
+    return float(optimize.minimize_scalar(loss, bounds=(-4, 3), method="bounded", options={"xatol": 1e-3}).x)
 
 
 def _starts(labels: np.ndarray, probs: np.ndarray) -> list[np.ndarray]:
@@ -322,17 +345,23 @@ def _starts(labels: np.ndarray, probs: np.ndarray) -> list[np.ndarray]:
 
 
 class _Fit(NamedTuple):
-    """The fitted model, and the counts of wrong labels, as shares, at which its profile over γ ends."""
+    """The fitted model, and the shares of wrong labels between which the posterior over β has 95 % of its mass."""
 
     model: _Model
     low: float
     high: float
 
 
-_STEPS = (-0.3, -0.2, -0.1, -0.05, 0.05, 0.1, 0.2, 0.3)  # of γ around its estimate
+# log β less that of the given labels: 0 if these are right, and the true labels the more certain the higher.
+_SHARPER = (0.0, 0.2, 0.45, 0.75, 1.1, 1.5)
 
 
 def _fit(labels: np.ndarray, probs: np.ndarray) -> _Fit:
+    """The model at the posterior median of the number of wrong labels.
+
+    How many labels are wrong hangs above all on how certain the true ones are, given the input: where the network is in
+    doubt, either it or the given label is to blame. So β is what is profiled over, and the other parameters follow.
+    """
     classes = probs.shape[1]
     few = int(max(1000, _FITTED / classes))
     if len(labels) > few:
@@ -340,33 +369,30 @@ def _fit(labels: np.ndarray, probs: np.ndarray) -> _Fit:
         labels, probs = labels[chosen], probs[chosen]
     probs = np.asarray(probs, np.float64)
     logits = _logits(probs)
-    # Near the optimum a part of the examples gets there, and tells how the count hangs on γ.
-    part = slice(None, None, -(-len(labels) * classes // 100_000))
-    tried = [_maximise(start, labels[part], logits[part], None) for start in _starts(labels[part], probs[part])]
-    start, _ = max(tried, key=lambda each: each[1])
-    best, _ = _maximise(start, labels, logits, None)
-    centre = best[1]
-    shares = {0.0: (_wrong_share(best, labels, logits), 0.0)}
-    scale = len(labels) / len(labels[part])
-    _, top = _maximise(best, labels[part], logits[part], centre)
-    for steps in (_STEPS[3::-1], _STEPS[4:]):
-        x = best
-        for step in steps:
-            x, density = _maximise(x, labels[part], logits[part], centre + step)
-            # The likelihood grows with the number of examples, what it is in doubt about does not all do so.
-            shares[step] = _wrong_share(x, labels[part], logits[part]), (density - top) * np.sqrt(scale)
-            if shares[step][1] < -8:
-                break
-    ends = [share for share, drop in _interpolated(shares) if drop > -0.5 * _LEVEL**2]
-    return _Fit(_unpack(best, classes), min(ends), max(ends))
-
-
-def _interpolated(shares: Mapping[float, tuple[float, float]]) -> np.ndarray:
-    """(share, drop of log density) on a fine grid of γ, [_, 2]."""
-    steps = sorted(shares)
-    fine = np.linspace(steps[0], steps[-1], 401)
-    fine = np.append(fine, 0.0)
-    return np.stack([np.interp(fine, steps, [shares[step][k] for step in steps]) for k in (0, 1)], axis=1)
+    part = slice(None, None, -(-len(labels) * classes // 40_000))
+    some, of_some = labels[part], logits[part]
+    base = _log_temperature(some, of_some)
+    prior = _prior(classes, base)
+    grid = base + np.array(_SHARPER)
+    best: list[tuple[np.ndarray, float]] = []
+    plain, *counted = _starts(some, probs[part])
+    for starts, order in ((plain, 1), *((start, -1) for start in counted)):
+        # From what is certain to fit well on, each from its neighbour: with little noise upwards, with much downwards.
+        x, found = starts, []
+        for log_beta in grid[::order]:
+            x, density = _maximise(x, some, of_some, prior, log_beta)
+            found.append((x, density))
+        found = found[::order]
+        best = [max(pair, key=lambda each: each[1]) for pair in zip(best, found, strict=True)] if best else found
+    fine = np.linspace(grid[0], grid[-1], 721)
+    log_mass = np.interp(fine, grid, [each for _, each in best])
+    shares = np.interp(fine, grid, [_wrong_share(x, some, of_some) for x, _ in best])
+    order_of_share = np.argsort(shares, kind="stable")
+    mass = np.cumsum(np.exp(log_mass - log_mass.max())[order_of_share])
+    low, median, high = (order_of_share[np.searchsorted(mass, q * mass[-1])] for q in (0.025, 0.5, 0.975))
+    near = best[int(np.argmin(np.abs(grid - fine[median])))][0]
+    x, _ = _maximise(near, labels, logits, prior, float(fine[median]))
+    return _Fit(_unpack(x, classes), float(shares[low]), float(shares[high]))
 
 
 def _wrong_share(x: np.ndarray, labels: np.ndarray, logits: np.ndarray) -> float:
@@ -383,30 +409,52 @@ def _posterior(model: _Model, labels: np.ndarray, probs: np.ndarray) -> np.ndarr
 # Evidence gathered in training.
 
 
-def _from_evidence(evidence: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The probability [N] that a label is wrong, by a mixture of two normal distributions on the mean normal score."""
-    scored = [special.ndtri((np.argsort(np.argsort(v, kind="stable")) + 0.5) / len(v)) for v in evidence.values()]
-    if len(evidence) == 1:
-        (scored,) = ([(v - v.mean()) / max(v.std(), 1e-12)] for v in evidence.values())
-    values = np.mean(scored, axis=0)
-    means, sds, shares = np.quantile(values, [0.5, 0.95]), np.array([values.std() + 1e-6] * 2), np.array([0.8, 0.2])
-    wrong = np.zeros(len(values))
-    for _ in range(200):
-        log = np.log(shares) - np.log(sds) - 0.5 * np.square((values[:, None] - means) / sds)
-        share = special.softmax(log, axis=1)
-        wrong = share[:, 1]
-        sizes = share.sum(0) + 1e-9
-        means = (share * values[:, None]).sum(0) / sizes
-        sds = np.sqrt((share * np.square(values[:, None] - means)).sum(0) / sizes) + 1e-3
-        shares = sizes / sizes.sum()
-    order = np.argsort(values)
-    monotone = np.empty_like(wrong)
-    monotone[order] = np.maximum.accumulate(np.where(values[order] > means[0], wrong[order], 0))
-    return monotone
+def _suspicion(
+    labels: np.ndarray, probs: np.ndarray, mean_margin: np.ndarray | None, scores: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray, bool]:
+    """The probability that each label is wrong, [N], by a mixture of two normals, and whether it tells two groups.
+
+    What is mixed is the mean of all evidence on the scale of the first that there is: `mean_margin`, the `scores` and
+    the log margin of the given label in `probs`. The others are brought to that scale by ranks (the most suspicious has
+    the lowest value that there is, and so on; ties share theirs). The lower component is that of wrong labels, and the
+    probability falls with the evidence throughout. Two groups count as told apart where the components' means are two
+    pooled standard deviations apart (Ashman's D > 2).
+    """
+    rows = np.arange(len(labels))
+    own = probs[rows, labels].astype(np.float64)
+    others = probs.copy()
+    others[rows, labels] = 0
+    margins = [np.log(np.maximum(own, 1e-12)) - np.log(np.maximum(others.max(axis=1), 1e-12))]
+    margins = [*([] if mean_margin is None else [mean_margin]), *margins, *(-value for value in scores.values())]
+    scale = np.sort(margins[0])
+    values = np.mean([_by_rank(each, scale) for each in margins], axis=0)
+    spread = values.std()
+    if not spread > 0:
+        return np.zeros(len(values)), False
+    values = ((values - values.mean()) / spread)[:, None]
+    start = np.quantile(values, [0.05, 0.6])[:, None]
+    mixture = GaussianMixture(2, means_init=start, reg_covar=1e-4, random_state=0)
+    mixture.fit(values[:: -(-len(values) // 100_000)])
+    means, deviations = mixture.means_.ravel(), np.sqrt(mixture.covariances_.ravel())
+    lower = int(np.argmin(means))
+    wrong = mixture.predict_proba(values)[:, lower]
+    wrong[values[:, 0] > means[1 - lower]] = 0  # where a wide lower component would have the upper end too
+    order = np.argsort(values[:, 0], kind="stable")
+    wrong[order] = np.maximum.accumulate(wrong[order][::-1])[::-1]
+    apart = np.ptp(means) / np.sqrt(np.mean(np.square(deviations)))
+    return wrong, bool(apart > 2)
+
+
+def _by_rank(values: np.ndarray, ascending: np.ndarray) -> np.ndarray:
+    """For each of `values` [N] the entry of `ascending` [N] at its rank, the mean of these where values are equal."""
+    _, which, size = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(size)
+    sums = np.concatenate([[0.0], np.cumsum(ascending, dtype=np.float64)])
+    return ((sums[ends] - sums[ends - size]) / size)[which]
 
 
 def _reweighted(posterior: np.ndarray, labels: np.ndarray, wrong: np.ndarray) -> np.ndarray:
-    """The posterior [N, C] with the probability `wrong` [N] spread over the labels that are not the given one."""
+    """Probabilities [N, C] with the probability `wrong` [N] spread over the labels that are not the given one."""
     rows = np.arange(len(labels))
     others = posterior + 1e-12
     others[rows, labels] = 0
