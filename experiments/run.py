@@ -34,6 +34,7 @@ from experiments.runs import (
     cross_fit,
     directory,
     environment,
+    evidence,
     form,
     history,
     measure,
@@ -388,6 +389,7 @@ def _train(
     if may_end(so_far, start):  # it was cut after its last epoch
         return before, _warnings(method, seeds, final)
     preliminary = sum(stage.preliminary for stage in method.stages)
+    gathered = evidence.begin(path, {s: own.train.given for s, own in zip(seeds, labels, strict=True)}, start)
 
     began = time.monotonic()
     epoch_began = began - within
@@ -411,6 +413,7 @@ def _train(
             except engine.Cut as at:
                 now = time.monotonic()
                 meta = {"seconds": before + now - began, "within": now - epoch_began, "seeds": seeds}
+                evidence.keep(path, seeds, gathered, at.epoch, keep_checkpoints + 1)
                 partial.save(path, layout, at, meta)
                 raise Stopped(
                     f"stopped by {stop_asked[0]} in epoch {at.epoch + 1} of {epochs}, after step {at.made} of "
@@ -431,6 +434,7 @@ def _train(
             states = parallel.by_seed(layout, epoch.state) if improved else []  # a copy of all, so only if needed
             for k, seed in improved:
                 checkpoints.save(directory.best_folder(path, seed), done, states[k], {"seed": seed}, keep=1)
+            gathered = evidence.follow(gathered, epoch)
             newest = [so_far[seed][-1] for seed in seeds]
             shown.epoch(
                 done,
@@ -441,7 +445,10 @@ def _train(
             over = may_end(so_far, done)
             stopping = bool(stop_asked) and not over
             due = checkpoint_every and done % checkpoint_every == 0
+            if over:
+                evidence.publish(path, seeds, gathered)
             if due or stopping or over:
+                evidence.keep(path, seeds, gathered, done, keep_checkpoints)
                 meta = {"seconds": before + time.monotonic() - began, "seeds": seeds}
                 final = parallel.by_seed(layout, epoch.state)
                 save(done, final, meta)

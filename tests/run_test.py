@@ -147,6 +147,9 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(tmp_path, method):
     assert read(cut / "metrics.jsonl") == read(whole / "metrics.jsonl")
     for a, b in zip(states(whole, epochs), states(cut, epochs), strict=True):
         np.testing.assert_array_equal(a, b)
+    with np.load(whole / "evidence-seed0.npz") as a, np.load(cut / "evidence-seed0.npz") as b:
+        assert a.files == b.files and all((a[name] == b[name]).all() for name in a.files)
+        assert 0 < a["surveys"] <= epochs and np.ptp(a["mean_margin"]) > 0
 
 
 def test_selection_by_noisy_validation_labels(tmp_path):

@@ -24,7 +24,7 @@ import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from experiments.pictures import of_runs, style
-from experiments.runs import directory, records, suspects
+from experiments.runs import cross_fit, directory, records, suspects
 from robustjax import auditing
 from robustjax.data import Dataset, corruptions, duplicates
 from robustjax.findings import LabelDistribution, LabelWeight, NoiseScore
@@ -211,6 +211,9 @@ def _read_evidence(path: pathlib.Path, seed: int, given: np.ndarray) -> dict[str
             found = {name: arrays[name] for name in arrays.files}
     except Exception as error:  # zipfile, zlib and NumPy raise half a dozen kinds for a damaged file
         raise ValueError(f"{str(file)!r} is damaged: {error}.") from error
+    held_out = cross_fit.read(path, seed)
+    if held_out is not None:
+        found["out_of_sample_probs"] = held_out
     if "pred_probs" not in found or "given" not in found or not np.array_equal(found["given"], given):
         raise ValueError(f"{str(file)!r} is not about the labels of labels-seed{seed}.npz beside it; train anew.")
     return found

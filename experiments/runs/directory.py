@@ -8,6 +8,8 @@ labels-seed0.npz     which examples were kept, and the labels they were given
 metrics.jsonl        a line for each epoch and seed
 diagnostics/         what the method has found, by class, group and cell: a file for each epoch and seed
 findings-seed0.npz   and of each example, after the newest epoch
+evidence-seed0.npz   what training told about each given label, see `experiments.runs.evidence`
+evidence/            the same as far as it had come at each kept checkpoint
 validation-seed0.npz the same for what is held out, with --validation-split
 cross-fit-seed0.npz  every training example as networks predict it that have not seen it, with --cross-fit
 trusted-seed0.npz    and for the trusted examples, with --trusted-examples or --trusted: which, with their true labels
@@ -41,12 +43,12 @@ _NEXT = "config.next.json"  # the description of a run that overwrites another
 _WRITTEN = re.compile(
     r"(summary\.json|metrics\.jsonl|data\.json|audit\.json|vocabulary\.txt|examples\.npz)(\.tmp)?"
     r"|config(\.next)?\.json\.tmp|(labels\.npy|pred_probs\.npy|report\.html)(\.partial)?|suspects\.csv\.partial"
-    r"|(labels|validation|trusted|findings|cross-fit)-seed\d+\.(npz|(npz\.\d+\.)?partial)"
-    r"|plots/\w+\.png|diagnostics/seed\d+-epoch\d+\.npz"
+    r"|(labels|validation|trusted|findings|evidence|cross-fit)-seed\d+\.(npz|(npz\.\d+\.)?partial)"
+    r"|plots/\w+\.png|diagnostics/seed\d+-epoch\d+\.npz|evidence/seed\d+-epoch\d+\.(npz|partial)"
     r"|(checkpoints|best/seed\d+|partial/epoch\d+)/\d+(\.orbax-checkpoint-tmp.*)?"
 )
 # In them too, and they are deleted once empty.
-_FOLDERS = ("plots", "diagnostics", "checkpoints", "best/seed*", "best", "partial/epoch*", "partial")
+_FOLDERS = ("plots", "diagnostics", "evidence", "checkpoints", "best/seed*", "best", "partial/epoch*", "partial")
 
 
 class RunDirectoryError(ValueError):
