@@ -5,7 +5,7 @@ model.jax         the network with its weights and its preprocessing, a `jax.exp
 model.json        what goes in, what comes out, what it needs, where it is from
 class_names.json  a list
 vocabulary.txt    of texts: the words, a line a token id
-load.py           ten lines that load and call it, without robustjax
+load.py           a few lines that load and call it, without robustjax
 README.txt        the same in words
 
 Before the folder appears, `load.py` has run in a process that cannot import robustjax, and gave what the run gives.

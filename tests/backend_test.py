@@ -4,6 +4,7 @@ import ast
 import pathlib
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import jaxlib
 import numpy as np
@@ -65,6 +66,18 @@ def test_whether_other_kernels_are_still_wrong(program, options):
     off = error(jax.jit(program, compiler_options=chosen)(*arguments), right)
     if off > 1e-5:
         pytest.xfail(f"jaxlib {jaxlib.__version__}: {program.__name__} is off by {off:.2g} with {options} kernels")
+
+
+@pytest.mark.exhaustive
+@PROGRAMS
+def test_an_exported_program_needs_the_option_where_it_is_compiled(program):
+    """The options of the `jax.jit` that was exported do not travel with it."""
+    arguments, right = problem(program)
+    lowered = jax.jit(program, compiler_options=backend.SAFE_CPU_OPTIONS)
+    exported = jax.export.export(lowered)(*arguments)
+    assert error(jax.jit(exported.call, compiler_options=backend.SAFE_CPU_OPTIONS)(*arguments), right) < 1e-5
+    if (off := error(exported.call(*arguments), right)) > 1e-5:
+        pytest.xfail(f"jaxlib {jaxlib.__version__}: {program.__name__} is off by {off:.2g} without the option")
 
 
 def test_options_are_those_that_xla_knows(monkeypatch):

@@ -338,7 +338,7 @@ def test_an_export_is_tried_without_robustjax(place, tmp_path, capsys):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", [name for name in methods.names() if name != "custom"])  # which needs a file
 def test_every_methods_networks_export(trained, name):
     task = toys.task(**toys.needs(name))
     method = toys.method(name, task)

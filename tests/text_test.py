@@ -205,6 +205,8 @@ def test_a_run_on_texts_learns_and_comes_back(reviews, tmp_path, monkeypatch):
     restored = restore.restore_run(out, data_dir=reviews)
     ids = text.encode(["five good one", "five bad one"], restored.dataset.vocabulary, 6)
     np.testing.assert_array_equal(restore.predict(restored, ids).argmax(1), [1, 0])
+    logits = restore.predict(restore.restore_model(out), ["five good one", "five bad one"])  # without the reviews
+    np.testing.assert_array_equal(logits, restore.predict(restored, ids))
 
 
 def test_tokens_of_ones_own_reach_the_network_as_they_are(tmp_path):
