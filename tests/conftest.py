@@ -43,7 +43,7 @@ SLOW_FILES = {
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_audits() -> Iterator[None]:
-    """Runs end without an audit and its page, a second each; audit_test has it back (`audit_test.AFTER_RUN`)."""
+    """Runs end without an audit and its page, a second each; audit_test has it back."""
     from experiments.runs import audit
 
     with pytest.MonkeyPatch.context() as patch:
