@@ -21,7 +21,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from experiments.pictures import of_runs, style
 from experiments.runs import cross_fit, directory, records, suspects
@@ -337,6 +336,8 @@ def judge(audit: auditing.Audit, wrong: np.ndarray) -> dict[str, float | int | N
       labels as are estimated to be wrong, and of as many as are, with `_at_true_number` behind; None where a number is
       not defined.
     """
+    from sklearn.metrics import average_precision_score, roc_auc_score  # a second to import, and seldom wanted
+
     order, total = ranking(audit), int(wrong.sum())
     found: dict[str, float | int | None] = {"wrong": total, "auroc": None, "average_precision": None}
     if 0 < total < len(wrong):
