@@ -196,6 +196,17 @@ def test_scores_by_kind_of_finding():
     }  # fmt: skip
 
 
+def test_what_is_probably_wrong_has_another_label_proposed(monkeypatch):
+    def sure(labels, probs, **more):
+        score = np.array([0.9, 0.1, 0.9], np.float32)
+        return decision(labels, probs)._replace(score=score, proposed=np.array([0, 0, 1], np.int32))
+
+    monkeypatch.setattr(auditing, "audit", sure)
+    probs = np.array([[0.8, 0.05, 0.15], [0.8, 0.1, 0.1], [0.6, 0.3, 0.1]], np.float32)
+    found = audit.examine(audit.Evidence([0], np.arange(3), np.zeros(3, int), probs, True), NAMES, list("abc"))
+    assert found.audit.proposed.tolist() == [2, 0, 1]
+
+
 def test_annotators_agreement():
     found = audit.agreement(np.array([[0, 0, 1], [1, 1, 1], [2, -1, -1]]), np.array([0, 1, 1]))
     assert found["unanimous"] == 0.5 and found["with_given"] == [2 / 3, 1.0, 0.5]
