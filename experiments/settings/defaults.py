@@ -185,7 +185,7 @@ def _warmup_epochs(size: Size, values: Mapping[str, Any]) -> Choice:
 
 
 def _margin(size: Size, values: Mapping[str, Any]) -> Choice:
-    """Margins are learned where there are steps to learn them in; in short runs, and on perceptrons, they run away."""
+    """Margins are learned where there are steps to learn them in; on perceptrons they run away."""
     if values["model"] in _PERCEPTRONS:
         return Choice("balanced_softmax", "learned ones run away on perceptrons")
     short = values["epochs"] * _steps(size, values) < 5_000
