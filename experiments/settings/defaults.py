@@ -185,9 +185,11 @@ def _warmup_epochs(size: Size, values: Mapping[str, Any]) -> Choice:
 
 
 def _margin(size: Size, values: Mapping[str, Any]) -> Choice:
-    """Learned margins run away on perceptrons, most on linear ones (to ±100), and log class counts did better."""
-    perceptron = values["model"] in _PERCEPTRONS
-    return Choice("balanced_softmax", "learned ones run away on perceptrons") if perceptron else Choice("mlp")
+    """Margins are learned where there are steps to learn them in; on perceptrons they run away."""
+    if values["model"] in _PERCEPTRONS:
+        return Choice("balanced_softmax", "learned ones run away on perceptrons")
+    short = values["epochs"] * _steps(size, values) < 5_000
+    return Choice("balanced_softmax", "too few steps to learn them in") if short else Choice("mlp")
 
 
 def _strength(size: Size, values: Mapping[str, Any]) -> Choice:
