@@ -120,7 +120,7 @@ def audit(
 
 # What the model's errors were on data with known labels (tests and README), beside what the likelihood leaves open:
 # a share of the count, one of what is undecided, and one of all, for what networks are wrong about and sure of.
-_OF_COUNT, _OF_UNDECIDED, _OF_UNDECIDED_IN_SAMPLE, _OF_ALL = 0.05, 0.35, 1.0, 0.002
+_OF_COUNT, _OF_UNDECIDED, _OF_UNDECIDED_IN_SAMPLE, _OF_ALL = 0.05, 0.35, 1.0, 0.004
 
 
 def _interval(wrong: np.ndarray, least: float, most: float, of_undecided: float) -> tuple[float, float]:
@@ -369,7 +369,7 @@ def _fit(labels: np.ndarray, probs: np.ndarray) -> _Fit:
         labels, probs = labels[chosen], probs[chosen]
     probs = np.asarray(probs, np.float64)
     logits = _logits(probs)
-    part = slice(None, None, -(-len(labels) * classes // 40_000))
+    part = slice(None, None, -(-len(labels) * classes // 80_000))
     some, of_some = labels[part], logits[part]
     base = _log_temperature(some, of_some)
     prior = _prior(classes, base)
