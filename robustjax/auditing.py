@@ -120,7 +120,7 @@ def audit(
 
 # What the model's errors were on data with known labels (tests and README), beside what the likelihood leaves open:
 # a share of the count, one of what is undecided, and one of all, for what networks are wrong about and sure of.
-_OF_COUNT, _OF_UNDECIDED, _OF_UNDECIDED_IN_SAMPLE, _OF_ALL = 0.05, 0.35, 1.0, 0.004
+_OF_COUNT, _OF_UNDECIDED, _OF_UNDECIDED_IN_SAMPLE, _OF_ALL = 0.05, 0.45, 1.0, 0.004
 
 
 def _interval(wrong: np.ndarray, least: float, most: float, of_undecided: float) -> tuple[float, float]:
@@ -354,6 +354,7 @@ class _Fit(NamedTuple):
 
 # log β less that of the given labels: 0 if these are right, and the true labels the more certain the higher.
 _SHARPER = (0.0, 0.2, 0.45, 0.75, 1.1, 1.5)
+_USUAL = 0.25  # the prior's standard deviation of the share of wrong labels, by which many are less likely than few
 
 
 def _fit(labels: np.ndarray, probs: np.ndarray) -> _Fit:
@@ -385,8 +386,9 @@ def _fit(labels: np.ndarray, probs: np.ndarray) -> _Fit:
         found = found[::order]
         best = [max(pair, key=lambda each: each[1]) for pair in zip(best, found, strict=True)] if best else found
     fine = np.linspace(grid[0], grid[-1], 721)
-    log_mass = np.interp(fine, grid, [each for _, each in best])
     shares = np.interp(fine, grid, [_wrong_share(x, some, of_some) for x, _ in best])
+    # Where a network is so weak that the labels do not decide, half of them are rarely wrong.
+    log_mass = np.interp(fine, grid, [each for _, each in best]) - 0.5 * np.square(shares / _USUAL)
     order_of_share = np.argsort(shares, kind="stable")
     mass = np.cumsum(np.exp(log_mass - log_mass.max())[order_of_share])
     low, median, high = (order_of_share[np.searchsorted(mass, q * mass[-1])] for q in (0.025, 0.5, 0.975))
