@@ -4,6 +4,7 @@ Without a run: `--pred-probs=FILE --labels=FILE` audits probabilities of any oth
 """
 
 import argparse
+import dataclasses
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -80,7 +81,7 @@ def _obey(arguments: Sequence[str]) -> int:
 
 def _audit_run(path: pathlib.Path, settings: config.Config, dataset: data.Dataset | None) -> int:
     seeds = audit.run_seeds(path)
-    truth = None if dataset is None else _truth(settings, dataset)
+    truth = None if dataset is None else build.truth(settings, dataset)
     clean = None if truth is None else truth[corruptions.load_noise(path / f"labels-seed{seeds[0]}.npz").kept]
     found = audit.write(path, seeds, dataset, clean)
     audit.write_report(path, found, dataset)
@@ -89,13 +90,6 @@ def _audit_run(path: pathlib.Path, settings: config.Config, dataset: data.Datase
         print(_judged(found))
     print(f"report: {path / 'report.html'}")
     return 0
-
-
-def _truth(settings: config.Config, dataset: data.Dataset) -> np.ndarray | None:
-    """What the training examples truly are, int32 [M]; labels that a run has added noise to count as the truth."""
-    if dataset.true_labels is None and settings.noise != "none":
-        return dataset.train_labels
-    return dataset.true_labels
 
 
 def _apply(
@@ -145,7 +139,7 @@ def _dataset(
 ) -> data.Dataset | None:
     """The run's data; None, and a warning, where they are not there any more or have changed."""
     try:
-        dataset = data.load(settings.dataset, data_dir, cache_dir, max_tokens=settings.max_tokens, download=False)
+        dataset = build.load_data(dataclasses.replace(settings, cache_dir=cache_dir), data_dir, download=False)
         artefacts.check_data(path, dataset, build.trusted_pool(settings, dataset))
         return dataset
     except (OSError, ValueError) as error:

@@ -67,10 +67,11 @@ def audit(
         with (cross-validation), unless `in_sample`.
       in_sample: the probabilities are those of a model on what it was trained on, where it may have memorised wrong
         labels. Then all evidence is averaged by ranks, on the scale of `mean_margin`, and calibrated by a mixture of
-        two normal distributions; the interval is wide, and reaches 0 where they are not told apart. Else `mean_margin`
-        and `scores` are only checked: what a network learned from a label adds nothing that can be counted.
+        two normal distributions. The interval then begins at 0, since examples that are hard to learn look like wrong
+        labels: only cross-fitting tells a number from below. Else `mean_margin` and `scores` are only checked: what a
+        network learned from a label adds nothing that can be counted.
       mean_margin: mean over training of the logit of the given label minus the largest other one, [N]; the best single
-        score in Label Noise Detection in the Training Data (arXiv 2510.16211).
+        score in arXiv 2510.16211.
       scores: further evidence [N] each, by name, higher for more suspicious; on any scale.
 
     Returns:
@@ -83,7 +84,7 @@ def audit(
     count, classes = probs.shape
     evidence = {name: _checked_scores(name, values, count) for name, values in scores.items()}
     margin = None if mean_margin is None else _checked_scores("mean_margin", mean_margin, count)
-    told, apart = _suspicion(labels, probs, margin, evidence) if in_sample else (None, True)
+    told = _suspicion(labels, probs, margin, evidence) if in_sample else None
     fitted = None if in_sample else _fit(labels, probs)
     wrong, proposed = np.empty(count), np.empty(count, np.int32)
     joint = np.zeros((classes, classes))
@@ -103,7 +104,7 @@ def audit(
     if fitted is not None:
         low, high = _interval(wrong, count * fitted.low, count * fitted.high, _OF_UNDECIDED)
     else:
-        low, high = _interval(wrong, total if apart else 0.0, total, _OF_UNDECIDED_IN_SAMPLE)
+        low, high = 0.0, _interval(wrong, total, total, _OF_UNDECIDED_IN_SAMPLE)[1]
     truly = joint.sum(1)
     transition = np.where(truly[:, None] > 0, joint, np.eye(classes))
     return Audit(
@@ -120,7 +121,7 @@ def audit(
 
 # What the model's errors were on data with known labels (tests and README), beside what the likelihood leaves open:
 # a share of the count, one of what is undecided, and one of all, for what networks are wrong about and sure of.
-_OF_COUNT, _OF_UNDECIDED, _OF_UNDECIDED_IN_SAMPLE, _OF_ALL = 0.05, 0.35, 1.0, 0.002
+_OF_COUNT, _OF_UNDECIDED, _OF_UNDECIDED_IN_SAMPLE, _OF_ALL = 0.05, 0.45, 1.0, 0.004
 
 
 def _interval(wrong: np.ndarray, least: float, most: float, of_undecided: float) -> tuple[float, float]:
@@ -354,6 +355,7 @@ class _Fit(NamedTuple):
 
 # log β less that of the given labels: 0 if these are right, and the true labels the more certain the higher.
 _SHARPER = (0.0, 0.2, 0.45, 0.75, 1.1, 1.5)
+_USUAL = 0.25  # the prior's standard deviation of the share of wrong labels, by which many are less likely than few
 
 
 def _fit(labels: np.ndarray, probs: np.ndarray) -> _Fit:
@@ -369,7 +371,7 @@ def _fit(labels: np.ndarray, probs: np.ndarray) -> _Fit:
         labels, probs = labels[chosen], probs[chosen]
     probs = np.asarray(probs, np.float64)
     logits = _logits(probs)
-    part = slice(None, None, -(-len(labels) * classes // 40_000))
+    part = slice(None, None, -(-len(labels) * classes // 80_000))
     some, of_some = labels[part], logits[part]
     base = _log_temperature(some, of_some)
     prior = _prior(classes, base)
@@ -385,8 +387,9 @@ def _fit(labels: np.ndarray, probs: np.ndarray) -> _Fit:
         found = found[::order]
         best = [max(pair, key=lambda each: each[1]) for pair in zip(best, found, strict=True)] if best else found
     fine = np.linspace(grid[0], grid[-1], 721)
-    log_mass = np.interp(fine, grid, [each for _, each in best])
     shares = np.interp(fine, grid, [_wrong_share(x, some, of_some) for x, _ in best])
+    # Where a network is so weak that the likelihood does not decide: half of all labels are rarely wrong.
+    log_mass = np.interp(fine, grid, [each for _, each in best]) - 0.5 * np.square(shares / _USUAL)
     order_of_share = np.argsort(shares, kind="stable")
     mass = np.cumsum(np.exp(log_mass - log_mass.max())[order_of_share])
     low, median, high = (order_of_share[np.searchsorted(mass, q * mass[-1])] for q in (0.025, 0.5, 0.975))
@@ -411,14 +414,13 @@ def _posterior(model: _Model, labels: np.ndarray, probs: np.ndarray) -> np.ndarr
 
 def _suspicion(
     labels: np.ndarray, probs: np.ndarray, mean_margin: np.ndarray | None, scores: Mapping[str, np.ndarray]
-) -> tuple[np.ndarray, bool]:
-    """The probability that each label is wrong, [N], by a mixture of two normals, and whether it tells two groups.
+) -> np.ndarray:
+    """The probability that each label is wrong, [N], by a mixture of two normal distributions.
 
     What is mixed is the mean of all evidence on the scale of the first that there is: `mean_margin`, the `scores` and
     the log margin of the given label in `probs`. The others are brought to that scale by ranks (the most suspicious has
     the lowest value that there is, and so on; ties share theirs). The lower component is that of wrong labels, and the
-    probability falls with the evidence throughout. Two groups count as told apart where the components' means are two
-    pooled standard deviations apart (Ashman's D > 2).
+    probability falls with the evidence throughout.
     """
     rows = np.arange(len(labels))
     own = probs[rows, labels].astype(np.float64)
@@ -430,19 +432,18 @@ def _suspicion(
     values = np.mean([_by_rank(each, scale) for each in margins], axis=0)
     spread = values.std()
     if not spread > 0:
-        return np.zeros(len(values)), False
+        return np.zeros(len(values))
     values = ((values - values.mean()) / spread)[:, None]
     start = np.quantile(values, [0.05, 0.6])[:, None]
     mixture = GaussianMixture(2, means_init=start, reg_covar=1e-4, random_state=0)
     mixture.fit(values[:: -(-len(values) // 100_000)])
-    means, deviations = mixture.means_.ravel(), np.sqrt(mixture.covariances_.ravel())
+    means = mixture.means_.ravel()
     lower = int(np.argmin(means))
     wrong = mixture.predict_proba(values)[:, lower]
     wrong[values[:, 0] > means[1 - lower]] = 0  # where a wide lower component would have the upper end too
     order = np.argsort(values[:, 0], kind="stable")
     wrong[order] = np.maximum.accumulate(wrong[order][::-1])[::-1]
-    apart = np.ptp(means) / np.sqrt(np.mean(np.square(deviations)))
-    return wrong, bool(apart > 2)
+    return wrong
 
 
 def _by_rank(values: np.ndarray, ascending: np.ndarray) -> np.ndarray:

@@ -80,7 +80,9 @@ def gather(path: pathlib.Path, found: "Found", dataset: Dataset | None) -> dict[
         }  # fmt: skip
         if by_seed:
             method = pathlib.Path(settings["method"].rpartition(":")[0]).name or settings["method"]
-            figures["curves"] = _svg(plots.draw_learning_curves({method: by_seed}), "curves")
+            figures["curves"] = _svg(
+                plots.draw_learning_curves({method: by_seed}, bool(facts["test_held_out"])), "curves"
+            )
         if all(record.get("reliability") is not None for record in last) and last:
             figures["reliability"] = _svg(plots.draw_reliability([r["reliability"] for r in last]), "reliability")
     return {

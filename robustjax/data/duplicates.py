@@ -6,10 +6,11 @@ so that a million images take seconds; a pair whose hashes differ in both halves
 thumbnail of 16×16 grey values, so that a shifted or a cropped copy is another image.
 """
 
-import hashlib
 from typing import NamedTuple
 
 import numpy as np
+
+from robustjax.data.inspection import first_alike
 
 _SIDE = 16  # of thumbnails
 _NEIGHBOURS = 4
@@ -53,7 +54,7 @@ def differently_labelled(inputs: np.ndarray, labels: np.ndarray) -> Pairs:
     labels = np.asarray(labels)
     if labels.shape != (len(inputs),):
         raise ValueError(f"labels have shape {labels.shape} for {len(inputs)} inputs; expected one for each")
-    group = _equal(inputs)
+    group = first_alike(inputs)
     found = dict.fromkeys(_in_groups(group, labels), True)
     if inputs.ndim == 4 and inputs.dtype == np.uint8 and min(inputs.shape[1:3]) >= 8:
         for pair in _near(inputs, labels, group):
@@ -61,12 +62,6 @@ def differently_labelled(inputs: np.ndarray, labels: np.ndarray) -> Pairs:
     ordered = sorted(found, key=lambda pair: (not found[pair], pair))
     columns = np.array(ordered, np.int64).reshape(-1, 2)
     return Pairs(columns[:, 0], columns[:, 1], np.array([found[pair] for pair in ordered], bool))
-
-
-def _equal(inputs: np.ndarray) -> np.ndarray:
-    """A number for each input, the same for equal ones: int64 [N]."""
-    digests = [hashlib.blake2b(np.ascontiguousarray(row).tobytes(), digest_size=8).digest() for row in inputs]
-    return np.unique(np.frombuffer(b"".join(digests), "<u8"), return_inverse=True)[1]
 
 
 def _in_groups(group: np.ndarray, labels: np.ndarray) -> list[tuple[int, int]]:
