@@ -4,7 +4,8 @@ import base64
 import io
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -61,11 +62,24 @@ def train(out: str | os.PathLike[str], *, live: bool = True, **settings: Any) ->
     resolved, sources = config.resolve(settings | {"out": str(path)})
     if directory.holds_run(path) and directory.read_summary(path) is None:
         resolved, sources = config.resolve(settings | {"out": str(path), "resume": True})
-    told = ", ".join(f"{name}={value!r}" for name, value in settings.items())
-    summary = run.execute(resolved, sources, f"cells.train({told})", on_epoch=follow(path) if live else None)
+    flags = [
+        f"--{name.replace('_', '-')}" + (f"={value}" if value is not True else "") for name, value in settings.items()
+    ]
+    told = shlex.join(["python", "-m", "experiments.run", *flags, f"--out={path}"])
+    summary = run.execute(resolved, sources, told, on_epoch=follow(path) if live else None)
     if not resolved.quiet:
         run.show(summary, path)
     return summary
+
+
+def command(main: Callable[[Sequence[str]], int], *arguments: str) -> None:
+    """A command of `experiments` in a cell, by its `main`.
+
+    Raises:
+      RuntimeError: it has refused, or failed; it has told why.
+    """
+    if status := main(arguments):
+        raise RuntimeError(f"it ended with status {status}; the sentence is above.")
 
 
 def picture(drawn: Figure | str | os.PathLike[str], width: int | None = None) -> None:
@@ -114,7 +128,11 @@ def draw_progress(path: pathlib.Path, seeds: Sequence[int]) -> Figure:
     by_seed = [[line for line in lines if line["seed"] == seed] for seed in seeds]
     weights = len(style.curves(by_seed, "label_weight_right")[0]) > 0
     tables = [each for each in of_runs.read_diagnostics(path, seeds[0])[-1:] if "weight_table" in each]
-    figure, axes = style.panels(1 + weights + len(tables), columns=3, size=(3.3, 2.6))
+    count = 1 + weights + len(tables)
+    # Drawn after each epoch, of which a constrained layout, as pictures of runs have it, would take most of the time.
+    figure = Figure(figsize=(3.3 * count, 2.6))
+    axes = figure.subplots(1, count, squeeze=False)[0]
+    figure.subplots_adjust(left=0.18 / count, right=1 - 0.05 / count, bottom=0.2, top=0.88, wspace=0.3)
     epochs, accuracy = style.curves(by_seed, "test_accuracy")
     for seed, values, color in zip(seeds, accuracy, style.class_colors(max(len(seeds), 3)), strict=False):
         axes[0].plot(epochs, values, color=color, label=f"seed {seed}", marker="o" if len(epochs) == 1 else "")

@@ -49,7 +49,7 @@ if SMALL:
         "method": "dynamic_loss",
         "dataset": "digits",
         "model": "mlp",
-        "epochs": 40,
+        "epochs": 30,
         "batch_size": 32,
         "learning_rate": 0.05,
     }

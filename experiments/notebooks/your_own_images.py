@@ -128,7 +128,7 @@ if flipped:
 # %%
 from experiments import audit as auditing
 
-auditing.main([RUN, "--apply=corrected.csv", "--accept-above=0.9", "--cache-dir=decoded"])
+cells.command(auditing.main, RUN, "--apply=corrected.csv", "--accept-above=0.9", "--cache-dir=decoded")
 
 # %% [markdown]
 # ## The model leaves
@@ -139,7 +139,7 @@ auditing.main([RUN, "--apply=corrected.csv", "--accept-above=0.9", "--cache-dir=
 # %%
 from experiments import export
 
-export.main([RUN, "my_model"])
+cells.command(export.main, RUN, "my_model")
 
 # %%
 import runpy
