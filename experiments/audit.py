@@ -80,10 +80,8 @@ def _obey(arguments: Sequence[str]) -> int:
 
 def _audit_run(path: pathlib.Path, settings: config.Config, dataset: data.Dataset | None) -> int:
     seeds = audit.run_seeds(path)
-    clean = None
-    if dataset is not None:
-        pool = build.trusted_pool(settings, dataset)
-        clean = artefacts.read_labels(path, seeds[0], settings, dataset, pool).train.clean
+    truth = None if dataset is None else _truth(settings, dataset)
+    clean = None if truth is None else truth[corruptions.load_noise(path / f"labels-seed{seeds[0]}.npz").kept]
     found = audit.write(path, seeds, dataset, clean)
     audit.write_report(path, found, dataset)
     print(audit.describe(found))
@@ -91,6 +89,13 @@ def _audit_run(path: pathlib.Path, settings: config.Config, dataset: data.Datase
         print(_judged(found))
     print(f"report: {path / 'report.html'}")
     return 0
+
+
+def _truth(settings: config.Config, dataset: data.Dataset) -> np.ndarray | None:
+    """What the training examples truly are, int32 [M]; labels that a run has added noise to count as the truth."""
+    if dataset.true_labels is None and settings.noise != "none":
+        return dataset.train_labels
+    return dataset.true_labels
 
 
 def _apply(

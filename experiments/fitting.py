@@ -6,7 +6,6 @@ data that are in memory. A run is known by the content of its data and its setti
 
 import collections
 import concurrent.futures
-import csv
 import dataclasses
 import difflib
 import functools
@@ -21,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import run
-from experiments.runs import artefacts, cross_fit, directory, records, restore
+from experiments.runs import artefacts, cross_fit, directory, records, restore, suspects
 from experiments.settings import catalogue, command_line, config
 from robustjax import user_code
 from robustjax.data import Dataset, encode_labels, from_arrays, image_files, tables
@@ -114,12 +113,8 @@ class Fitted:
         Raises:
           FileNotFoundError: there is none.
         """
-        with open(self._file("suspects.csv"), encoding="utf-8", newline="") as file:
-            table = csv.DictReader(file)
-            rows, names = list(table), list(table.fieldnames or ())
-        columns = {name: np.array([row[name] for row in rows]) for name in names}
-        if "score" in columns:
-            columns["score"] = columns["score"].astype(np.float64)
+        rows = suspects.read(self._file("suspects.csv"))
+        columns = {name: np.array([getattr(row, name) for row in rows]) for name in suspects.Row._fields}
         pandas = sys.modules.get("pandas")
         return columns if pandas is None else pandas.DataFrame(columns)
 

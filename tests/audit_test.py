@@ -28,7 +28,7 @@ GIVEN = np.where(WRONG, (TRUE + 1) % C, TRUE).astype(np.int32)
 IDS = tuple(f"train/{NAMES[c]}/{i:02}.png" for i, c in enumerate(GIVEN))
 
 
-AUDIT, AFTER_RUN = auditing.audit, audit.after_run  # conftest takes the latter away
+AFTER_RUN = audit.after_run  # conftest takes it away
 
 
 def decision(labels, probs, *, in_sample=False, mean_margin=None, scores=None):
@@ -194,6 +194,17 @@ def test_scores_by_kind_of_finding():
     assert {name: score.tolist() for name, score in found.items()} == {
         "a": [0.5, 1.0], "b": [-0.5, -0.5], "c": [np.float32(0.1), np.float32(0.9)]
     }  # fmt: skip
+
+
+def test_what_is_probably_wrong_has_another_label_proposed(monkeypatch):
+    def sure(labels, probs, **more):
+        score = np.array([0.9, 0.1, 0.9], np.float32)
+        return decision(labels, probs)._replace(score=score, proposed=np.array([0, 0, 1], np.int32))
+
+    monkeypatch.setattr(auditing, "audit", sure)
+    probs = np.array([[0.8, 0.05, 0.15], [0.8, 0.1, 0.1], [0.6, 0.3, 0.1]], np.float32)
+    found = audit.examine(audit.Evidence([0], np.arange(3), np.zeros(3, int), probs, True), NAMES, list("abc"))
+    assert found.audit.proposed.tolist() == [2, 0, 1]
 
 
 def test_annotators_agreement():
@@ -477,6 +488,8 @@ def test_decisions_become_a_noise_file_and_a_command(copy, capsys, monkeypatch):
     assert "in [0, 1]" in failed(capsys, copy, "--apply=fixed.npz", "--accept-above=9")
     assert "is not for a run" in failed(capsys, copy, "--labels=a.npy")
     assert "no config.json" in failed(capsys, copy / "nowhere")
+    assert command.main([str(copy)]) == 0
+    assert "6 of 60 labels are wrong" in capsys.readouterr().out
     decide(copy, {0: "remove"})
     assert command.main([str(copy), "--apply=fixed.npz", f"--accept-above={rows[5].score}"]) == 0
     printed = capsys.readouterr().out
@@ -486,20 +499,6 @@ def test_decisions_become_a_noise_file_and_a_command(copy, capsys, monkeypatch):
     gone = int(rows[0].id)
     np.testing.assert_array_equal(noise.kept, np.delete(np.arange(N), gone))
     np.testing.assert_array_equal(noise.given, np.delete(TRUE, gone))
-
-
-def test_a_run_is_audited_at_its_end_and_again(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(auditing, "audit", AUDIT)
-    out = tmp_path / "run"
-    more = ["--model=mlp", "--epochs=1", "--batch-size=128", "--parallel=single", "--quiet", "--train-examples=300"]
-    assert run.main(["--method=cross_entropy", f"--out={out}", *more]) == 0
-    files = {"suspects.csv", "labels.npy", "pred_probs.npy", "audit.json", "report.html"}
-    assert files <= {file.name for file in out.iterdir()}
-    before = {name: (out / name).read_bytes() for name in files - {"report.html"}}
-    capsys.readouterr()
-    assert command.main([str(out)]) == 0
-    assert "by the true labels" in capsys.readouterr().out
-    assert before == {name: (out / name).read_bytes() for name in before}
 
 
 # --- Duplicates and calibration --------------------------------------------------------------------------------------

@@ -364,3 +364,30 @@ def test_gradient_coefficients(name):
     assert len(plots.draw_gradient_coefficients(unfounded, name).axes[0].lines) == 3  # no wrong labels, no points
     with pytest.raises(ValueError, match=f"no {whole}_coefficient_clean"):
         plots.draw_gradient_coefficients([{"epoch": 1}], name)
+
+
+def test_confusion_writes_the_numbers_of_few_classes_and_names_them():
+    counts = np.array([[8, 2, 0], [0, 5, 0], [1, 0, 3]])
+    figure = plots.draw_confusion(counts, ["a", "$b", "2"], "labelled", "proposed")
+    ax = figure.axes[0]
+    assert [text.get_text() for text in ax.texts] == ["8", "2", "5", "1", "3"]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["a", r"\$b", "class 2"]
+    np.testing.assert_allclose(ax.images[0].get_array()[0], [0.8, 0.2, 0.0])
+    many = plots.draw_confusion(np.eye(100), [str(c) for c in range(100)], "labelled", "proposed")
+    assert not many.axes[0].texts and len(many.axes[0].get_yticks()) < 20
+
+
+def test_reliability_is_the_mean_over_seeds_weighted_by_their_examples():
+    seeds = [np.array([[0.0, 0, 0], [1.0, 0.8, 0.5]]), np.array([[0.5, 0.4, 0.2], [0.5, 0.6, 1.0]])]
+    ax, below = plots.draw_reliability(seeds).axes
+    np.testing.assert_allclose(line(ax, "predictions").get_xdata(), [0.4, (0.8 + 0.3) / 1.5])
+    np.testing.assert_allclose(line(ax, "predictions").get_ydata(), [0.2, (0.5 + 0.5) / 1.5])
+    np.testing.assert_allclose(below.patches[0].get_data().values, [0.25, 0.75])
+
+
+def test_class_counts_of_many_classes_are_sorted():
+    (ax,) = plots.draw_class_counts([1, 5, 3], [2, 4, 3], ["a", "b", "c"]).axes
+    assert bars(ax) == [1, 5, 3, 2, 4, 3]
+    size = np.arange(30)
+    (ax,) = plots.draw_class_counts(size, size, [str(c) for c in size]).axes
+    assert bars(ax)[:3] == [29, 28, 27]

@@ -6,7 +6,8 @@ import pathlib
 ROOT = pathlib.Path(__file__).parents[1]
 # Each may import those before it.
 SETTINGS = (
-    "ranges", "rates", "recipes", "files", "human_labels", "catalogue", "config", "build", "listing", "command_line"
+    "ranges", "rates", "recipes", "files", "human_labels", "catalogue", "defaults", "config", "build", "listing",
+    "command_line",
 )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from experiments import run
-from experiments.runs import restore
+from experiments.runs import audit, restore
 from experiments.settings import config
 from robustjax import data
 from robustjax.data import corruptions
@@ -40,6 +40,8 @@ def read(path):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_directory_is_complete(tmp_path, method, capsys, monkeypatch):
     monkeypatch.setattr(dynamic_loss, "STILL", 2.0)  # so that it has something to warn of
+    audited = []
+    monkeypatch.setattr(audit, "after_run", lambda *arguments: audited.append(arguments))
     out = tmp_path / "run"
     assert start(out, method, 3, "--seeds=2") == 0
     printed = capsys.readouterr().out
@@ -51,7 +53,12 @@ def test_a_run_directory_is_complete(tmp_path, method, capsys, monkeypatch):
     last = records[-2]
     for name in ("train_loss", "test_accuracy", "learning_rate", "wrong_memorized", "noise_detection_auroc"):
         assert np.isfinite(last[name]), name
-    assert len(last["per_class_accuracy"]) == 10
+    assert len(last["per_class_accuracy"]) == 10 and np.shape(last["reliability"]) == (15, 3)
+    ((path, read_data, clean, seeds),) = audited
+    assert (path, read_data.name, list(seeds)) == (out, "digits", [0, 1])
+    for own, seed in zip(clean, seeds, strict=True):
+        kept = corruptions.load_noise(out / f"labels-seed{seed}.npz").kept
+        np.testing.assert_array_equal(own, read_data.train_labels[kept])
     summary = json.loads(read(out / "summary.json"))
     finals = [r["test_accuracy"] for r in records if r["epoch"] == 3]
     assert [s["test_accuracy_last"] for s in summary["seeds"]] == finals

@@ -21,7 +21,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from experiments.pictures import of_runs, style
 from experiments.runs import cross_fit, directory, records, suspects
@@ -267,6 +266,7 @@ def examine(
         evidence.given, evidence.pred_probs, in_sample=evidence.in_sample, mean_margin=evidence.mean_margin,
         scores=noise_scores(evidence),
     )  # fmt: skip
+    audit = audit._replace(proposed=_others(audit, evidence))
     order = ranking(audit)
     count = min(len(order), max(int((audit.score >= FLOOR).sum()), math.ceil(MORE * audit.count)))
     listed = order[:count]
@@ -295,6 +295,14 @@ def examine(
     if clean is not None:
         facts["judged"] = judge(audit, np.asarray(evidence.given) != clean)
     return Found(evidence, audit, list(names), list(ids), listed, rows, pairs, facts)
+
+
+def _others(audit: auditing.Audit, evidence: Evidence) -> np.ndarray:
+    """What is proposed, int32 [N]: of labels that are more probably wrong than right never the given one."""
+    rest = evidence.pred_probs.copy()
+    rest[np.arange(len(rest)), evidence.given] = -1
+    same = (audit.score >= FLOOR) & (audit.proposed == evidence.given)
+    return np.where(same, rest.argmax(1), audit.proposed).astype(np.int32)
 
 
 def noise_scores(evidence: Evidence) -> dict[str, np.ndarray]:
@@ -337,6 +345,8 @@ def judge(audit: auditing.Audit, wrong: np.ndarray) -> dict[str, float | int | N
       labels as are estimated to be wrong, and of as many as are, with `_at_true_number` behind; None where a number is
       not defined.
     """
+    from sklearn.metrics import average_precision_score, roc_auc_score  # a second to import, and seldom wanted
+
     order, total = ranking(audit), int(wrong.sum())
     found: dict[str, float | int | None] = {"wrong": total, "auroc": None, "average_precision": None}
     if 0 < total < len(wrong):

@@ -152,7 +152,7 @@ def decide(
         decision = row.decision.strip()
         if said.setdefault(at, decision) != decision:
             raise ValueError(f"{where} is there twice, with the decisions {said[at]!r} and {decision!r}.")
-        taken = bool(not decision and above is not None and row.score >= above)
+        taken = bool(not decision and above is not None and row.score >= above and row.proposed != row.given)
         label = _label(where, RELABEL if taken else decision, row, numbers)
         if label is None:
             counts["removed"] += 1

@@ -48,6 +48,7 @@ class Choice(NamedTuple):
 _Chooser = Callable[[Size, Mapping[str, Any]], Choice]
 
 LARGE = 40  # pixels a side, from above which images are first reduced to a quarter (the 7×7 stem of ImageNet's nets)
+_PERCEPTRONS = ("mlp", "linear")
 MANY = 10_000  # examples that a network of some millions of parameters wants, or one of 20 layers on small images
 
 
@@ -136,7 +137,7 @@ def _learning_rate(size: Size, values: Mapping[str, Any]) -> Choice:
     if values["optimizer"] == "adam":
         return Choice(1e-3)
     share = min(1.0, values["batch_size"] / 128)
-    if values["model"] in ("mlp", "linear"):
+    if values["model"] in _PERCEPTRONS:
         return Choice(0.02 * share, "perceptron")
     return Choice(0.1 * share)
 
@@ -184,14 +185,16 @@ def _warmup_epochs(size: Size, values: Mapping[str, Any]) -> Choice:
 
 
 def _margin(size: Size, values: Mapping[str, Any]) -> Choice:
-    """Learned margins on a linear head run away: its bias follows them too slowly, as measured."""
-    linear = values["model"] == "linear"
-    return Choice("balanced_softmax", "learned ones run away on a linear head") if linear else Choice("mlp")
+    """Margins are learned where there are steps to learn them in; on perceptrons they run away."""
+    if values["model"] in _PERCEPTRONS:
+        return Choice("balanced_softmax", "learned ones run away on perceptrons")
+    short = values["epochs"] * _steps(size, values) < 5_000
+    return Choice("balanced_softmax", "too few steps to learn them in") if short else Choice("mlp")
 
 
 def _strength(size: Size, values: Mapping[str, Any]) -> Choice:
     """HAR's is of a sum over layers; the paper's 0.1 is that of thirty of them."""
-    few = values["model"] in ("small_cnn", "mlp", "linear") and values["form"] == "sum" and not values["strengths_file"]
+    few = values["model"] in ("small_cnn", *_PERCEPTRONS) and values["form"] == "sum" and not values["strengths_file"]
     return Choice(0.3, "few layers") if few else Choice(None)
 
 
