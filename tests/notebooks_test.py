@@ -44,8 +44,13 @@ def test_a_notebook_out_of_date_is_told(tmp_path, monkeypatch, capsys):
     notebook.cells[1].execution_count = 1
     nbformat.write(notebook, tmp_path / "toy.ipynb")
     assert make.main(["--check"]) == 0
-    (tmp_path / "toy.py").write_text("# %% [markdown]\n# Title\n\n# %%\n1 + 2\n", encoding="utf-8")
+    (tmp_path / "toy.py").write_text("# %% [markdown]\n# Another\n\n# %%\n1 + 1\n", encoding="utf-8")
     assert make.main(["--check"]) == 1 and "other cells" in capsys.readouterr().err
+    assert make.main(["--text"]) == 0 and make.main(["--check"]) == 0
+    assert nbformat.read(tmp_path / "toy.ipynb", 4).cells[1].execution_count == 1
+    (tmp_path / "toy.py").write_text("# %% [markdown]\n# Title\n\n# %%\n1 + 2\n", encoding="utf-8")
+    assert make.main(["--check"]) == 1 and make.main(["--text"]) == 1
+    assert "must be executed" in capsys.readouterr().err
     notebook.cells[1].outputs = [nbformat.v4.new_output("stream", name="stderr", text="a warning")]
     with pytest.raises(make.NotebookError, match="stderr: a warning"):
         make.check_outputs(notebook, tmp_path)

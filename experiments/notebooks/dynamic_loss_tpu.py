@@ -99,8 +99,9 @@ print(f"seconds: {three['seconds']:.0f} for three seeds, {one['seconds']:.0f} fo
 # %% [markdown]
 # ## What it has learned
 #
-# The margins: classes with few labels get small ones, so that they need not be predicted as surely. And the label
-# weights of the last epoch, over right and over wrong labels (this figure knows the truth, the method did not).
+# The margins, which are added to the logits in training only (balanced softmax adds the logarithms of the counts
+# there): frequent classes get the larger ones, so that the network itself need not prefer them. And the label weights
+# of the last epoch, over right and over wrong labels (this figure knows the truth, the method did not).
 
 # %%
 cells.picture(f"{RUNS}/one-seed/plots/margin.png", width=420)

@@ -137,8 +137,8 @@ for made in elr.draw([pathlib.Path("runs/ce"), pathlib.Path("runs/elr")], FIGURE
 # %% [markdown]
 # ### Dynamic Loss
 #
-# Which of the corrected labels are right, and the learned margins, largest for the most frequent class (the paper's
-# Figs. 5, 6 and 8).
+# The share of corrected labels that are right, by epoch, and the learned margins, by class from the most frequent to
+# the rarest (the paper's Figs. 5, 6 and 8): frequent classes get the larger ones.
 
 # %%
 from experiments.figures import dynamic_loss

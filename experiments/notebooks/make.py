@@ -5,6 +5,7 @@ executed from top to bottom on a CPU at the small setting. Nothing is written un
 
 --check      only compare: does every .ipynb have its source's cells?
 --execute    with --check: execute them too, and throw the outputs away
+--text       where only text cells have changed: bring them into the .ipynb, without executing it
 """
 
 import argparse
@@ -138,9 +139,36 @@ def make(name: str, write: bool = True) -> str:
     return f"{name}: executed in {time.monotonic() - began:.0f} s, {len(text) / 1000:.0f} kB"
 
 
-def _do(name: str, only_check: bool, run: bool) -> tuple[bool, str]:
+def update_text(name: str) -> str:
+    """Bring the source's text cells into `name`.ipynb, whose outputs stay; what was done.
+
+    Raises:
+      NotebookError: its code cells are not the source's, so that it must be executed.
+    """
+    import nbformat
+
+    file = FOLDER / f"{name}.ipynb"
+    if not file.exists():
+        raise NotebookError("there is no .ipynb yet")
+    made, source = nbformat.read(file, 4), read_source(name)
+    if [c.source for c in made.cells if c.cell_type == "code"] != [
+        c.source for c in source.cells if c.cell_type == "code"
+    ]:
+        raise NotebookError("code cells have changed: it must be executed")
+    executed = iter([cell for cell in made.cells if cell.cell_type == "code"])
+    for cell in source.cells:
+        if cell.cell_type == "code":
+            before = next(executed)
+            cell.outputs, cell.execution_count = before.outputs, before.execution_count
+    file.write_text(nbformat.writes(source) + "\n", encoding="utf-8")
+    return f"{name}: text cells as in its source"
+
+
+def _do(name: str, only_check: bool, run: bool, only_text: bool) -> tuple[bool, str]:
     """Whether a notebook is as it should be, and what is to be said of it."""
     try:
+        if only_text:
+            return True, update_text(name)
         if only_check:
             check(name)
         return True, make(name, write=not only_check) if run else f"{name}: as its source"
@@ -157,16 +185,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all: {', '.join(names())}")
     parser.add_argument("--check", action="store_true", help="compare with the sources; write nothing")
     parser.add_argument("--execute", action="store_true", help="with --check: execute them too")
+    parser.add_argument("--text", action="store_true", help="bring changed text cells into the .ipynb")
     parser.add_argument("--jobs", type=int, default=2, metavar="K", help="so many at once, default 2")
     given = parser.parse_args(argv)
     if given.jobs < 1:
         parser.error(f"argument --jobs: {given.jobs} is not at least 1")
+    if given.text and (given.check or given.execute):
+        parser.error("argument --text: not with --check or --execute")
     if unknown := [name for name in given.names if name not in names()]:
         parser.error(f"there is no notebook {unknown[0]!r}; there are {', '.join(names())}")
     began, failed = time.monotonic(), False
-    execute_too = given.execute or not given.check
+    execute_too = given.execute or not (given.check or given.text)
     with concurrent.futures.ThreadPoolExecutor(given.jobs) as pool:  # the work is done by the kernels
-        todo = [pool.submit(_do, name, given.check, execute_too) for name in given.names or names()]
+        todo = [pool.submit(_do, name, given.check, execute_too, given.text) for name in given.names or names()]
         for done in concurrent.futures.as_completed(todo):
             good, told = done.result()
             failed |= not good
