@@ -170,6 +170,7 @@ def fit(
     ids: Any = None,
     image_size: int | tuple[int, int] | None = None,
     skip_bad: bool = False,
+    on_epoch: run.OnEpoch | None = None,
     **settings: Any,
 ) -> Fitted:
     """Train a classifier on labels some of which are wrong, and learn which.
@@ -197,6 +198,7 @@ def fit(
         and ids may be names of a frame's columns too.
       image_size: side or (height, width) to which image files are resized; by default as `robustjax.load` has it.
       skip_bad: leave out image files that cannot be read.
+      on_epoch: called after each epoch with its records, one for each seed; it looks on (a figure that grows, say).
       **settings: any setting and any option of the method, as the command line has them: `epochs=30`,
         `model="resnet20"`, `cross_fit=5`.
 
@@ -233,7 +235,7 @@ def fit(
             resolved, out=str(path), resume=(unfinished and not resolved.overwrite) or resolved.resume
         )
         told = ", ".join(f"{name}={value!r}" for name, value in given.items())
-        run.execute(resolved, sources, f"robustjax.fit({told})", dataset=source.dataset)
+        run.execute(resolved, sources, f"robustjax.fit({told})", dataset=source.dataset, on_epoch=on_epoch)
     except SystemExit as error:  # which would end a notebook's kernel
         place = user_code.raised_at(error) or "the training"
         raise RuntimeError(f"{place} ended the program (SystemExit: {error}).") from error

@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments import launch
@@ -96,8 +96,16 @@ class Prepared(NamedTuple):
         return self.task.num_trusted if build.uses_trusted(self.method) else 0
 
 
+OnEpoch = Callable[[Sequence[Mapping[str, Any]]], None]
+
+
 def execute(
-    settings: config.Config, sources: Sequence[str] = (), command: str = "", *, dataset: data.Dataset | None = None
+    settings: config.Config,
+    sources: Sequence[str] = (),
+    command: str = "",
+    *,
+    dataset: data.Dataset | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> dict[str, Any]:
     """Train as `settings` say; returns the run's summary, which is also in its run directory.
 
@@ -110,6 +118,8 @@ def execute(
       command: what was called, for config.json.
       dataset: what to train on in place of the data that `settings.dataset` names, which then is to be
         `artefacts.name_of(dataset)`: a run is known by the content of its data.
+      on_epoch: called after each epoch with its records, one for each seed, as they are in metrics.jsonl; it looks on
+        and changes nothing. What it raises ends the run, which `resume` goes on with.
 
     Raises:
       ValueError: for settings that do not fit the data or the devices, before any training.
@@ -121,8 +131,7 @@ def execute(
     """
     if dataset is not None and settings.dataset != (name := artefacts.name_of(dataset)):
         raise ValueError(f"dataset={settings.dataset!r} in the settings of a run on arrays in memory: it is {name!r}.")
-    # In a notebook rich's own display wants widgets, which may not be there.
-    console = Console(quiet=settings.quiet, soft_wrap=True, markup=False, force_jupyter=False)
+    console = progress.plain_console(settings.quiet)
     if settings.compilation_cache != "off":
         backend.enable_compilation_cache(settings.compilation_cache)
     path = pathlib.Path(settings.out) if settings.out else directory.default_path(settings)
@@ -141,7 +150,7 @@ def execute(
     with complaints.when_full(path, lambda: _advice(path)), directory.claim(path, settings, describe) as resuming:
         form.save(path, made.dataset, made.task)
         if summary is None:
-            summary = _run(settings, made, path, resuming, command, console)
+            summary = _run(settings, made, path, resuming, command, console, on_epoch)
         if cross_fit.missing(path, settings):
             summary |= {"cross_fit": _cross_fit(settings, made, path, console)}
             records.write_json_atomic(path / "summary.json", summary)
@@ -150,7 +159,13 @@ def execute(
 
 
 def _run(
-    settings: config.Config, made: Prepared, path: pathlib.Path, resuming: bool, command: str, console: Console
+    settings: config.Config,
+    made: Prepared,
+    path: pathlib.Path,
+    resuming: bool,
+    command: str,
+    console: Console,
+    on_epoch: OnEpoch | None = None,
 ) -> dict[str, Any]:
     """Train to the end; leave pictures and, last of all, the summary."""
     for seed, own in zip(made.seeds, made.labels, strict=True):
@@ -160,6 +175,7 @@ def _run(
         made, path, resuming, track_every=settings.track_every, checkpoint_every=settings.checkpoint_every,
         keep_checkpoints=settings.keep_checkpoints,
         patience=settings.early_stopping, quiet=settings.quiet, long_epoch=LONG_EPOCH,
+        on_epoch=on_epoch,
     )  # fmt: skip
     lines = records.read_records(path / "metrics.jsonl")
     summary = _summarise(config.identity(settings), made.seeds, lines, made.dataset.test_held_out)
@@ -348,6 +364,7 @@ def _train(
     patience: int,
     quiet: bool,
     long_epoch: float,
+    on_epoch: OnEpoch | None = None,
 ) -> tuple[float, dict[str, list[int]]]:
     """Train to the end, writing records, diagnostics and checkpoints.
 
@@ -453,6 +470,8 @@ def _train(
                 final = parallel.by_seed(layout, epoch.state)
                 save(done, final, meta)
                 partial.discard(path)
+            if on_epoch is not None:  # when all of the epoch is saved
+                on_epoch(newest)
             if stopping:
                 raise Stopped(f"stopped by {stop_asked[0]} after epoch {done} of {epochs}; --resume goes on.")
             if over:

@@ -11,7 +11,7 @@ from PIL import Image
 
 import robustjax
 from experiments import fitting
-from experiments.runs import artefacts, cross_fit, directory, restore
+from experiments.runs import artefacts, cross_fit, directory, records, restore
 from experiments.settings import build
 from robustjax import backend
 from robustjax.data import Dataset
@@ -29,7 +29,9 @@ GIVEN = NAMES[toys.given_labels(0)]
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
     out = tmp_path_factory.mktemp("fit") / "run"
-    fitting.fit(IMAGES, GIVEN, out=out, **SMALL)
+    seen = []
+    fitting.fit(IMAGES, GIVEN, out=out, on_epoch=seen.extend, **SMALL)
+    assert seen == records.read_records(out / "metrics.jsonl") and [each["epoch"] for each in seen] == [1, 2]
     before = (out / "metrics.jsonl").read_bytes()
     found = fitting.fit(IMAGES, GIVEN, out=out, cross_fit=2, **SMALL)  # added to the finished run, which stays
     assert found.path == out and (out / "metrics.jsonl").read_bytes() == before

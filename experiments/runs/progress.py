@@ -16,9 +16,11 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-Mode = Literal["auto", "live", "plain", "quiet"]
+Mode = Literal["auto", "live", "plain", "notebook", "quiet"]
 
 _PLAIN_LINES = 30
+_NOTEBOOK_BAR = 30  # characters
+_REDRAW_SECONDS = 0.5  # at the least, between two redraws of a notebook's display
 _ABSENT = "–"
 
 
@@ -38,6 +40,7 @@ class Progress:
         self.fields: dict[str, float | None] = {}
         self.on_phase: Callable[[str], None] = lambda name: None
         self.on_epoch: Callable[[int], None] = lambda finished: None
+        self.on_step: Callable[[], None] = lambda: None
         self._expected_steps, self._steps = steps_per_epoch, 0
         self._now, self._start, self._phase_start, self._phase_total = now, now(), 0.0, 0.0
         # Rate over the last few epochs: methods change their passes, and so their pace, during a run.
@@ -56,6 +59,7 @@ class Progress:
         self._steps += count
         if not self._marks:
             self._mark()
+        self.on_step()
 
     def epoch(self, finished: int, **fields: float | None) -> None:
         """Note that ``finished`` epochs are done, with what to show: loss, learning_rate, test_accuracy, …"""
@@ -105,15 +109,17 @@ def progress(
       steps_per_epoch: a first estimate is enough.
       start_epoch: epochs already done, on a resumed run.
       mode: "live" redraws a bar in place; "plain" prints one line every few epochs, about 30 a run, without control
-        characters; "quiet" prints nothing; "auto" is live on a terminal and plain anywhere else (pipe, CI, notebook).
-      stream: default standard output.
+        characters; "notebook" is one display of IPython's that changes in place, and needs no widgets; "quiet" prints
+        nothing; "auto" is live on a terminal, notebook in one, and plain anywhere else (pipe, CI).
+      stream: default standard output; a notebook's display where there is one.
     """
     console = Console(file=stream or sys.stdout)
-    if mode not in ("auto", "live", "plain", "quiet"):
-        raise ValueError(f"mode must be auto, live, plain or quiet, got {mode!r}")
-    if mode == "auto":
-        on_terminal = console.is_terminal and not console.is_dumb_terminal and not console.is_jupyter
-        mode = "live" if on_terminal else "plain"
+    if mode not in ("auto", "live", "plain", "notebook", "quiet"):
+        raise ValueError(f"mode must be auto, live, plain, notebook or quiet, got {mode!r}")
+    if mode == "auto" and console.is_jupyter:
+        mode = "notebook" if stream is None else "plain"
+    elif mode == "auto":
+        mode = "live" if console.is_terminal and not console.is_dumb_terminal else "plain"
     run = Progress(epochs, steps_per_epoch, start_epoch)
     if mode == "live":
         # The terminal's size is asked at every redraw, so a resized window needs no signal handler.
@@ -123,7 +129,21 @@ def progress(
         return
     if mode == "plain":
         _print_lines(run, start_epoch, functools.partial(print, file=console.file, flush=True))
+    if mode == "notebook":
+        _display(run)
     yield run
+
+
+def plain_console(quiet: bool = False) -> Console:
+    """A console for lines and, on a terminal, spinners.
+
+    In a notebook it takes itself for a file: the streams there claim to be terminals, in which a spinner would leave
+    hundreds of lines, and rich's own display wants ipywidgets.
+    """
+    there = Console(quiet=quiet, soft_wrap=True, markup=False)
+    if there.is_jupyter:
+        return Console(quiet=quiet, soft_wrap=True, markup=False, force_jupyter=False, force_terminal=False)
+    return there
 
 
 def format_duration(seconds: float) -> str:
@@ -189,3 +209,25 @@ def _print_lines(run: Progress, start_epoch: int, write: Callable[[str], None]) 
             write(f"epoch {finished}/{run.epochs}   {_fields_text(run)}   {_time_text(run)}")
 
     run.on_phase, run.on_epoch = on_phase, on_epoch
+
+
+def _display(run: Progress) -> None:
+    """Show the run as one display of IPython's. rich's own in notebooks wants ipywidgets, and warns without them."""
+    from IPython.display import display
+
+    handle = display({"text/plain": "starting…"}, raw=True, display_id=True)
+    redrawn = -math.inf
+
+    def redraw(*_: object) -> None:
+        nonlocal redrawn
+        redrawn = time.monotonic()
+        bar = "█" * round(_NOTEBOOK_BAR * run.done / run.epochs)
+        lines = [f"epoch {min(run.finished + 1, run.epochs)}/{run.epochs} ▕{bar:<{_NOTEBOOK_BAR}}▏ {_time_text(run)}"]
+        lines += [_fields_text(run)] * bool(run.fields) + [f"{run.name}…"] * bool(run.name)
+        handle.update({"text/plain": "\n".join(lines)}, raw=True)
+
+    def now_and_then() -> None:
+        if time.monotonic() - redrawn > _REDRAW_SECONDS:
+            redraw()
+
+    run.on_phase, run.on_epoch, run.on_step = redraw, redraw, now_and_then
