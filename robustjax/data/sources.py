@@ -432,7 +432,7 @@ NPZ: Mapping[str, Sequence[str]] = {
     "test_inputs": ("test_images", "test_features", "x_test"),
     "test_labels": ("y_test",),
 }
-"""What the arrays of an `npz:FILE` may be called besides (Keras's and MedMNIST's names among them)."""
+"""What the arrays of an npz file may be called besides; the names of Keras and MedMNIST are among them."""
 _NPZ_MORE = ("class_names", "mean", "std", "true_labels", "ids", "groups", "annotations")
 
 
