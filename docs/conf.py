@@ -6,6 +6,9 @@ import pathlib
 import re
 from typing import Any
 
+import latex2mathml.converter
+from docutils import nodes
+
 project = "robustjax"
 author = "the robustjax authors"
 release = version = importlib.metadata.version("robustjax")
@@ -13,7 +16,6 @@ release = version = importlib.metadata.version("robustjax")
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
-    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
@@ -21,6 +23,7 @@ myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 exclude_patterns = ["_generated", "site"]
 
+html_math_renderer = "mathml"  # which browsers draw themselves: no script, no network
 html_theme = "furo"
 html_title = "robustjax"
 html_show_copyright = False
@@ -47,9 +50,18 @@ def as_text(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[
             )
 
 
+def write_formula(translator: Any, node: nodes.math | nodes.math_block) -> None:
+    """A formula as MathML."""
+    display = "block" if isinstance(node, nodes.math_block) else "inline"
+    translator.body.append(latex2mathml.converter.convert(node.astext(), display=display))
+    raise nodes.SkipNode
+
+
 def setup(app: Any) -> None:
-    """Write what is rendered from the code itself."""
+    """Write what is rendered from the code itself, and draw formulas."""
     from robustjax import methods
+
+    app.add_html_math_renderer("mathml", (write_formula, None), (write_formula, None))
 
     app.connect("autodoc-process-docstring", as_text, priority=400)  # before napoleon, which writes stars of its own
     lines = ["| method | also | paper | needs | networks | an example | a step |", "|---|---|---|---|--:|--:|--:|"]
