@@ -8,6 +8,7 @@ import pytest
 from experiments.bench import elr_step, har_step, meta_step, steps
 from robustjax import models
 
+pytestmark = pytest.mark.exhaustive  # all of it is compiling
 IMAGE, BATCH = (16, 16, 3), 8
 
 

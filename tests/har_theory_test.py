@@ -231,6 +231,7 @@ def toy_errors():
     return dict(zip(har_theory.TOY_FITS, np.mean(errors, 0), strict=True))
 
 
+@pytest.mark.exhaustive
 def test_adaptive_penalty_beats_every_uniform_one(toy_errors):
     adaptive = toy_errors.pop("adaptive (HAR)")
     assert adaptive.sum() < 0.85 * min(errors.sum() for errors in toy_errors.values())

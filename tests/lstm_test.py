@@ -134,6 +134,7 @@ def test_taps_on_padding_are_without_effect():
     assert not np.allclose(_logits(IDS, {name: tap + 1 for name, tap in taps.items()}), _logits(IDS), atol=1e-2)
 
 
+@pytest.mark.exhaustive
 def test_gradient_of_the_tap_gradients_norm():
     """HAR differentiates the squared length of the tap gradients: finite differences in float64, dropout included."""
     with backend.enable_x64(True):
