@@ -1,8 +1,8 @@
 """What every method of the registry must do, whatever it is; a new entry is tested by being there.
 
 One training a method serves most of it: its compiled programs are used again with other labels and from other states.
-At every edit (`-m "not slow"`) one method of each file but the baselines' is trained once, and the first one is put through
-everything. By default all of these are put through everything, and before a release every name is: `-m ""`.
+At every edit (`-m "not slow"`) one method of each file but the baselines' is trained once, and the first one is put
+through everything. By default all of these are put through everything, and before a release every name is: `-m ""`.
 """
 
 import functools
