@@ -22,7 +22,7 @@ from experiments import complaints, run
 from experiments.pictures import findings, of_runs, plots, style
 from experiments.runs import table
 from experiments.settings import build, catalogue, command_line, config, ranges, rates
-from robustjax import data, methods, user_code
+from robustjax import data, filesystem, methods, user_code
 from robustjax._checks import load_array
 from robustjax.data import array_cache, image_files, labelling, tfds_source
 from robustjax.methods import base
@@ -276,7 +276,7 @@ def test_what_killed_decodes_leave_is_removed_and_what_is_under_way_is_not(tmp_p
     dead.mkdir()
     alive.mkdir()
     (dead / "train_images.npy").write_bytes(b"half")
-    lock = array_cache._lock(alive)
+    lock = filesystem.lock(alive)
     arrays, _, _ = decode(tmp_path / "set", records)
     np.testing.assert_array_equal(arrays["train_images"][:, 0, 0, 0], [0, 1])
     os.close(lock)

@@ -4,6 +4,7 @@ What must hold before JAX is imported is set here through the environment, so th
 tests start.
 """
 
+import fnmatch
 import importlib.metadata
 import os
 import sys
@@ -52,8 +53,40 @@ def _no_audits() -> Iterator[None]:
         yield
 
 
+# Tests that wait for a release (`-m ""`) for nothing but their cost, 2 to 10 seconds each, mostly of compiling: a
+# second look at what another test of the file looks at too, whole runs, and baselines.
+COSTLY = (
+    "augment_test.py::test_small_grey_images*", "augment_test.py::test_view_range_determinism_and_jit?*rotate?",
+    "augment_test.py::test_vmap_over_seeds*", "common_suite_test.py::test_half_precision_is_finite?[dh]*",
+    "common_suite_test.py::test_compiled_equals_eager?har?", "common_suite_test.py::test_beats_*?har?",
+    "contributing_test.py::test_its_options*", "custom_loss_test.py::test_a_users_cross_entropy*",
+    "dividemix_test.py::test_each_network*", "dividemix_test.py::test_it_finds*",
+    "dividemix_test.py::test_the_threshold*",
+    "elr_test.py::test_two_networks*", "elr_theory_test.py::test_command_line",
+    "elr_theory_test.py::test_cross_entropy_learns*", "engine_test.py::test_passes_of_dynamic_loss",
+    "engine_test.py::test_the_compiled_loop_equals_the_python_loop?dynamic*",
+    "erm_test.py::test_method_is_deterministic*",
+    "evaluation_test.py::test_auroc_equals_sklearn*", "figures_elr_test.py::test_figures_of_runs*",
+    "figures_sr_test.py::test_command_line*", "har_test.py::test_groups_of_examples",
+    "har_test.py::test_one_command_runs_both_stages", "har_theory_test.py::test_losses_tell*",
+    "lstm_test.py::test_bfloat16*", "lstm_test.py::test_four_devices*", "meta_test.py::test_closed_forms*x32?",
+    "mixup_test.py::test_any_erm_method*", "models_test.py::test_cosine_head", "models_test.py::test_seeds_by_vmap*",
+    "models_test.py::test_tap_gradients_agree*True?", "nlnl_test.py::test_all_phases*",
+    "oracle_test.py::test_oracle?arch.elr_resnet34*", "oracle_test.py::test_oracle?arch.har_resnet32_c100*",
+    "oracle_test.py::test_oracle?arch.sr_resnet34*", "own_code_test.py::test_a_model_in_a_file_end_to_end?nnx?",
+    "own_code_test.py::test_options_of_a_registered_model", "parallel_test.py::test_convolutions_on_a_mesh*",
+    "parallel_test.py::test_seeds_of_unequal_meta_sets", "run_test.py::test_a_directory_in_use_is_refused",
+    "run_test.py::test_a_run_directory_is_complete?elr?", "sparse_test.py::test_any_loss_takes*",
+    "text_test.py::test_a_run_on_texts*", "trusted_test.py::test_a_noise_file_gives_way*",
+    "trusted_test.py::test_they_are_told_below*",
+)  # fmt: skip
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of slow files, and what waits for a release, before -m chooses."""
     for item in items:
+        place = f"{item.path.name}::{item.nodeid.partition('::')[2]}"
+        if any(fnmatch.fnmatchcase(place, pattern) for pattern in COSTLY):
+            item.add_marker(pytest.mark.exhaustive)
         if item.path.name in SLOW_FILES or item.get_closest_marker("exhaustive"):
             item.add_marker(pytest.mark.slow)

@@ -232,7 +232,7 @@ def test_without_the_truth_nothing_that_needs_it(tmp_path, epochs, labels):
     lines, made = leave_run(tmp_path, epochs, labels._replace(clean=None))
     known = {"epoch", "seed", "train_loss", "train_accuracy", "learning_rate", "test_accuracy", "test_loss",
              "balanced_accuracy", "expected_calibration_error", "per_class_accuracy", "sparse_rate",
-             "sharpened_sparse_rate", "disagreement"}  # fmt: skip
+             "sharpened_sparse_rate", "disagreement", "reliability"}  # fmt: skip
     assert set(lines[-1]) == known | {"belief_changed", "trust_mean", "doubt_mean", "shift", "size", "ease"}
     assert "belief: labels that differ from those given" in text_of(history.summarise(lines))
     expected = {"learning_curves", "belief_changed", "trust", "doubt", "shift", "groups", "grid", "grid_over_epochs"}

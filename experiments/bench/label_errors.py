@@ -2,7 +2,7 @@
 
 `python -m experiments.bench.label_errors --cifar10n=FILE.npz --data-dir=… --out=runs/label-errors` trains cross entropy
 on a few thousand images of CIFAR-10 with human labels (CIFAR-10-N's aggregate, random1 and worse) and of MNIST with
-asymmetric noise of 0.4, and once more for each fold without it; then it appends to results/label_errors.jsonl, for each
+asymmetric noise of 0.4, and once more for each fold without it; then it appends to results/audit/label_errors.jsonl, for each
 data set and seed and both kinds of probabilities, in sample and cross-fitted, how well
 
   robustjax   `robustjax.auditing.audit`, in sample with the mean margin (`experiments.runs.evidence`),
@@ -151,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cifar10n", help="the labels of CIFAR-10-N, an npz file")
     parser.add_argument("--data-dir")
     parser.add_argument("--out", default="runs/label-errors")
-    parser.add_argument("--results", default="results/label_errors.jsonl")
+    parser.add_argument("--results", default="results/audit/label_errors.jsonl")
     parser.add_argument("--data", nargs="*", default=NAMES, choices=NAMES)
     parser.add_argument("--method", default="cross_entropy")
     parser.add_argument("--examples", type=int, default=2000)
