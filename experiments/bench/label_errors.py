@@ -2,8 +2,8 @@
 
 `python -m experiments.bench.label_errors --cifar10n=FILE.npz --data-dir=… --out=runs/label-errors` trains cross entropy
 on a few thousand images of CIFAR-10 with human labels (CIFAR-10-N's aggregate, random1 and worse) and of MNIST with
-asymmetric noise of 0.4, and once more for each fold without it; then it appends to results/audit/label_errors.jsonl, for each
-data set and seed and both kinds of probabilities, in sample and cross-fitted, how well
+asymmetric noise of 0.4, and once more for each fold without it; then it appends to results/audit/label_errors.jsonl,
+for each data set and seed and both kinds of probabilities, in sample and cross-fitted, how well
 
   robustjax   `robustjax.auditing.audit`, in sample with the mean margin (`experiments.runs.evidence`),
   cleanlab    `find_label_issues` by default, its scores the self-confidence, and
