@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from experiments import run
-from experiments.runs import audit, restore
+from experiments.runs import audit, restore, trackers
 from experiments.settings import config
 from robustjax import data
 from robustjax.data import corruptions
@@ -42,8 +42,13 @@ def test_a_run_directory_is_complete(tmp_path, method, capsys, monkeypatch):
     monkeypatch.setattr(dynamic_loss, "STILL", 2.0)  # so that it has something to warn of
     audited = []
     monkeypatch.setattr(audit, "after_run", lambda *arguments: audited.append(arguments))
+    told = []
+    monkeypatch.setattr(trackers, "check", lambda name: None)
+    monkeypatch.setitem(trackers.OPEN, "wandb", lambda *_: trackers.Sink(
+        "id", lambda *found: told.append(found), told.append, told.append
+    ))  # fmt: skip
     out = tmp_path / "run"
-    assert start(out, method, 3, "--seeds=2") == 0
+    assert start(out, method, 3, "--seeds=2", "--log=wandb") == 0
     printed = capsys.readouterr().out
     assert "test accuracy, last epoch" in printed
     settings = json.loads(read(out / "config.json"))["settings"]
@@ -78,6 +83,10 @@ def test_a_run_directory_is_complete(tmp_path, method, capsys, monkeypatch):
         assert 0 <= last["target_accuracy"] <= 1 and 0 <= last["validation_accuracy"] <= 1
         pictures |= {"target_accuracy.png", "elr_coefficients.png"}
     assert {p.name for p in (out / "plots").iterdir()} == pictures
+    numbers = {(seed, epoch): found for seed, epoch, found in told[:6]}
+    assert {p.name for p in told[6:-1]} == pictures and told[-1] is True and "log" not in settings
+    assert numbers[1, 3]["per_class_accuracy/9"] == records[-1]["per_class_accuracy"][9]
+    assert list(numbers) == [(r["seed"], r["epoch"]) for r in records]
     kept = {p.name for p in (out / "checkpoints").iterdir()}
     assert kept == ({"1", "2", "3"} if method == "elr" else {"2", "3"})
     noise = corruptions.load_noise(out / "labels-seed1.npz")

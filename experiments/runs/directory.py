@@ -20,6 +20,7 @@ plots/               PNG
 suspects.csv         labels that are probably wrong, and what a person has decided about them: no run deletes that
 labels.npy, pred_probs.npy, audit.json, report.html    the rest of the audit (`experiments.runs.audit`)
 summary.json         written last: it is there when the run is complete
+log/                 what a tracker keeps on this machine, with --log (`experiments.runs.trackers`)
 config.next.json     the config.json of a run that is overwriting this one at the moment
 """
 
@@ -45,10 +46,11 @@ _WRITTEN = re.compile(
     r"|config(\.next)?\.json\.tmp|(labels\.npy|pred_probs\.npy|report\.html)(\.partial)?|suspects\.csv\.partial"
     r"|(labels|validation|trusted|findings|evidence|cross-fit)-seed\d+\.(npz|(npz\.\d+\.)?partial)"
     r"|plots/\w+\.png|diagnostics/seed\d+-epoch\d+\.npz|evidence/seed\d+-epoch\d+\.(npz|partial)"
+    r"|log/(ids\.json(\.tmp)?|tensorboard|wandb|mlflow|mlflow\.db(-\w+)?)"
     r"|(checkpoints|best/seed\d+|partial/epoch\d+)/\d+(\.orbax-checkpoint-tmp.*)?"
 )
 # In them too, and they are deleted once empty.
-_FOLDERS = ("plots", "diagnostics", "evidence", "checkpoints", "best/seed*", "best", "partial/epoch*", "partial")
+_FOLDERS = ("plots", "diagnostics", "evidence", "checkpoints", "best/seed*", "best", "partial/epoch*", "partial", "log")
 
 
 class RunDirectoryError(ValueError):
