@@ -435,6 +435,7 @@ def _train(
                 records.append_record(metrics, record)
                 log_epoch(record)
                 measure.save_findings(path, epoch, k, seed, own.train)
+                measure.save_confusion(path, epoch, k, seed, dataset.test_labels)
                 best = history.best_validation(so_far[seed])
                 if best is not None and best["epoch"] == done:
                     improved.append((k, seed))

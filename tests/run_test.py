@@ -71,7 +71,7 @@ def test_a_run_directory_is_complete(tmp_path, method, capsys, monkeypatch):
     for text, seeds in summary["warnings"].items():
         assert seeds == [0, 1] and f"warning: {text} (seeds 0, 1)" in printed
     assert len(summary["warnings"]) == printed.count("warning: ") == (method == "dynamic_loss")
-    pictures = {"learning_curves.png", "memorization.png"}
+    pictures = {"learning_curves.png", "memorization.png", "confusion.png"}
     if method == "dynamic_loss":
         assert 0 <= last["correction_accuracy"] <= 1 and 0 <= last["label_weight_wrong"] <= 1
         pictures |= {
@@ -82,7 +82,11 @@ def test_a_run_directory_is_complete(tmp_path, method, capsys, monkeypatch):
     if method == "elr":
         assert 0 <= last["target_accuracy"] <= 1 and 0 <= last["validation_accuracy"] <= 1
         pictures |= {"target_accuracy.png", "elr_coefficients.png"}
-    assert {p.name for p in (out / "plots").iterdir()} == pictures
+    assert {p.name for p in (out / "plots").iterdir()} == pictures | {"learning_curves-dark.png"}
+    with np.load(out / "confusion-seed1.npz") as confusion:
+        counts = confusion["counts"]
+        assert confusion["epoch"] == 3 and counts.sum(1).tolist() == np.bincount(read_data.test_labels).tolist()
+    assert counts.trace() / counts.sum() == pytest.approx(finals[1])
     numbers = {(seed, epoch): found for seed, epoch, found in told[:6]}
     assert {p.name for p in told[6:-1]} == pictures and told[-1] is True and "log" not in settings
     assert numbers[1, 3]["per_class_accuracy/9"] == records[-1]["per_class_accuracy"][9]
