@@ -1,6 +1,5 @@
 """Plots: what is drawn is what was given; files are real pictures; nothing global is touched."""
 
-import dataclasses
 import io
 
 import matplotlib as mpl
@@ -316,10 +315,11 @@ def test_histograms_are_densities_and_keep_what_lies_beyond():
     assert plots.draw_histograms(groups, "loss").axes[0].get_xlim() == (0, 9)
 
 
-def test_a_dark_picture_has_no_black_ink_and_the_same_lines():
+def test_a_dark_picture_has_no_black_ink_and_the_same_lines(tmp_path):
     figure = plots.draw_learning_curves({"ce": [records(0), records(1)]})
     style.entitle(figure, "some data, " * 20)
     before = [item.get_xydata().tolist() for ax in figure.axes for item in ax.lines]
+    style.save(figure, tmp_path / "light.png")
     style.darken(figure)
     assert [item.get_xydata().tolist() for ax in figure.axes for item in ax.lines] == before
     assert "\n" in figure.get_suptitle()
@@ -340,7 +340,7 @@ def test_a_title_claims_no_truth_that_is_not_known():
         (given, config.Config(method="elr"), clean, "labels as given"),
         (None, config.Config(method="elr"), None, "labels as given"),
     ):
-        own = dataclasses.replace(dataset, name="mine", true_labels=true_labels)
+        own = dataset._replace(name="mine", true_labels=true_labels)
         assert of_runs.title(settings, own, Labels(np.arange(10), given, truth)) == f"mine, elr, {told}"
 
 

@@ -64,7 +64,8 @@ def entitle(figure: Figure, title: str) -> None:
 
 
 def darken(figure: Figure) -> None:
-    """Turn a figure that was drawn for a white page into one for a dark page: paper, ink and grid, and dark colours."""
+    """Turn a figure that was saved for a white page into one for a dark page: paper, ink and grid, and dark colours."""
+    figure.set_layout_engine("none")  # everything stays where it is, and need not be laid out again
     figure.set_facecolor(_DARK["white"])
     for text in figure.findobj(Text):
         text.set_color(_DARK["black"])
@@ -72,6 +73,8 @@ def darken(figure: Figure) -> None:
         ax.set_facecolor(_DARK["white"])
         ax.tick_params(colors=_DARK["black"], grid_color=_DARK["grid"])
         ax.spines[:].set_color(_DARK["black"])
+        for band in ax.collections:
+            band.set_alpha(0.35)
     for line in figure.findobj(Line2D):
         if line.get_color() in _DARK:
             line.set_color(_DARK[line.get_color()])

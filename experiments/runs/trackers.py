@@ -199,11 +199,13 @@ def _open_wandb(path: pathlib.Path, config: Mapping[str, Any], known: str | None
 
     folder = path / "log"
     folder.mkdir(exist_ok=True)
+    limited: dict[str, Any] = {"finish_timeout": 60}  # seconds; not every version knows it
+    limited = limited if "finish_timeout" in wandb.Settings.model_fields else {}
     run = wandb.init(
         project=os.environ.get("WANDB_PROJECT", PROJECT), name=path.name, dir=folder, id=known or secrets.token_hex(6),
         resume="allow" if known else None, config=dict(config),
         # Its own capture of the screen would be at odds with the progress display.
-        settings=wandb.Settings(console="off", finish_timeout=60),
+        settings=wandb.Settings(console="off", **limited),
     )  # fmt: skip
     run.define_metric("epoch", hidden=True)
     run.define_metric("*", step_metric="epoch")
@@ -224,6 +226,8 @@ def _open_mlflow(path: pathlib.Path, config: Mapping[str, Any], known: str | Non
     folder = (path / "log").absolute()
     folder.mkdir(exist_ok=True)
     server = os.environ.get("MLFLOW_TRACKING_URI")
+    # By itself it would wait four minutes for a server that has gone, and training with it.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     client = MlflowClient(server or f"sqlite:///{folder / 'mlflow.db'}")
     if known is None:
         title = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
