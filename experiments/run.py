@@ -43,6 +43,7 @@ from experiments.runs import (
     records,
     table,
     test_part,
+    trackers,
 )  # fmt: skip
 from experiments.settings import build, command_line, config, defaults
 from robustjax import backend, data, user_code
@@ -171,21 +172,23 @@ def _run(
     for seed, own in zip(made.seeds, made.labels, strict=True):
         if not artefacts.has_labels(path, seed):
             artefacts.save_labels(path, seed, own, made.dataset, made.pool)
-    seconds, warnings = _train(
-        made, path, resuming, track_every=settings.track_every, checkpoint_every=settings.checkpoint_every,
-        keep_checkpoints=settings.keep_checkpoints,
-        patience=settings.early_stopping, quiet=settings.quiet, long_epoch=LONG_EPOCH,
-        on_epoch=on_epoch,
-    )  # fmt: skip
-    lines = records.read_records(path / "metrics.jsonl")
-    summary = _summarise(config.identity(settings), made.seeds, lines, made.dataset.test_held_out)
+    identity, names = config.identity(settings), made.dataset.class_names
+    with trackers.open_tracker(settings.log, path, identity, names) as tracker:
+        seconds, warnings = _train(
+            made, path, resuming, track_every=settings.track_every, checkpoint_every=settings.checkpoint_every,
+            keep_checkpoints=settings.keep_checkpoints, patience=settings.early_stopping, quiet=settings.quiet,
+            long_epoch=LONG_EPOCH, log_epoch=tracker.log_epoch, on_epoch=on_epoch,
+        )  # fmt: skip
+        lines = records.read_records(path / "metrics.jsonl")
+        titled = dataclasses.replace(settings, method=user_code.short_name(settings.method))
+        drawn = of_runs.draw_all(path, titled, made.dataset, [own.train for own in made.labels], made.seeds, lines)
+        tracker.log_figures(drawn)
+    summary = _summarise(identity, made.seeds, lines, made.dataset.test_held_out)
     summary |= {
-        "command": command, "seconds": seconds, "class_names": list(made.dataset.class_names),
+        "command": command, "seconds": seconds, "class_names": list(names),
         "trusted_examples": made.num_trusted, "warnings": warnings,
         "truth": build.truth_source(made.dataset, made.labels[0]),
     }  # fmt: skip
-    titled = dataclasses.replace(settings, method=user_code.short_name(settings.method))
-    of_runs.draw_all(path, titled, made.dataset, [own.train for own in made.labels], made.seeds, lines)
     _audit(made, path, console)
     records.write_json_atomic(path / "summary.json", summary)
     return summary
@@ -230,6 +233,7 @@ def _prepare(
 
     All that can be refused is refused here, before anything is written or overwritten.
     """
+    trackers.check(settings.log)
     resumed = directory.check_free(path, settings)
     seeds = [settings.seed + k for k in range(settings.seeds)]
     with console.status(Text(f"reading {settings.dataset}…")):
@@ -364,6 +368,7 @@ def _train(
     patience: int,
     quiet: bool,
     long_epoch: float,
+    log_epoch: Callable[[Mapping[str, Any]], None],
     on_epoch: OnEpoch | None = None,
 ) -> tuple[float, dict[str, list[int]]]:
     """Train to the end, writing records, diagnostics and checkpoints.
@@ -444,7 +449,9 @@ def _train(
                 record = measure.record(epoch, k, seed, dataset.test_labels, own.train, own.validation, preliminary)
                 so_far[seed].append(record)
                 records.append_record(metrics, record)
+                log_epoch(record)
                 measure.save_findings(path, epoch, k, seed, own.train)
+                measure.save_confusion(path, epoch, k, seed, dataset.test_labels)
                 best = history.best_validation(so_far[seed])
                 if best is not None and best["epoch"] == done:
                     improved.append((k, seed))

@@ -348,13 +348,15 @@ def test_orbax_tells_of_a_full_disk_in_its_own_way(tmp_path, monkeypatch):
 
 # --- Overwriting, killed ----------------------------------------------------------------------------------------------
 
-OWN = ["notes.txt", "plots/mine.svg", "checkpoints/readme", "summary.json.bak", "labels-seed0-mine.npz"]
+OWN = ["notes.txt", "plots/mine.svg", "checkpoints/readme", "summary.json.bak", "labels-seed0-mine.npz", "log/mine.txt"]
 WRITTEN = [
     "summary.json", "metrics.jsonl", "metrics.jsonl.tmp", "labels-seed0.npz", "labels-seed0.npz.77.partial",
-    "findings-seed0.npz", "findings-seed0.partial", "plots/learning_curves.png", "diagnostics/seed0-epoch0001.npz",
+    "findings-seed0.npz", "findings-seed0.partial", "confusion-seed0.npz",
+    "plots/learning_curves-dark.png", "diagnostics/seed0-epoch0001.npz",
     "partial/epoch2/7/state/data", "partial/epoch3/1.orbax-checkpoint-tmp-3/state",
     "evidence-seed0.npz", "evidence/seed0-epoch0001.npz", "evidence/seed0-epoch0001.partial",
     "checkpoints/1/state/data", "checkpoints/2.orbax-checkpoint-tmp-3/state", "best/seed0/1/state/data",
+    "log/ids.json", "log/tensorboard/seed0/events", "log/wandb/run/files", "log/mlflow.db",
 ]  # fmt: skip
 OURS = {"settings": {"method": "old"}, "environment": {"robustjax": "0.1.0"}, "labels": {}}
 

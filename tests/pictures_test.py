@@ -1,17 +1,21 @@
 """Plots: what is drawn is what was given; files are real pictures; nothing global is touched."""
 
+import io
+
 import matplotlib as mpl
 import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.pictures import findings, plots, style
+from experiments.pictures import findings, of_runs, plots, style
+from experiments.settings import config
+from robustjax import data
 from robustjax.data.labelling import Labels
 
 
 def records(seed, epochs=5):
     rng = np.random.default_rng(seed)
-    names = ("train_loss", "test_accuracy", "learning_rate", "correction_accuracy")
+    names = ("train_loss", "test_accuracy", "train_accuracy", "correction_accuracy")
     names += ("clean_true", "clean_other", "wrong_true", "wrong_memorized", "wrong_other")
     return [{"epoch": e, **{name: float(rng.random()) for name in names}} for e in range(1, epochs + 1)]
 
@@ -29,11 +33,14 @@ def bars(ax):
     return [patch.get_height() for patch in ax.patches]
 
 
+TRAINED = "train accuracy, by the\ngiven labels"
+
+
 def test_learning_curves_draw_mean_and_band():
     runs = {"ce": [records(0), records(1), records(2)], "elr": [records(3)]}
     figure = plots.draw_learning_curves(runs)
-    assert [ax.get_ylabel() for ax in figure.axes] == ["train loss", "test accuracy", "learning rate"]
-    for ax, name in zip(figure.axes, ("train_loss", "test_accuracy", "learning_rate"), strict=True):
+    assert [ax.get_ylabel() for ax in figure.axes] == ["train loss", TRAINED, "test accuracy"]
+    for ax, name in zip(figure.axes, ("train_loss", "train_accuracy", "test_accuracy"), strict=True):
         seeds = np.array([values(history, name) for history in runs["ce"]])
         drawn = line(ax, "ce (3 seeds)")
         np.testing.assert_array_equal(drawn.get_xdata(), [1, 2, 3, 4, 5])
@@ -119,6 +126,8 @@ def test_table():
 
 def test_table_of_other_numbers_has_an_axis_of_shares_beside():
     numbers = np.array([[-5.0, 20], [0, 3]])
+    figure = findings.draw_table(numbers, np.array([[0, 0], [np.nan, 0]]), "logit")
+    assert len(figure.axes) == 2 and not figure.legends  # no label is wrong
     left, right, *over = findings.draw_table(numbers, np.array([[0.5, 1], [np.nan, np.nan]]), "logit").axes
     assert left.get_ylim()[1] > 20 and len(over) == 1 and over[0].get_ylim() == pytest.approx((-0.03, 1.03))
     assert bars(over[0]) == [0.5, 1] and not bars(left) and not bars(right)
@@ -228,6 +237,8 @@ def test_memorization():
     ):
         np.testing.assert_array_equal(line(ax, label).get_ydata(), values(history, name))
     assert (len(right.lines), len(wrong.lines)) == (2, 3)
+    unfounded = [record | dict.fromkeys(("wrong_true", "wrong_memorized", "wrong_other")) for record in history]
+    assert [ax.get_title() for ax in plots.draw_memorization(unfounded).axes] == ["rightly labelled examples"]
 
 
 def test_table_over_epochs():
@@ -304,6 +315,35 @@ def test_histograms_are_densities_and_keep_what_lies_beyond():
     assert plots.draw_histograms(groups, "loss").axes[0].get_xlim() == (0, 9)
 
 
+def test_a_dark_picture_has_no_black_ink_and_the_same_lines(tmp_path):
+    figure = plots.draw_learning_curves({"ce": [records(0), records(1)]})
+    style.entitle(figure, "some data, " * 20)
+    before = [item.get_xydata().tolist() for ax in figure.axes for item in ax.lines]
+    style.save(figure, tmp_path / "light.png")
+    style.darken(figure)
+    assert [item.get_xydata().tolist() for ax in figure.axes for item in ax.lines] == before
+    assert "\n" in figure.get_suptitle()
+    image = io.BytesIO()
+    figure.savefig(image)
+    pixels = np.asarray(Image.open(image).convert("L"))
+    assert np.median(pixels) < 30 and np.mean(pixels > 128) > 0.01 and pixels.min() > 10
+
+
+def test_a_title_claims_no_truth_that_is_not_known():
+    clean, given = np.arange(10), np.array([1, *range(1, 10)])
+    dataset = data.from_arrays(np.zeros((10, 2, 2, 1), np.uint8), clean, np.zeros((10, 2, 2, 1), np.uint8), clean)
+    noisy = config.Config(method="elr", noise="pair_flip")
+    for truth, settings, true_labels, told in (
+        (clean, noisy, clean, "10 % wrong labels (pair-flip)"),
+        (clean, noisy, None, "10 % of the labels made wrong (pair-flip)"),
+        (clean, config.Config(method="elr"), clean, "10 % wrong labels"),
+        (given, config.Config(method="elr"), clean, "labels as given"),
+        (None, config.Config(method="elr"), None, "labels as given"),
+    ):
+        own = dataset._replace(name="mine", true_labels=true_labels)
+        assert of_runs.title(settings, own, Labels(np.arange(10), given, truth)) == f"mine, elr, {told}"
+
+
 SAVED = {
     "lines": ([plots.Panel({"a": plots.Line(np.arange(4), np.arange(4))}, "one", "x", "y")], 1),
     "histograms": ({"x": {"a": np.arange(9.0)}}, "loss"),
@@ -361,7 +401,8 @@ def test_gradient_coefficients(name):
         for label, term in (("p − y", "ce"), ("my pull", "my_pull")):
             np.testing.assert_array_equal(line(ax, label).get_ydata(), values(history, f"{term}_coefficient_{kind}"))
     unfounded = [{**record, **{key: None for key in record if "wrong" in key}} for record in history]
-    assert len(plots.draw_gradient_coefficients(unfounded, name).axes[0].lines) == 3  # no wrong labels, no points
+    assert len(plots.draw_gradient_coefficients(unfounded, name).axes[0].lines) == 2  # no wrong labels, no line
+    assert len(plots.draw_gradient_coefficients(unfounded, name).axes) == (1 if name is None else 2)
     with pytest.raises(ValueError, match=f"no {whole}_coefficient_clean"):
         plots.draw_gradient_coefficients([{"epoch": 1}], name)
 

@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from experiments import run
-from experiments.runs import audit, restore
+from experiments.runs import audit, restore, trackers
 from experiments.settings import config
 from robustjax import data
 from robustjax.data import corruptions
@@ -42,8 +42,13 @@ def test_a_run_directory_is_complete(tmp_path, method, capsys, monkeypatch):
     monkeypatch.setattr(dynamic_loss, "STILL", 2.0)  # so that it has something to warn of
     audited = []
     monkeypatch.setattr(audit, "after_run", lambda *arguments: audited.append(arguments))
+    told = []
+    monkeypatch.setattr(trackers, "check", lambda name: None)
+    monkeypatch.setitem(trackers.OPEN, "wandb", lambda *_: trackers.Sink(
+        "id", lambda *found: told.append(found), told.append, told.append
+    ))  # fmt: skip
     out = tmp_path / "run"
-    assert start(out, method, 3, "--seeds=2") == 0
+    assert start(out, method, 3, "--seeds=2", "--log=wandb") == 0
     printed = capsys.readouterr().out
     assert "test accuracy, last epoch" in printed
     settings = json.loads(read(out / "config.json"))["settings"]
@@ -66,7 +71,7 @@ def test_a_run_directory_is_complete(tmp_path, method, capsys, monkeypatch):
     for text, seeds in summary["warnings"].items():
         assert seeds == [0, 1] and f"warning: {text} (seeds 0, 1)" in printed
     assert len(summary["warnings"]) == printed.count("warning: ") == (method == "dynamic_loss")
-    pictures = {"learning_curves.png", "memorization.png"}
+    pictures = {"learning_curves.png", "memorization.png", "confusion.png"}
     if method == "dynamic_loss":
         assert 0 <= last["correction_accuracy"] <= 1 and 0 <= last["label_weight_wrong"] <= 1
         pictures |= {
@@ -77,7 +82,15 @@ def test_a_run_directory_is_complete(tmp_path, method, capsys, monkeypatch):
     if method == "elr":
         assert 0 <= last["target_accuracy"] <= 1 and 0 <= last["validation_accuracy"] <= 1
         pictures |= {"target_accuracy.png", "elr_coefficients.png"}
-    assert {p.name for p in (out / "plots").iterdir()} == pictures
+    assert {p.name for p in (out / "plots").iterdir()} == pictures | {"learning_curves-dark.png"}
+    with np.load(out / "confusion-seed1.npz") as confusion:
+        counts = confusion["counts"]
+        assert confusion["epoch"] == 3 and counts.sum(1).tolist() == np.bincount(read_data.test_labels).tolist()
+    assert counts.trace() / counts.sum() == pytest.approx(finals[1])
+    numbers = {(seed, epoch): found for seed, epoch, found in told[:6]}
+    assert {p.name for p in told[6:-1]} == pictures and told[-1] is True and "log" not in settings
+    assert numbers[1, 3]["per_class_accuracy/9"] == records[-1]["per_class_accuracy"][9]
+    assert list(numbers) == [(r["seed"], r["epoch"]) for r in records]
     kept = {p.name for p in (out / "checkpoints").iterdir()}
     assert kept == ({"1", "2", "3"} if method == "elr" else {"2", "3"})
     noise = corruptions.load_noise(out / "labels-seed1.npz")

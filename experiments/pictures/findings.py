@@ -267,7 +267,9 @@ def draw_table(
       class_names: default class 0, class 1, …
     """
     values = style.matrix(values, "values")
-    noisy_share = None if noisy_share is None else style.matrix(noisy_share, "noisy_share", values.shape)
+    if noisy_share is not None:
+        noisy_share = style.matrix(noisy_share, "noisy_share", values.shape)
+        noisy_share = noisy_share if np.nansum(noisy_share) else None  # where no label is wrong
     names = style.names_or_numbers(class_names, len(values))
     shown = style.spread(len(values), MAX_PANELS)
     size = (2.2, 1.9) if len(shown) > 1 else (4.0, 3.0)

@@ -43,6 +43,8 @@ def draw_all(
 ) -> list[pathlib.Path]:
     """Draw a run's pictures into its `plots` folder; of findings those of the first seed.
 
+    Beside learning_curves.png lies learning_curves-dark.png, which is not among those that are returned.
+
     What cannot be drawn is told on stderr, in a sentence, and left out: no picture is worth a finished run.
 
     Raises:
@@ -51,7 +53,8 @@ def draw_all(
     by_seed = [[r for r in records if r["seed"] == seed] for seed in seeds]
     made: list[pathlib.Path] = []
     parts: dict[str, Callable[[], Iterator[tuple[str, findings.Drawing]]]]
-    parts = {"a run": functools.partial(_of_any_run, settings.method, by_seed, dataset.test_held_out)}
+    parts = {"a run": functools.partial(_of_any_run, path, settings.method, by_seed, dataset)}
+    heading = title(settings, dataset, corrupted[0])
     with _telling("findings"):
         kinds, examples = read_findings(path, seeds[0])
         left = findings.Left(
@@ -65,14 +68,41 @@ def draw_all(
         with _telling(part):
             for name, draw in drawings():
                 with _telling(name):
-                    made.append(style.save(draw(), path / "plots" / f"{name}.png"))
+                    figure = draw()
+                    style.entitle(figure, heading)
+                    made.append(style.save(figure, path / "plots" / f"{name}.png"))
+                    if name == "learning_curves":
+                        style.darken(figure)
+                        style.save(figure, path / "plots" / f"{name}-dark.png")
     return made
 
 
+def title(settings: Config, dataset: Dataset, labels: Labels) -> str:
+    """Data set, method, and what is known of wrong labels: that of data of one's own only what the run has made wrong.
+
+    Args:
+      settings: with the method's name as it is to be shown.
+      dataset: what was trained on.
+      labels: as trained on.
+    """
+    told = "labels as given"
+    if labels.clean is not None and (share := np.mean(labels.given != labels.clean)):
+        known = "wrong labels" if dataset.true_labels is not None else "of the labels made wrong"
+        told = f"{100 * share:.0f} % {known}"
+        told += f" ({settings.noise.replace('_', '-')})" * (settings.noise != "none")
+    return f"{style.plain(dataset.name)}, {style.plain(settings.method)}, {told}"
+
+
 def _of_any_run(
-    method: str, by_seed: Sequence[style.Records], test_held_out: bool
+    path: pathlib.Path, method: str, by_seed: Sequence[style.Records], dataset: Dataset
 ) -> Iterator[tuple[str, findings.Drawing]]:
-    yield "learning_curves", functools.partial(plots.draw_learning_curves, {method: by_seed}, test_held_out)
+    yield "learning_curves", functools.partial(plots.draw_learning_curves, {method: by_seed}, dataset.test_held_out)
+    counts = [_read(file)["counts"] for file in sorted(path.glob("confusion-seed*.npz"))]
+    if counts:
+        rows = "held-out label as given" if dataset.test_held_out else "test label"
+        columns = "predicted" if len(counts) == 1 else f"predicted, {len(counts)} seeds together"
+        names = [style.plain(name) for name in dataset.class_names]
+        yield "confusion", functools.partial(plots.draw_confusion, np.sum(counts, 0), names, rows, columns)
     if any("wrong_memorized" in r for r in by_seed[0]):
         yield "memorization", functools.partial(plots.draw_memorization, by_seed[0])
     if any("disagreement" in r for r in by_seed[0]):  # the truth is not known

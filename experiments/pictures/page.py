@@ -260,7 +260,7 @@ def _pictures(folder: pathlib.Path) -> Iterator[dict[str, str]]:
     """What has been drawn of the method's findings, as long as the page does not become too heavy."""
     left = _PICTURES_BYTES
     for file in sorted(folder.glob("*.png")):
-        if file.stem != "learning_curves" and (left := left - file.stat().st_size) >= 0:
+        if not file.stem.startswith("learning_curves") and (left := left - file.stat().st_size) >= 0:
             yield {"name": style.words(file.stem), "src": _uri(file.read_bytes(), "png")}
 
 

@@ -30,7 +30,7 @@ MEMORIZATION = {
 
 
 def learning_curves(runs: Mapping[str, Sequence[Records]], path: PathLike, test_held_out: bool = False) -> Path:
-    """Save train loss, test accuracy and learning rate by epoch, see ``draw_learning_curves``."""
+    """Save train loss, train and test accuracy by epoch, see ``draw_learning_curves``."""
     return style.save(draw_learning_curves(runs, test_held_out), path)
 
 
@@ -38,12 +38,13 @@ def draw_learning_curves(runs: Mapping[str, Sequence[Records]], test_held_out: b
     """Draw a line a run: the mean over its seeds, in a band of one sample standard deviation to either side.
 
     Args:
-      runs: by label, the records of each seed, with ``train_loss``, ``test_accuracy`` and ``learning_rate``; a
+      runs: by label, the records of each seed, with ``train_loss``, ``train_accuracy`` and ``test_accuracy``; a
         quantity that no record holds gets no panel, and an epoch without it no point.
       test_held_out: whether the test part was held out of the training data, which its axis then says.
     """
     tested = test_part.title("test accuracy", test_held_out)
-    return draw_by_epoch(runs, {"train_loss": "train loss", "test_accuracy": tested, "learning_rate": "learning rate"})
+    trained = "train accuracy, by the given labels"
+    return draw_by_epoch(runs, {"train_loss": "train loss", "train_accuracy": trained, "test_accuracy": tested})
 
 
 def by_epoch(runs: Mapping[str, Sequence[Records]], titles: Mapping[str, str], path: PathLike) -> Path:
@@ -97,10 +98,14 @@ def draw_memorization(records: Records) -> Figure:
 
     Args:
       records: with the shares of ``evaluation.memorization``: ``clean_true``, ``clean_other``, ``wrong_true``,
-        ``wrong_memorized`` and ``wrong_other``.
+        ``wrong_memorized`` and ``wrong_other``; where no label is wrong there is no right panel.
     """
-    figure, axes = style.panels(2, columns=2, size=(3.6, 3.0), share=True)
-    for ax, (title, family) in zip(axes, MEMORIZATION.items(), strict=True):
+    there = {
+        title: family for title, family in MEMORIZATION.items()
+        if any(record.get(name) is not None for record in records for name in family)
+    }  # fmt: skip
+    figure, axes = style.panels(len(there), columns=2, size=(3.6, 3.0), share=True)
+    for ax, (title, family) in zip(axes, there.items(), strict=True):
         for name, (label, color, line) in family.items():
             epochs, values = style.curves([records], name)
             ax.plot(epochs, values[0], line, color=color, label=label)
@@ -136,6 +141,9 @@ def draw_gradient_coefficients(records: Records, name: str | None = None) -> Fig
     if not records:
         raise ValueError(f"records hold no {whole}_coefficient_clean")
     kinds = {"clean": ("right labels", BLUE), "wrong": ("wrong labels", RED)}
+    kinds = {kind: look for kind, look in kinds.items() if any(
+        record.get(f"{whole}_coefficient_{kind}") is not None for record in records
+    )}  # fmt: skip
     everything = "p − y" if name is None else f"p − y + {style.words(name)}"
     panels = [(everything, [(whole, kind, label, color) for kind, (label, color) in kinds.items()])]
     if name is not None:
@@ -348,7 +356,7 @@ def draw_confusion(counts: np.ndarray, class_names: Sequence[str], rows: str, co
         ax.set_yticks(range(len(counts)), names)
         ax.set_xticks(range(len(counts)), names, rotation=40, ha="right", rotation_mode="anchor")
     ax.set(xlabel=columns, ylabel=rows)
-    bar = figure.colorbar(image, label=f"share of those {rows}", ticks=(0, 0.01, 0.1, 0.25, 0.5, 1))
+    bar = figure.colorbar(image, label="share of the row", ticks=(0, 0.01, 0.1, 0.25, 0.5, 1))
     style.percent_axis(bar.ax)
     return figure
 

@@ -6,6 +6,7 @@ Colours are Okabe and Ito's, which colour-blind readers can tell apart; line sty
 import io
 import os
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 PathLike = str | os.PathLike[str]
@@ -40,8 +43,10 @@ STYLE: dict[Any, Any] = {
     "legend.fontsize": 8,
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
+    "figure.titlesize": 10,
     "figure.dpi": 130,
 }
+_DARK = {"white": "#0d1117", "black": "#e6edf3", "grid": "#30363d", BLUE: "#4aa8e8"}  # GitHub's dark page
 MAX_PANELS = 20
 
 
@@ -51,6 +56,28 @@ def save(figure: Figure, path: PathLike) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure).print_png(path)
     return path
+
+
+def entitle(figure: Figure, title: str) -> None:
+    """Put a title above all panels, in as many lines as the figure's width needs."""
+    figure.suptitle(textwrap.fill(title, int(14 * figure.get_figwidth())), fontsize=STYLE["figure.titlesize"])
+
+
+def darken(figure: Figure) -> None:
+    """Turn a figure that was saved for a white page into one for a dark page: paper, ink and grid, and dark colours."""
+    figure.set_layout_engine("none")  # everything stays where it is, and need not be laid out again
+    figure.set_facecolor(_DARK["white"])
+    for text in figure.findobj(Text):
+        text.set_color(_DARK["black"])
+    for ax in figure.axes:
+        ax.set_facecolor(_DARK["white"])
+        ax.tick_params(colors=_DARK["black"], grid_color=_DARK["grid"])
+        ax.spines[:].set_color(_DARK["black"])
+        for band in ax.collections:
+            band.set_alpha(0.35)
+    for line in figure.findobj(Line2D):
+        if line.get_color() in _DARK:
+            line.set_color(_DARK[line.get_color()])
 
 
 def svg(figure: Figure, name: str) -> str:

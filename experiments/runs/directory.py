@@ -8,6 +8,7 @@ labels-seed0.npz     which examples were kept, and the labels they were given
 metrics.jsonl        a line for each epoch and seed
 diagnostics/         what the method has found, by class, group and cell: a file for each epoch and seed
 findings-seed0.npz   and of each example, after the newest epoch
+confusion-seed0.npz  how many test examples of each label are predicted as which class, after the newest epoch
 evidence-seed0.npz   what training told about each given label, see `experiments.runs.evidence`
 evidence/            the same as far as it had come at each kept checkpoint
 validation-seed0.npz the same for what is held out, with --validation-split
@@ -20,6 +21,7 @@ plots/               PNG
 suspects.csv         labels that are probably wrong, and what a person has decided about them: no run deletes that
 labels.npy, pred_probs.npy, audit.json, report.html    the rest of the audit (`experiments.runs.audit`)
 summary.json         written last: it is there when the run is complete
+log/                 what a tracker keeps on this machine, with --log (`experiments.runs.trackers`)
 config.next.json     the config.json of a run that is overwriting this one at the moment
 """
 
@@ -43,12 +45,13 @@ _NEXT = "config.next.json"  # the description of a run that overwrites another
 _WRITTEN = re.compile(
     r"(summary\.json|metrics\.jsonl|data\.json|audit\.json|vocabulary\.txt|examples\.npz)(\.tmp)?"
     r"|config(\.next)?\.json\.tmp|(labels\.npy|pred_probs\.npy|report\.html)(\.partial)?|suspects\.csv\.partial"
-    r"|(labels|validation|trusted|findings|evidence|cross-fit)-seed\d+\.(npz|(npz\.\d+\.)?partial)"
-    r"|plots/\w+\.png|diagnostics/seed\d+-epoch\d+\.npz|evidence/seed\d+-epoch\d+\.(npz|partial)"
+    r"|(labels|validation|trusted|findings|confusion|evidence|cross-fit)-seed\d+\.(npz|(npz\.\d+\.)?partial)"
+    r"|plots/[\w-]+\.png|diagnostics/seed\d+-epoch\d+\.npz|evidence/seed\d+-epoch\d+\.(npz|partial)"
+    r"|log/(ids\.json(\.tmp)?|tensorboard|wandb|mlflow|mlflow\.db(-\w+)?)"
     r"|(checkpoints|best/seed\d+|partial/epoch\d+)/\d+(\.orbax-checkpoint-tmp.*)?"
 )
 # In them too, and they are deleted once empty.
-_FOLDERS = ("plots", "diagnostics", "evidence", "checkpoints", "best/seed*", "best", "partial/epoch*", "partial")
+_FOLDERS = ("plots", "diagnostics", "evidence", "checkpoints", "best/seed*", "best", "partial/epoch*", "partial", "log")
 
 
 class RunDirectoryError(ValueError):

@@ -117,6 +117,17 @@ def diagnostics(epoch: Epoch, k: int, labels: Labels) -> dict[str, np.ndarray]:
     return judge.kept_by_epoch(epoch.findings[k], labels)
 
 
+def save_confusion(path: pathlib.Path, epoch: Epoch, k: int, seed: int, test_labels: np.ndarray) -> None:
+    """Write confusion-seedS.npz of the newest epoch: `epoch`, 1 for the first, and `counts` of the test part.
+
+    `counts` is int64 [C, C]: how many examples have the one label and are predicted as the other.
+    """
+    logits = np.asarray(epoch.test_logits[k])
+    counts = np.zeros((logits.shape[1], logits.shape[1]), np.int64)
+    np.add.at(counts, (np.asarray(test_labels), logits.argmax(-1)), 1)
+    _save(path / f"confusion-seed{seed}.npz", {"counts": counts, "epoch": np.array(epoch.epoch + 1)})
+
+
 def save_findings(path: pathlib.Path, epoch: Epoch, k: int, seed: int, labels: Labels) -> None:
     """Write what the method has found for seed number `k` into its run directory; nothing if it found nothing.
 
@@ -134,13 +145,16 @@ def save_findings(path: pathlib.Path, epoch: Epoch, k: int, seed: int, labels: L
         "epoch": np.array(epoch.epoch + 1),
         **judge.kept_by_example(findings),
     }
-    newest = path / f"findings-seed{seed}.npz"
-    partial = newest.with_suffix(".partial")
-    with open(partial, "wb") as file:
-        np.savez_compressed(file, **arrays)
-    os.replace(partial, newest)
+    _save(path / f"findings-seed{seed}.npz", arrays)
     kept: dict[str, Any] = diagnostics(epoch, k, labels)
     if kept:
         folder = path / "diagnostics"
         folder.mkdir(exist_ok=True)
         np.savez_compressed(folder / f"seed{seed}-epoch{epoch.epoch + 1:04d}.npz", **kept)
+
+
+def _save(path: pathlib.Path, arrays: dict[str, Any]) -> None:
+    partial = path.with_suffix(".partial")
+    with open(partial, "wb") as file:
+        np.savez_compressed(file, **arrays)
+    os.replace(partial, path)

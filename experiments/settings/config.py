@@ -138,6 +138,10 @@ class Config:
         "trained on all but one of K parts, which take K times as long as the run, K in [0, 100]; 0: none"
     )  # fmt: skip
     compilation_cache: str | None = setting(None, "run", "folder for compiled programs; 'off' for none")
+    log: str = setting(
+        "none", "run", "besides, epochs and pictures for a tracker, whose package is an extra of its name",
+        choices=("none", "tensorboard", "wandb", "mlflow"),
+    )  # fmt: skip
     quiet: bool = setting(False, "run", "print the final table only")
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict, metadata={"group": None})
     # Settings and options that nobody has named, to be chosen by the size of the data (`fill`). Until then their values
@@ -151,7 +155,7 @@ _SPARSE = composable.options_of(sparse.sparse_terms)
 # Settings that change where or how a run is carried out, but not its result.
 _NOT_IDENTITY = (
     "out", "resume", "overwrite", "checkpoint_every", "keep_checkpoints", "quiet", "data_dir", "cache_dir", "parallel",
-    "compilation_cache",
+    "compilation_cache", "log",
     "cross_fit",  # it adds a file, which tells its number of parts
     "recipe",  # what it says is in the settings
     "by_size",  # likewise
