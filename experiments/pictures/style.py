@@ -76,8 +76,8 @@ def darken(figure: Figure) -> None:
         for band in ax.collections:
             band.set_alpha(0.35)
     for line in figure.findobj(Line2D):
-        if line.get_color() in _DARK:
-            line.set_color(_DARK[line.get_color()])
+        color = str(line.get_color())
+        line.set_color(_DARK.get(color, color))
 
 
 def svg(figure: Figure, name: str) -> str:
