@@ -67,8 +67,11 @@ def audit(
         with (cross-validation), unless `in_sample`.
       in_sample: the probabilities are those of a model on what it was trained on, where it may have memorised wrong
         labels. Then all evidence is averaged by ranks, on the scale of `mean_margin`, and calibrated by a mixture of
-        two normal distributions. The interval then begins at 0, since examples that are hard to learn look like wrong
-        labels: only cross-fitting tells a number from below. Else `mean_margin` and `scores` are only checked: what a
+        two normal distributions; the score is the mean of that and of what the model of true and given labels says of
+        the probabilities, so that it is near 1 only where both call a label wrong: the first takes hard examples for
+        wrong labels, the second sees nothing that has been memorised, and is left out where the probabilities give
+        back 95 % of the labels. The interval then begins at 0: only
+        cross-fitting tells a number from below. Else `mean_margin` and `scores` are only checked: what a
         network learned from a label adds nothing that can be counted.
       mean_margin: mean over training of the logit of the given label minus the largest other one, [N]; the best single
         score in arXiv 2510.16211.
@@ -85,23 +88,24 @@ def audit(
     evidence = {name: _checked_scores(name, values, count) for name, values in scores.items()}
     margin = None if mean_margin is None else _checked_scores("mean_margin", mean_margin, count)
     told = _suspicion(labels, probs, margin, evidence) if in_sample else None
-    fitted = None if in_sample else _fit(labels, probs)
+    memorised = in_sample and np.mean(probs.argmax(axis=1) == labels) >= _MEMORISED
+    fitted = _fit(labels, probs)
     wrong, proposed = np.empty(count), np.empty(count, np.int32)
     joint = np.zeros((classes, classes))
     size = max(1, _CHUNK // classes)
     for first in range(0, count, size):
         part = slice(first, first + size)
         given = labels[part]
-        if fitted is not None:
-            posterior = _posterior(fitted.model, given, probs[part])
-        elif told is not None:
-            posterior = _reweighted(probs[part], given, told[part])
+        posterior = _posterior(fitted.model, given, probs[part])
+        if told is not None:
+            share = told[part] if memorised else (told[part] + 1 - posterior[np.arange(len(given)), given]) / 2
+            posterior = _reweighted(probs[part] if memorised else posterior, given, share)
         wrong[part] = 1 - posterior[np.arange(len(given)), given]
         proposed[part] = np.argmax(posterior, axis=1)
         joint += np.stack([np.bincount(given, weights=column, minlength=classes) for column in posterior.T])
     wrong = np.clip(wrong, 0, 1)
     total = float(wrong.sum())
-    if fitted is not None:
+    if told is None:
         low, high = _interval(wrong, count * fitted.low, count * fitted.high, _OF_UNDECIDED)
     else:
         low, high = 0.0, _interval(wrong, total, total, _OF_UNDECIDED_IN_SAMPLE)[1]
@@ -410,6 +414,8 @@ def _posterior(model: _Model, labels: np.ndarray, probs: np.ndarray) -> np.ndarr
 
 
 # Evidence gathered in training.
+
+_MEMORISED = 0.95
 
 
 def _suspicion(
