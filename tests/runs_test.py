@@ -173,7 +173,7 @@ def test_quiet_prints_nothing(capfd):
 
 def test_unknown_mode_and_sizes_are_refused():
     with (
-        pytest.raises(ValueError, match="mode must be auto, live, plain or quiet, got 'loud'"),
+        pytest.raises(ValueError, match="mode must be auto, live, plain, notebook or quiet, got 'loud'"),
         progress.progress(1, 1, mode="loud"),
     ):
         pass
