@@ -58,7 +58,8 @@ def _no_audits() -> Iterator[None]:
 COSTLY = (
     "augment_test.py::test_small_grey_images*", "augment_test.py::test_view_range_determinism_and_jit?*rotate?",
     "augment_test.py::test_vmap_over_seeds*", "autoaugment_test.py::test_one_magnitude*",
-    "autoaugment_test.py::test_operation_with*", "mixtures_test.py::test_degenerate*", "common_suite_test.py::test_half_precision_is_finite?[dh]*",
+    "autoaugment_test.py::test_operation_with*", "mixtures_test.py::test_degenerate*",
+    "common_suite_test.py::test_half_precision_is_finite?[dh]*",
     "common_suite_test.py::test_compiled_equals_eager?har?", "common_suite_test.py::test_beats_*?har?",
     "contributing_test.py::test_its_options*", "custom_loss_test.py::test_a_users_cross_entropy*",
     "dividemix_test.py::test_each_network*", "dividemix_test.py::test_it_finds*",
