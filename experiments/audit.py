@@ -87,7 +87,7 @@ def _audit_run(path: pathlib.Path, settings: config.Config, dataset: data.Datase
     audit.write_report(path, found, dataset)
     print(audit.describe(found))
     if clean is not None:
-        print(_judged(found))
+        print(judged_in_words(found.facts["judged"]))
     print(f"report: {path / 'report.html'}")
     return 0
 
@@ -147,10 +147,6 @@ def _dataset(
         return None
 
 
-def _judged(found: audit.Found) -> str:
-    return judged_in_words(found.facts["judged"])
-
-
 def judged_in_words(judged: Mapping[str, float | int | None]) -> str:
     """What `audit.judge` gives, in lines."""
 
@@ -189,7 +185,7 @@ def _audit_alone(pred_probs: str, labels: str, true_labels: str | None, out: pat
     audit.write_tables(out, found)
     print(audit.describe(found))
     if clean is not None:
-        print(_judged(found))
+        print(judged_in_words(found.facts["judged"]))
     print(f"written: {out / 'suspects.csv'}")
     return 0
 

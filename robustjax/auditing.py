@@ -89,23 +89,25 @@ def audit(
     margin = None if mean_margin is None else _checked_scores("mean_margin", mean_margin, count)
     told = _suspicion(labels, probs, margin, evidence) if in_sample else None
     memorised = in_sample and np.mean(probs.argmax(axis=1) == labels) >= _MEMORISED
-    fitted = _fit(labels, probs)
+    fitted = None if memorised else _fit(labels, probs)
     wrong, proposed = np.empty(count), np.empty(count, np.int32)
     joint = np.zeros((classes, classes))
     size = max(1, _CHUNK // classes)
     for first in range(0, count, size):
         part = slice(first, first + size)
         given = labels[part]
-        posterior = _posterior(fitted.model, given, probs[part])
+        posterior = probs[part] if fitted is None else _posterior(fitted.model, given, probs[part])
         if told is not None:
-            share = told[part] if memorised else (told[part] + 1 - posterior[np.arange(len(given)), given]) / 2
-            posterior = _reweighted(probs[part] if memorised else posterior, given, share)
+            share = told[part]
+            if fitted is not None:
+                share = (share + 1 - posterior[np.arange(len(given)), given]) / 2
+            posterior = _reweighted(posterior, given, share)
         wrong[part] = 1 - posterior[np.arange(len(given)), given]
         proposed[part] = np.argmax(posterior, axis=1)
         joint += np.stack([np.bincount(given, weights=column, minlength=classes) for column in posterior.T])
     wrong = np.clip(wrong, 0, 1)
     total = float(wrong.sum())
-    if told is None:
+    if told is None and fitted is not None:
         low, high = _interval(wrong, count * fitted.low, count * fitted.high, _OF_UNDECIDED)
     else:
         low, high = 0.0, _interval(wrong, total, total, _OF_UNDECIDED_IN_SAMPLE)[1]
