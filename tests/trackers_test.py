@@ -56,10 +56,11 @@ def test_a_resumed_run_goes_on_with_the_same_tracker_run(tmp_path, monkeypatch):
     ]  # fmt: skip
     calls.clear()
     with trackers.open_tracker("wandb", tmp_path, CONFIG, NAMES) as tracker:
+        tracker.log_epoch(line(1, 0))  # which it knows
         tracker.log_epoch(line(2, 0))
         tracker.log_figures([tmp_path / "a.png"])
     assert [call[:2] for call in calls] == [("open", "elr"), ("log", 0), ("show", tmp_path / "a.png"), ("close", True)]
-    assert calls[0][2] == "abc"
+    assert calls[0][2] == "abc" and calls[1][2] == 2
 
 
 def test_a_tracker_that_comes_later_is_told_what_was_before(tmp_path, monkeypatch):
@@ -71,7 +72,7 @@ def test_a_tracker_that_comes_later_is_told_what_was_before(tmp_path, monkeypatc
         tracker.log_epoch(line(3, 0))
         tracker.log_epoch(line(3, 1))
     logged = [call[1:3] for call in calls if call[0] == "log"]
-    assert logged == [(0, 1), (1, 1), (0, 2), (1, 2), (0, 3), (1, 3)]
+    assert logged == [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (1, 3)]
 
 
 @pytest.mark.parametrize("fails", ["open", "log", "show", "close"])
@@ -104,12 +105,13 @@ def picture(path):
 
 
 def logged(name, path):
-    """Two seeds, two epochs of which the second is logged again after a cut, and a picture."""
+    """Two seeds, two epochs of which the second is computed again after a cut, one more, and a picture."""
     with trackers.open_tracker(name, path, CONFIG, NAMES) as tracker:
         for epoch, seed in np.ndindex(2, 2):
             tracker.log_epoch(line(epoch + 1, seed, margin=[1.0, 2.0]))
     with trackers.open_tracker(name, path, CONFIG, NAMES) as tracker:
         tracker.log_epoch(line(2, 0))
+        tracker.log_epoch(line(3, 0))
         tracker.log_figures([picture(path)])
 
 
@@ -131,8 +133,8 @@ def test_tensorboard(tmp_path, capsys):
         (1, "test_accuracy"): 1.1, (1, "margin/cat"): 1, (1, "margin/dog"): 2, (2, "test_accuracy"): 1.2,
         (2, "margin/cat"): 1, (2, "margin/dog"): 2,
     })  # fmt: skip
-    starts = [e.step for e in events("seed0") if e.HasField("session_log")]
-    assert starts[-1] == 2  # what was logged from there on before the cut does not count
+    steps = [e.step for e in events("seed0") for v in e.summary.value if v.tag == "test_accuracy"]
+    assert steps == [1, 2, 3]
     assert "a" in {v.tag for e in events("pictures") for v in e.summary.value}
 
 
@@ -144,7 +146,8 @@ def test_wandb_offline(tmp_path, capsys, monkeypatch):
     logged("wandb", tmp_path)
     assert "warning: wandb takes" not in capsys.readouterr().err
     (own,) = json.loads((tmp_path / "log" / "ids.json").read_bytes()).values()
-    assert len(list((tmp_path / "log" / "wandb").glob(f"offline-run-*/run-{own}.wandb"))) >= 1
+    assert own["epochs"] == {"0": 3, "1": 2}
+    assert len(list((tmp_path / "log" / "wandb").glob(f"offline-run-*/run-{own['id']}.wandb"))) >= 1
     assert list((tmp_path / "log" / "wandb").glob("offline-run-*/files/media/images/plots/a_*.png"))
 
 
@@ -157,8 +160,9 @@ def test_mlflow_without_a_server(tmp_path, capsys, monkeypatch):
     assert "warning: mlflow takes" not in capsys.readouterr().err
     with sqlite3.connect(tmp_path / "log" / "mlflow.db") as base:
         ((own, status),) = base.execute("select run_uuid, status from runs").fetchall()
-        found = {(key, step): value for key, step, value in base.execute("select key, step, value from metrics")}
+        told = base.execute("select key, step, value from metrics").fetchall()
         params = dict(base.execute("select key, value from params").fetchall())
-    assert status == "FINISHED" and params["beta"] == "0.7"
+    found = {(key, step): value for key, step, value in told}
+    assert status == "FINISHED" and params["beta"] == "0.7" and len(told) == len(found)  # once each
     assert found[("seed1/test_accuracy", 2)] == pytest.approx(1.2) and found[("seed0/margin/dog", 1)] == 2
     assert (tmp_path / "log" / "mlflow" / own / "artifacts" / "plots" / "a.png").exists()

@@ -2,7 +2,7 @@
 
 Each tracker is its own package, an extra of this one, and one entry of `OPEN`: a function (run directory, settings, the
 id that an earlier part of the run was given, or None) -> `Sink`. What it writes on this machine lies in `log/` of the
-run directory: `log/ids.json` has the ids by which a resumed run goes on with the same one.
+run directory: `log/ids.json` has the ids by which a resumed run goes on with the same one, and how far it was told.
 """
 
 import contextlib
@@ -96,8 +96,9 @@ def open_tracker(
 ) -> Iterator[Tracker]:
     """A run's tracker, for as long as the run lasts; a resumed run goes on with the one that it had.
 
-    A tracker that does not know the run yet is first told the epochs that are in metrics.jsonl. One that fails, since
-    there is no network, say, is told of in one sentence on stderr and no longer used: it stops no run.
+    Each epoch is told once, also where a resumed run computes it again; a tracker that does not know the run yet is
+    first told the epochs that are in metrics.jsonl. One that fails, since there is no network, say, is told of in one
+    sentence on stderr and no longer used: it stops no run.
 
     Args:
       name: "none", or a key of `OPEN` (`check`).
@@ -128,25 +129,34 @@ def open_tracker(
         yield Tracker(lambda record: None, lambda pictures: None)
         return
     file = path / "log" / "ids.json"
+    told: dict[str, int] = {}  # the last epoch by seed
 
-    def begin() -> tuple[Sink, bool]:
+    def keep(known: Mapping[str, Any], sink: Sink) -> None:
+        file.parent.mkdir(exist_ok=True)
+        records.write_json_atomic(file, {**known, name: {"id": sink.id, "epochs": told}})
+
+    def begin() -> tuple[Mapping[str, Any], Sink]:
         known = json.loads(file.read_bytes()) if file.exists() else {}
-        sink = OPEN[name](path, config, known.get(name))
-        if name not in known:
-            file.parent.mkdir(exist_ok=True)
-            records.write_json_atomic(file, known | {name: sink.id})
-        return sink, name not in known
+        own = known.get(name, {"id": None, "epochs": {}})
+        told.update(own["epochs"])
+        sink = OPEN[name](path, config, own["id"])
+        keep(known, sink)
+        return known, sink
 
-    sink, news = attempt(begin) or (_NOTHING, False)
+    known, sink = attempt(begin) or ({}, _NOTHING)
 
     def log_epoch(record: Mapping[str, Any]) -> None:
-        nonlocal news
-        earlier: Sequence[Mapping[str, Any]] = ()
-        if news and record["epoch"] > 1:
-            earlier = [r for r in records.read_records(path / "metrics.jsonl") if r["epoch"] < record["epoch"]]
-        news = False
-        for each in (*earlier, record):
-            attempt(sink.log, each["seed"], each["epoch"], numbers(each, class_names))
+        seed, epoch = str(record["seed"]), record["epoch"]
+        last = told.get(seed, 0)
+        missed: Sequence[Mapping[str, Any]] = ()
+        if last < epoch - 1:
+            before = records.read_records(path / "metrics.jsonl")
+            missed = [r for r in before if r["seed"] == record["seed"] and last < r["epoch"] < epoch]
+        for each in (*missed, record):
+            if each["epoch"] > last:
+                attempt(sink.log, each["seed"], each["epoch"], numbers(each, class_names))
+        told[seed] = max(last, epoch)
+        attempt(keep, known, sink)
 
     def log_figures(pictures: Sequence[pathlib.Path]) -> None:
         for picture in pictures:
@@ -169,7 +179,9 @@ def _open_tensorboard(path: pathlib.Path, config: Mapping[str, Any], known: str 
 
     def writer(part: str, epoch: int) -> Any:
         if part not in open_ones:  # of a run that was cut later than it now goes on, later epochs do not count
-            open_ones[part] = tensorboardX.SummaryWriter(str(folder / part), purge_step=epoch)
+            # The files of two parts of a run would else have one name where they begin within a second.
+            own = tensorboardX.SummaryWriter(str(folder / part), purge_step=epoch, filename_suffix=f".{epoch}")
+            open_ones[part] = own
         return open_ones[part]
 
     def log(seed: int, epoch: int, found: Mapping[str, float]) -> None:
