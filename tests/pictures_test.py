@@ -1,7 +1,5 @@
 """Plots: what is drawn is what was given; files are real pictures; nothing global is touched."""
 
-import io
-
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -315,18 +313,30 @@ def test_histograms_are_densities_and_keep_what_lies_beyond():
     assert plots.draw_histograms(groups, "loss").axes[0].get_xlim() == (0, 9)
 
 
-def test_a_dark_picture_has_no_black_ink_and_the_same_lines(tmp_path):
+def read_pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image.convert("L"), float)
+
+
+def test_beside_a_picture_lies_a_dark_one_of_the_same_lines_and_no_black_ink(tmp_path):
     figure = plots.draw_learning_curves({"ce": [records(0), records(1)]})
     style.entitle(figure, "some data, " * 20)
     before = [item.get_xydata().tolist() for ax in figure.axes for item in ax.lines]
-    style.save(figure, tmp_path / "light.png")
-    style.darken(figure)
+    light = read_pixels(style.save(figure, tmp_path / "a.png"))
     assert [item.get_xydata().tolist() for ax in figure.axes for item in ax.lines] == before
     assert "\n" in figure.get_suptitle()
-    image = io.BytesIO()
-    figure.savefig(image)
-    pixels = np.asarray(Image.open(image).convert("L"))
-    assert np.median(pixels) < 30 and np.mean(pixels > 128) > 0.01 and pixels.min() > 10
+    dark = read_pixels(tmp_path / "a-dark.png")
+    assert dark.shape == light.shape and np.median(light) > 250
+    assert np.median(dark) < 30 and np.mean(dark > 128) > 0.01 and dark.min() > 10
+
+
+def test_the_numbers_on_a_dark_matrix_are_those_of_the_light_one(tmp_path):
+    """They stand on its cells, whose colours do not change."""
+    figure = plots.draw_confusion(np.diag([50, 3]) + 1, ["a", "b"], "test label", "predicted")
+    before = [text.get_color() for text in figure.axes[0].texts]
+    style.save(figure, tmp_path / "a.png")
+    assert [text.get_color() for text in figure.axes[0].texts] == before and len(before) == 4
+    assert figure.axes[0].xaxis.label.get_color() != "black"
 
 
 def test_a_title_claims_no_truth_that_is_not_known():

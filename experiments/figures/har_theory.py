@@ -603,17 +603,23 @@ def toy_table(seeds: int) -> str:
     return "\n".join(rows)
 
 
-def _toy_fits(seed: int, inputs: np.ndarray) -> tuple[np.ndarray, Toy]:
+def _toy_fits(seed: int, inputs: np.ndarray, steps: int = 5000) -> tuple[np.ndarray, Toy]:
     toy, weights = sample_toy(seed), toy_weights(TOY_GRID, sampled=False)
     strengths = np.stack([size * (weights if har else np.ones_like(weights)) for size, har in TOY_FITS.values()])
     cubic = interpolate.make_smoothing_spline(*toy)(inputs)
-    return np.append(fit_toy(toy, strengths, TOY_GRID, seed)(inputs), cubic[None], axis=0), toy
+    return np.append(fit_toy(toy, strengths, TOY_GRID, seed, steps)(inputs), cubic[None], axis=0), toy
 
 
-def draw_toy(path: pathlib.Path, seed: int = 0) -> None:
-    """Save the toy regression under weak, strong and adaptive regularisation, and a cubic smoothing spline."""
+def draw_toy(path: pathlib.Path, seed: int = 0, steps: int = 5000) -> None:
+    """Save the toy regression under weak, strong and adaptive regularisation, and a cubic smoothing spline.
+
+    Args:
+      path: of the picture.
+      seed: of the data and of the nets' initial weights.
+      steps: of the nets' training.
+    """
     inputs = nodes(1000)
-    fits, toy = _toy_fits(seed, inputs)
+    fits, toy = _toy_fits(seed, inputs, steps)
     shown = [
         plots.Panel(
             {

@@ -75,6 +75,15 @@ print(har_theory.draw_exponents(FIGURES / "exponents.png", sizes))
 cells.picture(FIGURES / "exponents.png", width=700)
 
 # %% [markdown]
+# What that is for (its Fig. 3): a curve that is frequent, fast and clean on the left, and rare, slow and noisy on the
+# right. Regularised weakly everywhere a network follows the noise on the right, strongly everywhere it loses the curve
+# on the left; a cubic spline, as smooth everywhere, has no better choice; adaptive regularisation does both halves.
+
+# %%
+har_theory.draw_toy(FIGURES / "regression.png", steps=1500 if SMALL else 5000)
+cells.picture(FIGURES / "regression.png", width=700)
+
+# %% [markdown]
 # And its Fig. 1: losses early in training. Among frequent classes a large loss means a wrong label; among all it may as
 # well mean a rare class. The second area under the ROC curve, near one half or below, says so.
 

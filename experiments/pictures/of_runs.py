@@ -43,7 +43,7 @@ def draw_all(
 ) -> list[pathlib.Path]:
     """Draw a run's pictures into its `plots` folder; of findings those of the first seed.
 
-    Beside learning_curves.png lies learning_curves-dark.png, which is not among those that are returned.
+    Beside each lies one for a dark page, NAME-dark.png, which is not among those that are returned.
 
     What cannot be drawn is told on stderr, in a sentence, and left out: no picture is worth a finished run.
 
@@ -71,9 +71,6 @@ def draw_all(
                     figure = draw()
                     style.entitle(figure, heading)
                     made.append(style.save(figure, path / "plots" / f"{name}.png"))
-                    if name == "learning_curves":
-                        style.darken(figure)
-                        style.save(figure, path / "plots" / f"{name}-dark.png")
     return made
 
 

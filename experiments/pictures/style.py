@@ -16,6 +16,7 @@ from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
@@ -51,10 +52,16 @@ MAX_PANELS = 20
 
 
 def save(figure: Figure, path: PathLike) -> Path:
-    """Write a figure as a PNG, making the folder if need be; returns the path."""
+    """Write a figure as a PNG, and as NAME-dark.png for a dark page beside it, which leaves the figure dark.
+
+    Returns:
+      The path; its folder is made if need be.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure).print_png(path)
+    darken(figure)
+    FigureCanvasAgg(figure).print_png(path.with_stem(f"{path.stem}-dark"))
     return path
 
 
@@ -67,13 +74,14 @@ def darken(figure: Figure) -> None:
     """Turn a figure that was saved for a white page into one for a dark page: paper, ink and grid, and dark colours."""
     figure.set_layout_engine("none")  # everything stays where it is, and need not be laid out again
     figure.set_facecolor(_DARK["white"])
-    for text in figure.findobj(Text):
+    on_colors = {text for ax in figure.axes if ax.images for text in ax.texts}  # numbers on the cells of a matrix
+    for text in set(figure.findobj(Text)) - on_colors:
         text.set_color(_DARK["black"])
     for ax in figure.axes:
         ax.set_facecolor(_DARK["white"])
         ax.tick_params(colors=_DARK["black"], grid_color=_DARK["grid"])
         ax.spines[:].set_color(_DARK["black"])
-        for band in ax.collections:
+        for band in ax.findobj(PolyCollection):
             band.set_alpha(0.35)
     for line in figure.findobj(Line2D):
         color = str(line.get_color())
