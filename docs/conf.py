@@ -26,6 +26,8 @@ exclude_patterns = ["_generated", "site"]
 html_math_renderer = "mathml"  # which browsers draw themselves: no script, no network
 html_theme = "furo"
 html_title = "robustjax"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_show_copyright = False
 
 default_role = "code"  # docstrings write names in single backticks
