@@ -1,8 +1,11 @@
 """Plots: what is drawn is what was given; files are real pictures; nothing global is touched."""
 
+import functools
+
 import matplotlib as mpl
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 from PIL import Image
 
 from experiments.pictures import findings, of_runs, plots, style
@@ -328,6 +331,15 @@ def test_beside_a_picture_lies_a_dark_one_of_the_same_lines_and_no_black_ink(tmp
     dark = read_pixels(tmp_path / "a-dark.png")
     assert dark.shape == light.shape and np.median(light) > 250
     assert np.median(dark) < 30 and np.mean(dark > 128) > 0.01 and dark.min() > 10
+
+
+def test_dark_lines_may_have_any_colour(tmp_path):
+    """A colour a class is an array; the darkest shade would not be seen."""
+    line = functools.partial(plots.Line, [1, 2], [3, 4], "-")
+    figure = plots.draw_lines([plots.Panel({"a": line(style.class_colors(3)[0]), "b": line(style.SHADES[0])})], 1)
+    style.save(figure, tmp_path / "a.png")
+    first, second = (to_hex(item.get_color()) for item in figure.axes[0].lines)
+    assert first == to_hex(style.class_colors(3)[0]) and second != style.SHADES[0]
 
 
 def test_the_numbers_on_a_dark_matrix_are_those_of_the_light_one(tmp_path):

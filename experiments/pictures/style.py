@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
@@ -47,7 +48,8 @@ STYLE: dict[Any, Any] = {
     "figure.titlesize": 10,
     "figure.dpi": 130,
 }
-_DARK = {"white": "#0d1117", "black": "#e6edf3", "grid": "#30363d", BLUE: "#4aa8e8"}  # GitHub's dark page
+_WHITE, _BLACK, _GRID = "#0d1117", "#e6edf3", "#30363d"  # of a dark page: GitHub's
+_DARK = {"#000000": _BLACK, BLUE.lower(): "#4aa8e8", SHADES[0]: "#1f5aa6"}  # lines that could not be seen there
 MAX_PANELS = 20
 
 
@@ -73,19 +75,19 @@ def entitle(figure: Figure, title: str) -> None:
 def darken(figure: Figure) -> None:
     """Turn a figure that was saved for a white page into one for a dark page: paper, ink and grid, and dark colours."""
     figure.set_layout_engine("none")  # everything stays where it is, and need not be laid out again
-    figure.set_facecolor(_DARK["white"])
+    figure.set_facecolor(_WHITE)
     on_colors = {text for ax in figure.axes if ax.images for text in ax.texts}  # numbers on the cells of a matrix
     for text in set(figure.findobj(Text)) - on_colors:
-        text.set_color(_DARK["black"])
+        text.set_color(_BLACK)
     for ax in figure.axes:
-        ax.set_facecolor(_DARK["white"])
-        ax.tick_params(colors=_DARK["black"], grid_color=_DARK["grid"])
-        ax.spines[:].set_color(_DARK["black"])
+        ax.set_facecolor(_WHITE)
+        ax.tick_params(colors=_BLACK, grid_color=_GRID)
+        ax.spines[:].set_color(_BLACK)
         for band in ax.findobj(PolyCollection):
             band.set_alpha(0.35)
     for line in figure.findobj(Line2D):
-        color = str(line.get_color())
-        line.set_color(_DARK.get(color, color))
+        if (light := to_hex(line.get_color())) in _DARK:
+            line.set_color(_DARK[light])
 
 
 def svg(figure: Figure, name: str) -> str:
