@@ -23,10 +23,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from sklearn import metrics
 
 from experiments.run import execute
 from experiments.runs import restore
+from experiments.runs.audit import judge
+from experiments.runs.environment import environment
 from experiments.settings import config
 from robustjax import auditing, data
 from robustjax.data import corruptions
@@ -91,22 +92,6 @@ def cross_fit(case: Case, folder: pathlib.Path, seed: int, asked: argparse.Names
     return found
 
 
-def judged(wrong: np.ndarray, scores: np.ndarray, chosen: np.ndarray) -> dict[str, float]:
-    """How well `scores` [N] and the decision `chosen` (bool [N]) find what is `wrong` (bool [N])."""
-    number, hits = int(wrong.sum()), int((wrong & chosen).sum())
-    best = np.argsort(-scores, kind="stable")[:number]
-    figures = {
-        "auroc": metrics.roc_auc_score(wrong, scores),
-        "average_precision": metrics.average_precision_score(wrong, scores),
-        "precision_at_true_number": wrong[best].mean(),
-        "found": int(chosen.sum()),
-        "precision": hits / max(int(chosen.sum()), 1),
-        "recall": hits / number,
-        "f1": 2 * hits / max(int(chosen.sum()) + number, 1),
-    }
-    return {name: round(float(value), 4) for name, value in figures.items()}
-
-
 def compare(given: np.ndarray, true: np.ndarray, probs: np.ndarray, **evidence: Any) -> dict[str, Any]:
     """The figures of all three on one set of probabilities; `evidence` is for `auditing.audit`."""
     from cleanlab.filter import find_label_issues  # of the test extra
@@ -118,12 +103,12 @@ def compare(given: np.ndarray, true: np.ndarray, probs: np.ndarray, **evidence: 
         "examples": len(given),
         "wrong": int(wrong.sum()),
         "interval": [round(audit.low), round(audit.high)],
-        "robustjax": judged(wrong, audit.score, suspects),
-        "cleanlab": judged(wrong, -own, find_label_issues(given, probs, n_jobs=1)),
-        "predicted": judged(wrong, -own, probs.argmax(1) != given),
+        "robustjax": judge(wrong, audit.score, suspects),
+        "cleanlab": judge(wrong, -own, find_label_issues(given, probs, n_jobs=1)),
+        "predicted": judge(wrong, -own, probs.argmax(1) != given),
     }
     if "mean_margin" in evidence:
-        rows["mean_margin"] = judged(wrong, -evidence["mean_margin"], evidence["mean_margin"] < 0)
+        rows["mean_margin"] = judge(wrong, -evidence["mean_margin"], evidence["mean_margin"] < 0)
     return rows
 
 
@@ -131,7 +116,12 @@ def rows_of(name: str, seed: int, asked: argparse.Namespace) -> Iterator[dict[st
     """Train what is not trained yet, and judge it."""
     case = make_case(name, seed, asked)
     folder = pathlib.Path(asked.out) / f"{name}-seed{seed}"
-    about = {"data": name, "seed": seed, "method": asked.method, "epochs": asked.epochs}
+    settings = {"data": name, "method": asked.method, "examples": asked.examples, "epochs": asked.epochs}
+    settings |= {"folds": asked.folds}
+    about = {
+        "command": "python -m experiments.bench.label_errors " + " ".join(f"--{k}={v}" for k, v in settings.items()),
+        "environment": environment(), "data": name, "seed": seed, "method": asked.method, "epochs": asked.epochs,
+    }  # fmt: skip
     train(case, np.ones(len(case.given), bool), folder / "all", seed, asked)
     with np.load(folder / "all" / f"evidence-seed{seed}.npz") as found:
         yield (

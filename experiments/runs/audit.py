@@ -293,7 +293,7 @@ def examine(
     facts["train_examples"] = None if dataset is None else len(dataset.train_labels)
     facts["test_held_out"] = None if dataset is None else bool(dataset.test_held_out)
     if clean is not None:
-        facts["judged"] = judge(audit, np.asarray(evidence.given) != clean)
+        facts["judged"] = judge(evidence.given != clean, audit.score, np.isin(np.arange(len(order)), audit.suspects))
     return Found(evidence, audit, list(names), list(ids), listed, rows, pairs, facts)
 
 
@@ -333,31 +333,35 @@ def ranking(audit: auditing.Audit) -> np.ndarray:
     return np.lexsort([place, -audit.score])
 
 
-def judge(audit: auditing.Audit, wrong: np.ndarray) -> dict[str, float | int | None]:
+def judge(wrong: np.ndarray, score: np.ndarray, chosen: np.ndarray) -> dict[str, float | int | None]:
     """How well the wrong labels are found.
 
     Args:
-      audit: what was found.
       wrong: which labels are wrong, bool [N].
+      score: higher for more suspicious ones, [N].
+      chosen: which ones are called wrong, bool [N].
 
     Returns:
-      `wrong`, how many are; `auroc` and `average_precision` of the score; `precision`, `recall` and `f1` of as many
-      labels as are estimated to be wrong, and of as many as are, with `_at_true_number` behind; None where a number is
-      not defined.
+      `wrong`, how many are, and `found`, how many are called so; `auroc` and `average_precision` of the score;
+      `precision`, `recall` and `f1` of those that are called wrong, and, with `_at_true_number` behind, of as many of the
+      highest score as are wrong; None where a number is not defined.
     """
     from sklearn.metrics import average_precision_score, roc_auc_score  # a second to import, and seldom wanted
 
-    order, total = ranking(audit), int(wrong.sum())
-    found: dict[str, float | int | None] = {"wrong": total, "auroc": None, "average_precision": None}
+    total = int(wrong.sum())
+    told: dict[str, float | int | None] = {
+        "wrong": total, "found": int(chosen.sum()), "auroc": None, "average_precision": None,
+    }  # fmt: skip
     if 0 < total < len(wrong):
-        found["auroc"] = float(roc_auc_score(wrong, audit.score))
-        found["average_precision"] = float(average_precision_score(wrong, audit.score))
-    for ending, chosen in (("", audit.suspects), ("_at_true_number", order[:total])):
-        hits = int(wrong[chosen].sum())
-        found[f"precision{ending}"] = hits / len(chosen) if len(chosen) else None
-        found[f"recall{ending}"] = hits / total if total else None
-        found[f"f1{ending}"] = 2 * hits / (len(chosen) + total) if len(chosen) + total else None
-    return found
+        told["auroc"] = float(roc_auc_score(wrong, score))
+        told["average_precision"] = float(average_precision_score(wrong, score))
+    for ending, called in (("", chosen), ("_at_true_number", np.argsort(-score, kind="stable")[:total])):
+        among = wrong[called]
+        hits, count = int(among.sum()), len(among)
+        told[f"precision{ending}"] = hits / count if count else None
+        told[f"recall{ending}"] = hits / total if total else None
+        told[f"f1{ending}"] = 2 * hits / (count + total) if count + total else None
+    return told
 
 
 def _facts(
