@@ -343,8 +343,8 @@ def judge(wrong: np.ndarray, score: np.ndarray, chosen: np.ndarray) -> dict[str,
 
     Returns:
       `wrong`, how many are, and `found`, how many are called so; `auroc` and `average_precision` of the score;
-      `precision`, `recall` and `f1` of those that are called wrong, and, with `_at_true_number` behind, of as many of the
-      highest score as are wrong; None where a number is not defined.
+      `precision`, `recall` and `f1` of those that are called wrong, and, with `_at_true_number` behind, of as many of
+      the highest score as are wrong; None where a number is not defined.
     """
     from sklearn.metrics import average_precision_score, roc_auc_score  # a second to import, and seldom wanted
 
