@@ -39,8 +39,8 @@ def make_parser() -> argparse.ArgumentParser:
                      help="write corrected labels: FILE.npz for --noise-file, FILE.npy for --labels, FILE.csv for "
                           "--dataset=csv:FILE, or a folder of links for --dataset=folder:DIR")  # fmt: skip
     run.add_argument("--accept-above", type=float, metavar="SCORE",
-                     help="with --apply: listed rows without a decision get the proposed label if their score is at "
-                          "least this (none do)")  # fmt: skip
+                     help="with --apply: of listed rows without a decision whose score is at least this, those whose "
+                          "confidence is too get the proposed label, and the others go (all stay as they are)")  # fmt: skip
     run.add_argument("--data-dir", metavar="DIR", help="of prepared TFDS data sets, as given to the run")
     run.add_argument("--cache-dir", metavar="DIR", help="of decoded data sets, as given to the run")
     alone = parser.add_argument_group("without a run; FILE.npy, or FILE.npz:KEY for one array of an archive")
@@ -99,15 +99,15 @@ def _apply(
     if not (path / "suspects.csv").exists():
         _audit_run(path, settings, dataset)
     examples = _examples(path, seed, settings, dataset)
-    changes, counts = suspects.decide(
+    changes, reviewed, counts = suspects.decide(
         path / "suspects.csv", examples.ids, examples.given.tolist(), examples.class_names, above
     )
     if not any(counts[what] for what in ("kept", "relabelled", "removed")):
         raise ValueError(
             f"nothing is decided in {str(path / 'suspects.csv')!r}: write keep, relabel, remove or a class name into "
-            "its column decision, or take what is proposed with --accept-above=0.9, say."
+            "its column decision, or decide by the scores with --accept-above=0.9, say."
         )
-    flag = corrected.write(out, examples, changes)
+    flag = corrected.write(out, examples, changes, reviewed)
     told = ", ".join(f"{count:,} {what}" for what, count in counts.items())
     command = directory.read_description(path).get("command", "")
     print(f"{told} of {sum(counts.values()):,} listed; undecided labels stay as they are.\nwritten: {out}")

@@ -39,6 +39,8 @@ class Audit(NamedTuple):
       suspects: positions of the round(count) examples of highest score, most suspicious first, int64.
       transition: row i is the distribution of the given label where i is the true one, float64 [C, C].
       prior: shares of the true classes, float64 [C].
+      alternative: the most likely label but the given one, int32 [N].
+      confidence: the estimated probability that this one is right, float32 [N]; at most the score.
     """
 
     score: np.ndarray
@@ -49,6 +51,8 @@ class Audit(NamedTuple):
     suspects: np.ndarray
     transition: np.ndarray
     prior: np.ndarray
+    alternative: np.ndarray
+    confidence: np.ndarray
 
 
 def audit(
@@ -91,6 +95,7 @@ def audit(
     memorised = in_sample and np.mean(probs.argmax(axis=1) == labels) >= _MEMORISED
     fitted = None if memorised else _fit(labels, probs)
     wrong, proposed = np.empty(count), np.empty(count, np.int32)
+    alternative, confidence = np.empty(count, np.int32), np.empty(count, np.float32)
     joint = np.zeros((classes, classes))
     size = max(1, _CHUNK // classes)
     for first in range(0, count, size):
@@ -105,6 +110,9 @@ def audit(
         wrong[part] = 1 - posterior[np.arange(len(given)), given]
         proposed[part] = np.argmax(posterior, axis=1)
         joint += np.stack([np.bincount(given, weights=column, minlength=classes) for column in posterior.T])
+        posterior[np.arange(len(given)), given] = -1  # which is of no more use
+        alternative[part] = np.argmax(posterior, axis=1)
+        confidence[part] = np.max(posterior, axis=1)
     wrong = np.clip(wrong, 0, 1)
     total = float(wrong.sum())
     if told is None and fitted is not None:
@@ -122,6 +130,8 @@ def audit(
         suspects=np.argsort(-wrong, kind="stable")[: round(total)],
         transition=transition / transition.sum(1, keepdims=True),
         prior=truly / truly.sum(),
+        alternative=alternative,
+        confidence=np.clip(confidence, 0, 1),
     )
 
 

@@ -37,9 +37,11 @@ def decision(labels, probs, *, in_sample=False, mean_margin=None, scores=None):
     count = float((score > 0.5).sum())
     joint = np.array([[probs[labels == j, i].sum() for j in range(C)] for i in range(C)])
     order = np.argsort(-score, kind="stable")
+    others = probs.copy()
+    others[np.arange(len(labels)), labels] = -1
     return auditing.Audit(
         score, probs.argmax(1).astype(np.int32), count, count - 1, count + 1, order[: round(count)],
-        joint / joint.sum(1, keepdims=True), joint.sum(1) / len(labels),
+        joint / joint.sum(1, keepdims=True), joint.sum(1) / len(labels), others.argmax(1), others.max(1),
     )  # fmt: skip
 
 
@@ -199,12 +201,24 @@ def test_scores_by_kind_of_finding():
 def test_what_is_probably_wrong_has_another_label_proposed(monkeypatch):
     def sure(labels, probs, **more):
         score = np.array([0.9, 0.1, 0.9], np.float32)
-        return decision(labels, probs)._replace(score=score, proposed=np.array([0, 0, 1], np.int32))
+        return decision(labels, probs)._replace(score=score, proposed=np.array([0, 0, 1], np.int32), count=3.0)
 
     monkeypatch.setattr(auditing, "audit", sure)
     probs = np.array([[0.8, 0.05, 0.15], [0.8, 0.1, 0.1], [0.6, 0.3, 0.1]], np.float32)
     found = audit.examine(audit.Evidence([0], np.arange(3), np.zeros(3, int), probs, True), NAMES, list("abc"))
     assert found.audit.proposed.tolist() == [2, 0, 1]
+    assert [(row.id, row.proposed) for row in found.rows] == [("a", NAMES[2]), ("c", NAMES[1]), ("b", NAMES[1])]
+    assert [row.confidence for row in found.rows] == pytest.approx([0.15, 0.3, 0.1])
+
+
+def test_what_somebody_has_reviewed_is_not_listed_again():
+    evidence = audit.Evidence([0], np.arange(N), GIVEN, probabilities(), True)
+    before = audit.examine(evidence, NAMES, IDS).audit
+    reviewed = np.isin(np.arange(N), [3, 13, 14])  # two of the six wrong ones, and a right one
+    found = audit.examine(evidence, NAMES, IDS, dataset=dataset(reviewed=reviewed))
+    assert sorted(found.audit.suspects) == [23, 33, 43, 53] and not {IDS[3], IDS[13]} & {row.id for row in found.rows}
+    assert (found.audit.score[reviewed] == 0).all()
+    assert before.high - found.audit.high == pytest.approx(before.count - found.audit.count)
 
 
 def test_annotators_agreement():
@@ -267,7 +281,7 @@ def test_a_gallery_of_many_classes_is_light(finished):
     given = np.arange(size) % many
     images = rng.integers(0, 256, (size, 64, 64, 3), np.uint8)
     names = [f"class {c}" for c in range(many)]
-    rows = [suspects.Row(str(i), names[c], names[0], 0.9, "") for i, c in enumerate(given)]
+    rows = [suspects.Row(str(i), names[c], names[0], 0.9, 0.8, "") for i, c in enumerate(given)]
     found = audit.Found(
         audit.Evidence([0], np.arange(size), given, np.eye(many)[given], True), None, names, list(map(str, given)),
         np.arange(size), rows, None, {},
@@ -288,7 +302,7 @@ def test_svg_text_is_text_in_the_pages_colours():
 
 
 def test_cells_are_no_formulas_and_read_back(tmp_path):
-    rows = [suspects.Row(f"{sign}x", "a", "b", 0.5, "") for sign in "=+-@'\t"]
+    rows = [suspects.Row(f"{sign}x", "a", "b", 0.5, 0.25, "") for sign in "=+-@'\t"]
     suspects.write(tmp_path / "s.csv", rows)
     with open(tmp_path / "s.csv", encoding="utf-8", newline="") as file:
         assert all(row["id"][0] == "'" for row in csv.DictReader(file))
@@ -324,33 +338,44 @@ def test_files_as_spreadsheets_save_them(copy, delimiter):
     with open(copy / "suspects.csv", "w", encoding="utf-8-sig", newline="") as file:
         table = csv.writer(file, delimiter=delimiter)
         table.writerow(suspects.COLUMNS)
-        table.writerows([*row[:3], str(row.score).replace(".", ","), row.evidence, "REMOVE"] for row in rows)
-    changes, counts = suspects.decide(copy / "suspects.csv", IDS, GIVEN, NAMES)
+        table.writerows([*row[:3], f"{row.score}".replace(".", ","), 0, row.evidence, "REMOVE"] for row in rows)
+    changes, _, counts = suspects.decide(copy / "suspects.csv", IDS, GIVEN, NAMES)
     assert counts["removed"] == len(rows) == len(changes) and set(changes.values()) == {None}
 
 
 def test_decisions_change_labels(copy):
     rows = suspects.read(copy / "suspects.csv")
     decide(copy, {0: "keep", 1: "Relabel", 2: "remove", 3: NAMES[2], 4: "'=cat", 5: "class:=cat"})
-    changes, counts = suspects.decide(copy / "suspects.csv", IDS, GIVEN, NAMES)
+    changes, reviewed, counts = suspects.decide(copy / "suspects.csv", IDS, GIVEN, NAMES)
     at = [IDS.index(row.id) for row in rows[:6]]
     wanted = {at[1]: NAMES.index(rows[1].proposed), at[2]: None, at[3]: 2, at[4]: 1, at[5]: 1}
     assert changes == {place: label for place, label in wanted.items() if label is None or label != GIVEN[place]}
     assert sum(counts.values()) == len(rows) and counts["removed"] == 1 and counts["undecided"] == len(rows) - 6
-    above, _ = suspects.decide(copy / "suspects.csv", IDS, GIVEN, NAMES, above=rows[5].score)
-    assert above == changes  # all of these are decided
+    assert reviewed == {at[0], at[1], at[3], at[4], at[5]}
+    above = suspects.decide(copy / "suspects.csv", IDS, GIVEN, NAMES, above=0.9)
+    assert above.changes == changes and above.reviewed == reviewed  # all of these are decided
     decide(copy, dict.fromkeys(range(6), ""))
-    above, _ = suspects.decide(copy / "suspects.csv", IDS, GIVEN, NAMES, above=rows[5].score)
-    assert above == {place: int(TRUE[place]) for place in at}
+    above = suspects.decide(copy / "suspects.csv", IDS, GIVEN, NAMES, above=0.9)
+    assert above.changes == {place: int(TRUE[place]) for place in at} and not above.reviewed
+    # Wrong, but nobody knows what is right: it goes.
+    unsure = [row._replace(confidence=0.5) if row.id == rows[0].id else row for row in rows]
+    (copy / "suspects.csv").unlink()
+    suspects.write(copy / "suspects.csv", [row._replace(decision="") for row in unsure])
+    above = suspects.decide(copy / "suspects.csv", IDS, GIVEN, NAMES, above=0.9)
+    assert above.changes == {place: int(TRUE[place]) if k else None for k, place in enumerate(at)}
+    assert above.counts["removed"] == 1 and above.counts["relabelled"] == 5
+    suspects.write(copy / "suspects.csv", [row._replace(confidence=float("nan")) for row in unsure])
+    with pytest.raises(ValueError, match="has no confidence"):
+        suspects.decide(copy / "suspects.csv", IDS, GIVEN, NAMES, above=0.9)
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda row: [*row[:5], "dog"], "none of keep, relabel, remove and the classes"),
-        (lambda row: ["nobody", *row[1:5], "keep"], "no such example"),
-        (lambda row: [row[0], NAMES[2] if row[1] != NAMES[2] else NAMES[0], *row[2:5], "keep"], "audit anew"),
-        (lambda row: [*row[:2], row[1], *row[3:5], "relabel"], "the given one"),
+        (lambda row: [*row[:6], "dog"], "none of keep, relabel, remove and the classes"),
+        (lambda row: ["nobody", *row[1:6], "keep"], "no such example"),
+        (lambda row: [row[0], NAMES[2] if row[1] != NAMES[2] else NAMES[0], *row[2:6], "keep"], "audit anew"),
+        (lambda row: [*row[:2], row[1], *row[3:6], "relabel"], "the given one"),
     ],
 )
 def test_decisions_that_cannot_be_are_refused(copy, change, sentence, capsys):
@@ -423,6 +448,10 @@ def test_a_csv_file_of_a_folder_has_its_test_part(folder, tmp_path):
         ("images/train/y/3.png", "x", "train"), ("images/test/x/8.png", "x", "test"),
         ("images/test/y/9.png", "y", "test"),
     ]  # fmt: skip
+    corrected.write(tmp_path / "fixed.csv", folder, {0: 1, 1: None, 3: 0}, {0, 2})
+    read = data.load(f"csv:{tmp_path / 'fixed.csv'}", cache_dir=tmp_path / "cache")
+    assert read.train_ids[:2] == ("images/train/x/1.png", "images/train/y/1.png")
+    assert read.reviewed.tolist() == [True, True, False] and read.train_labels.tolist() == [1, 1, 0]
     (folder.root / "train/x/1.png").unlink()
     with pytest.raises(ValueError, match="1 of the examples are not where they were"):
         corrected.write(tmp_path / "fixed.csv", folder, {0: 1})
@@ -442,6 +471,13 @@ def test_a_csv_file_of_a_csv_file_keeps_its_columns(folder, tmp_path):
         ["species", "file", "note"], ["y", "images/train/x/1.png", "a"], ["x", "images/train/x/2.png", "b"],
         ["y", "images/train/y/3.png", "d"], ["x", "images/test/x/8.png", "not trained on"],
     ]  # fmt: skip
+    corrected.write(tmp_path / "fixed.csv", examples, {0: 1, 2: None}, {0})
+    left = [row[1] for row in rows[1:4]]
+    again = examples._replace(kept=np.arange(3), given=np.array([1, 0, 1]), ids=left, root=tmp_path,
+                              table=tmp_path / "fixed.csv")  # fmt: skip
+    corrected.write(tmp_path / "again.csv", again, {}, {2})
+    with open(tmp_path / "again.csv", newline="") as file:
+        assert [row["reviewed"] for row in csv.DictReader(file)] == ["yes", "", "yes", ""]  # the first as it was
 
 
 @pytest.mark.parametrize(
@@ -491,7 +527,7 @@ def test_decisions_become_a_noise_file_and_a_command(copy, capsys, monkeypatch):
     assert command.main([str(copy)]) == 0
     assert "6 of 60 labels are wrong" in capsys.readouterr().out
     decide(copy, {0: "remove"})
-    assert command.main([str(copy), "--apply=fixed.npz", f"--accept-above={rows[5].score}"]) == 0
+    assert command.main([str(copy), "--apply=fixed.npz", "--accept-above=0.9"]) == 0
     printed = capsys.readouterr().out
     assert "5 relabelled, 1 removed" in printed
     assert shlex.split(printed.splitlines()[-1])[-1] == "--noise-file=fixed.npz"

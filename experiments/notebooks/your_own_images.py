@@ -122,8 +122,8 @@ if flipped:
 # ## Corrected labels
 #
 # Write `keep`, `relabel`, `remove` or a class into the column `decision` of `suspects.csv`, in any spreadsheet. Then
-# the command below writes corrected labels to train on; `--accept-above=0.9` takes what is proposed for the surest
-# rows that you have not decided.
+# the command below writes corrected labels to train on; `--accept-above=0.9` decides where you have not: of the labels
+# that are so probably wrong it takes what is proposed if that is as sure, and leaves the image out if not.
 
 # %%
 from experiments import audit as auditing

@@ -266,9 +266,11 @@ def examine(
         evidence.given, evidence.pred_probs, in_sample=evidence.in_sample, mean_margin=evidence.mean_margin,
         scores=noise_scores(evidence),
     )  # fmt: skip
-    audit = audit._replace(proposed=_others(audit, evidence))
+    if dataset is not None and dataset.reviewed is not None:
+        audit = _trusting(audit, evidence.given, dataset.reviewed[evidence.kept])
+    audit = audit._replace(proposed=np.where(audit.score >= FLOOR, audit.alternative, audit.proposed))
     order = ranking(audit)
-    count = min(len(order), max(int((audit.score >= FLOOR).sum()), math.ceil(MORE * audit.count)))
+    count = min(int((audit.score > 0).sum()), max(int((audit.score >= FLOOR).sum()), math.ceil(MORE * audit.count)))
     listed = order[:count]
     if decided:
         rest = order[count:]
@@ -285,7 +287,12 @@ def examine(
     told = _in_words(evidence, names, ids, listed, pairs, annotations)
     rows = [
         suspects.Row(
-            ids[i], names[evidence.given[i]], names[audit.proposed[i]], float(audit.score[i]), "; ".join(words)
+            ids[i],
+            names[evidence.given[i]],
+            names[audit.alternative[i]],
+            float(audit.score[i]),
+            float(audit.confidence[i]),
+            "; ".join(words),
         )
         for i, words in zip(listed.tolist(), told, strict=True)
     ]
@@ -297,12 +304,20 @@ def examine(
     return Found(evidence, audit, list(names), list(ids), listed, rows, pairs, facts)
 
 
-def _others(audit: auditing.Audit, evidence: Evidence) -> np.ndarray:
-    """What is proposed, int32 [N]: of labels that are more probably wrong than right never the given one."""
-    rest = evidence.pred_probs.copy()
-    rest[np.arange(len(rest)), evidence.given] = -1
-    same = (audit.score >= FLOOR) & (audit.proposed == evidence.given)
-    return np.where(same, rest.argmax(1), audit.proposed).astype(np.int32)
+def _trusting(audit: auditing.Audit, given: np.ndarray, reviewed: np.ndarray) -> auditing.Audit:
+    """The audit, where those of the labels `given` int [N] that somebody has `reviewed` (bool [N]) are right."""
+    score = np.where(reviewed, 0, audit.score)
+    of_reviewed = float(audit.score[reviewed].sum(dtype=np.float64))
+    count = max(audit.count - of_reviewed, 0.0)
+    return audit._replace(
+        score=score,
+        proposed=np.where(reviewed, given, audit.proposed),
+        confidence=np.where(reviewed, 0, audit.confidence),
+        count=count,
+        low=max(audit.low - of_reviewed, 0.0),
+        high=max(audit.high - of_reviewed, count),
+        suspects=np.argsort(-score, kind="stable")[: round(count)],
+    )
 
 
 def noise_scores(evidence: Evidence) -> dict[str, np.ndarray]:

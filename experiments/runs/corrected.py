@@ -2,17 +2,18 @@
 
 FILE.npz   a noise file: the examples that stay, with their labels; for `--noise-file`
 FILE.npy   a label for each example of the training split; for `--labels`. It cannot leave examples out
-FILE.csv   path, label and, where there is a test part, split; for `--dataset=csv:FILE`. Of examples that are files; of
-           those of another CSV file, all of that file's columns
+FILE.csv   path, label, where there is a test part split, and whether somebody has reviewed the label; for
+           `--dataset=csv:FILE`. Of examples that are files; of those of another CSV file, all of that file's columns
 DIR        links to the images, train/CLASS/…; for `--dataset=folder:DIR`. Of examples that are files
 """
 
 import csv
+import itertools
 import os
 import pathlib
 import shlex
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,8 @@ from robustjax.data import corruptions
 _LABELLING = ("dataset", "labels", "noise", "noise_rate", "noise_form", "noise_file", "imbalance", "imbalance_ratio",
               "train_examples", "data_seed", "out", "overwrite", "resume")  # fmt: skip
 
+
+_REVIEWED, _YES = "reviewed", "yes"  # the column of a CSV file, which `tables.COLUMNS` knows
 
 _TESTS = ("test", "validation", "val")  # folders of test parts, as `data.load` takes them
 
@@ -52,13 +55,16 @@ class Examples(NamedTuple):
     table: pathlib.Path | None = None
 
 
-def write(out: pathlib.Path, examples: Examples, changes: Mapping[int, int | None]) -> str:
+def write(
+    out: pathlib.Path, examples: Examples, changes: Mapping[int, int | None], reviewed: Collection[int] = ()
+) -> str:
     """Write corrected labels; returns the flag that trains on them.
 
     Args:
       out: a file that ends in .npz, .npy or .csv, or a folder that does not exist or is empty.
       examples: as they were.
       changes: by place among `examples`, the new class number; None for one that goes.
+      reviewed: places of those that somebody has looked at, which only a CSV file tells.
 
     Raises:
       ValueError: `out` cannot say what is asked for, or a class is left without an example. Nothing is written.
@@ -79,7 +85,7 @@ def write(out: pathlib.Path, examples: Examples, changes: Mapping[int, int | Non
             _write_labels(out, examples, given, stays)
             return f"--labels={shlex.quote(str(out))}"
         case ".csv":
-            _write_csv(out, examples, given, stays)
+            _write_csv(out, examples, given, stays, {examples.ids[place] for place in reviewed})
             return f"--dataset=csv:{shlex.quote(str(out))}"
         case "":
             _write_links(out, examples, given, stays)
@@ -126,21 +132,29 @@ def _write_labels(out: pathlib.Path, examples: Examples, given: np.ndarray, stay
     os.replace(partial, out)
 
 
-def _write_csv(out: pathlib.Path, examples: Examples, given: np.ndarray, stays: np.ndarray) -> None:
+def _write_csv(
+    out: pathlib.Path, examples: Examples, given: np.ndarray, stays: np.ndarray, reviewed: Collection[str]
+) -> None:
     if examples.table is None:
         home, everything = out.absolute().parent, _everything(out, examples, given, stays)
-        divided = any(part == "test" for _, _, part in everything)
-        rows = [["path", "label", "split"][: 2 + divided]]
-        rows += [[_seen_from(home, path), name, part][: 2 + divided] for path, name, part in everything]
+        assert examples.root is not None  # or there would be nothing
+        rows = [["path", "label", "split", _REVIEWED]]
+        for path, name, part in everything:
+            seen = path.relative_to(examples.root).as_posix() in reviewed
+            rows.append([_seen_from(home, path), name, part, _YES if seen else ""])
+        needed = (True, True, any(part == "test" for _, _, part in everything), bool(reviewed))
+        rows = [list(itertools.compress(row, needed)) for row in rows]
     else:
-        rows = _rewritten(out, examples, given, stays)
+        rows = _rewritten(out, examples, given, stays, reviewed)
     partial = out.with_name(out.name + ".partial")
     with open(partial, "w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
     os.replace(partial, out)
 
 
-def _rewritten(out: pathlib.Path, examples: Examples, given: np.ndarray, stays: np.ndarray) -> list[list[str]]:
+def _rewritten(
+    out: pathlib.Path, examples: Examples, given: np.ndarray, stays: np.ndarray, reviewed: Collection[str]
+) -> list[list[str]]:
     """The table that the examples are from, with the labels corrected; all else stays as it is.
 
     Which columns hold what follows from what they hold: the ids those of all examples, the labels those of most.
@@ -164,6 +178,10 @@ def _rewritten(out: pathlib.Path, examples: Examples, given: np.ndarray, stays: 
         raise ValueError(
             f"apply={str(out)!r}: no column of {str(examples.table)!r} has the labels; FILE.npz is accepted."
         )
+    marks = next((number for number, name in enumerate(header) if name.strip().lower() == _REVIEWED), None)
+    if marks is None and reviewed:
+        marks, header = len(header), [*header, _REVIEWED]
+        rows = [[*row, ""] for row in rows]
     home, there = out.absolute().parent, examples.table.absolute().parent
     moved = [
         number
@@ -176,6 +194,8 @@ def _rewritten(out: pathlib.Path, examples: Examples, given: np.ndarray, stays: 
         if at is not None and not stays[at]:
             continue
         changed = list(row)
+        if marks is not None and at is not None and examples.ids[at] in reviewed:
+            changed[marks] = _YES
         if at is not None and given[at] != examples.given[at]:
             changed[labels] = examples.class_names[given[at]]
         for number in moved:

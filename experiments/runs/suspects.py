@@ -1,7 +1,8 @@
 """`suspects.csv`: labels that are probably wrong, a row each, and what a person has decided about them.
 
-Columns: `id` (path, or number in the training split), `given` and `proposed` (class names), `score` (the estimated
-probability that the given label is wrong), `evidence` (in words), and `decision`, which is empty until somebody writes
+Columns: `id` (path, or number in the training split), `given` and `proposed` (class names; this is the most likely one
+but the given), `score` (the estimated probability that the given label is wrong), `confidence` (the one that the
+proposed label is right), `evidence` (in words), and `decision`, which is empty until somebody writes
 
 keep         the given label is right
 relabel      the proposed label is
@@ -14,12 +15,13 @@ another audit keeps it, or sets the file aside.
 
 import csv
 import io
+import math
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-COLUMNS = ("id", "given", "proposed", "score", "evidence", "decision")
+COLUMNS = ("id", "given", "proposed", "score", "confidence", "evidence", "decision")
 KEEP, RELABEL, REMOVE = "keep", "relabel", "remove"
 _CLASS = "class:"
 _FORMULA = tuple("=+-@\t\r\n＝＋－＠'")  # the apostrophe too, so that what is written can be read back
@@ -32,6 +34,7 @@ class Row(NamedTuple):
     given: str
     proposed: str
     score: float
+    confidence: float
     evidence: str
     decision: str = ""
 
@@ -106,17 +109,40 @@ def read(path: pathlib.Path) -> list[Row]:
     rows = []
     for found in table:
         cells = {name: _meant(found.get(name) or "") for name in COLUMNS}
-        try:
-            score = float((cells["score"] or "nan").replace(",", "."))
-        except ValueError:
-            raise ValueError(f"{str(path)!r}, line {table.line_num}: score {cells['score']!r} is no number.") from None
-        rows.append(Row(cells["id"], cells["given"], cells["proposed"], score, cells["evidence"], cells["decision"]))
+        where = f"{str(path)!r}, line {table.line_num}"
+        score, confidence = (_number(where, name, cells[name]) for name in ("score", "confidence"))
+        rows.append(
+            Row(
+                cells["id"], cells["given"], cells["proposed"], score, confidence, cells["evidence"], cells["decision"]
+            )
+        )  # fmt: skip
     return rows
+
+
+class Decisions(NamedTuple):
+    """What the rows of `suspects.csv` say of a training set.
+
+    Attributes:
+      changes: by position of the example, the new label, and None for one that goes.
+      reviewed: positions of the examples that somebody has decided about and that stay.
+      counts: how many rows are "kept", "relabelled", "removed" and "undecided".
+    """
+
+    changes: dict[int, int | None]
+    reviewed: set[int]
+    counts: dict[str, int]
+
+
+def _number(where: str, name: str, cell: str) -> float:
+    try:
+        return float((cell or "nan").replace(",", "."))
+    except ValueError:
+        raise ValueError(f"{where}: {name} {cell!r} is no number.") from None
 
 
 def decide(
     path: pathlib.Path, ids: Sequence[str], given: Sequence[int], class_names: Sequence[str], above: float | None = None
-) -> tuple[dict[int, int | None], dict[str, int]]:
+) -> Decisions:
     """What the rows of a file say of a training set.
 
     Args:
@@ -124,22 +150,21 @@ def decide(
       ids: of the examples [N].
       given: their labels [N], as class numbers.
       class_names: [C].
-      above: rows without a decision get the proposed label if their score is at least this; None: they stay.
-
-    Returns:
-      By position of the example, the new label, and None for one that goes; and how many rows are "kept", "relabelled",
-      "removed" and "undecided".
+      above: of rows without a decision those whose score is at least this get the proposed label if its confidence is
+        at least this too, and go if it is not: the given label is wrong, and nobody knows what is right; None: they
+        stay.
 
     Raises:
       FileNotFoundError: there is no file.
-      ValueError: a row is of no example or of another label, is there twice with different decisions, or has a decision
-        that is none of those accepted; each named with its row.
+      ValueError: a row is of no example or of another label, is there twice with different decisions, has a decision
+        that is none of those accepted, or no confidence where `above` needs it; each named with its row.
     """
     position = {id_: number for number, id_ in enumerate(ids)}
     numbers = {name: number for number, name in enumerate(class_names)}
     changes: dict[int, int | None] = {}
     counts = dict.fromkeys(("kept", "relabelled", "removed", "undecided"), 0)
     said: dict[int, str] = {}
+    reviewed = set()
     for line, row in enumerate(read(path), 2):
         where = f"{str(path)!r}, row {line} ({row.id!r})"
         if row.id not in position:
@@ -152,8 +177,14 @@ def decide(
         decision = row.decision.strip()
         if said.setdefault(at, decision) != decision:
             raise ValueError(f"{where} is there twice, with the decisions {said[at]!r} and {decision!r}.")
-        taken = bool(not decision and above is not None and row.score >= above and row.proposed != row.given)
-        label = _label(where, RELABEL if taken else decision, row, numbers)
+        taken = decision
+        if not decision and above is not None and row.score >= above and row.proposed != row.given:
+            if math.isnan(row.confidence):
+                raise ValueError(f"{where} has no confidence, which accept_above={above} needs; audit anew.")
+            taken = RELABEL if row.confidence >= above else REMOVE
+        label = _label(where, taken, row, numbers)
+        if decision and label is not None:
+            reviewed.add(at)
         if label is None:
             counts["removed"] += 1
             changes[at] = None
@@ -162,7 +193,7 @@ def decide(
             changes[at] = label
         else:
             counts["kept" if decision else "undecided"] += 1
-    return changes, counts
+    return Decisions(changes, reviewed, counts)
 
 
 def _label(where: str, decision: str, row: Row, numbers: Mapping[str, int]) -> int | None:

@@ -43,6 +43,7 @@ def list_examples(file: Path, columns: Mapping[str, str]) -> Listing:
         true_labels=said.true_labels,
         groups=said.groups,
         annotations=said.annotations,
+        reviewed=said.reviewed,
         notes=(f"columns of {file.name}: {used}.", *notes, *said.notes),
     )
     if "features" in found:

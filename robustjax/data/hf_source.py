@@ -62,6 +62,7 @@ def list_examples(root: Path, columns: Mapping[str, str]) -> Listing:
         true_labels=said.true_labels,
         groups=said.groups,
         annotations=said.annotations,
+        reviewed=said.reviewed,
         notes=(f"columns of {root.name}: {', '.join(f'{k}={v}' for k, v in found.items())}.", *notes, *said.notes),
     )
     if "features" in found:

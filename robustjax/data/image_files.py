@@ -57,6 +57,8 @@ class Listing(NamedTuple):
     """int32 [N]."""
     annotations: np.ndarray | None = None
     """int32 [N, A]."""
+    reviewed: np.ndarray | None = None
+    """bool [N]."""
     notes: tuple[str, ...] = ()
     """Sentences on what was decided."""
 
@@ -77,6 +79,7 @@ class Listing(NamedTuple):
             true_labels=some(self.true_labels),
             groups=some(self.groups),
             annotations=some(self.annotations),
+            reviewed=some(self.reviewed),
         )
 
 

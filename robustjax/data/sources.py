@@ -54,6 +54,8 @@ class Dataset(NamedTuple):
     """int32 [N, A]: the labels of A annotators, −1 where one gave none; None for a single label each."""
     groups: np.ndarray | None = None
     """int32 [N]: a group of each training example that came with the data (HAR's, say)."""
+    reviewed: np.ndarray | None = None
+    """bool [N]: labels that a person has looked at and decided about, so that no audit lists them; None: unknown."""
     notes: tuple[str, ...] = ()
     """Sentences on what was decided when the data were read: a size, a test part, what was left out."""
 
@@ -209,6 +211,7 @@ def _from_listing(
         test_held_out=without_test and truth is None and hold_out,
         annotations=None if listing.annotations is None else listing.annotations[~is_test],
         groups=None if listing.groups is None else listing.groups[~is_test],
+        reviewed=None if listing.reviewed is None else listing.reviewed[~is_test],
         notes=listing.notes,
     )
 

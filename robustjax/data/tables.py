@@ -24,6 +24,7 @@ COLUMNS: Mapping[str, Sequence[str]] = {
     "split": ("split", "subset", "partition"),
     "id": (),
     "annotators": (),
+    "reviewed": ("reviewed",),
 }
 """What a column can hold, and the names by which it is found."""
 # What the columns of several annotators begin with, and those of the numbers of a feature vector.
@@ -33,6 +34,7 @@ _SPLITS = {
     **dict.fromkeys(("test", "testing"), "test"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
 }
+_NO = ("", "0", "false", "no", "n", "nan", "none", "<na>")  # of a column of yes and no
 _NONE = ("", "nan", "none", "<na>")  # where there is no label; an annotator may also have put down a −1
 
 
@@ -124,6 +126,8 @@ class Answers(NamedTuple):
     """int32 [N, A], −1 where an annotator gave none."""
     groups: np.ndarray | None
     """int32 [N]."""
+    reviewed: np.ndarray | None
+    """bool [N]."""
     notes: tuple[str, ...]
 
 
@@ -177,7 +181,8 @@ def answers(
         else:
             true_labels = encode_labels(truth, names, name=f"{what} ({found['true_label']})")[0]
     groups = encode_labels(table[found["group"]], name=f"{what} ({found['group']})")[0] if "group" in found else None
-    return Answers(labels, names, true_labels, annotations, groups, notes)
+    reviewed = ~_missing(table[found["reviewed"]], _NO) if "reviewed" in found else None
+    return Answers(labels, names, true_labels, annotations, groups, reviewed, notes)
 
 
 def _missing(values: Sequence[Any], none: Sequence[str] = (*_NONE, "-1")) -> np.ndarray:
