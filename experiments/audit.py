@@ -39,8 +39,8 @@ def make_parser() -> argparse.ArgumentParser:
                      help="write corrected labels: FILE.npz for --noise-file, FILE.npy for --labels, FILE.csv for "
                           "--dataset=csv:FILE, or a folder of links for --dataset=folder:DIR")  # fmt: skip
     run.add_argument("--accept-above", type=float, metavar="SCORE",
-                     help="with --apply: of listed rows without a decision whose score is at least this, those whose "
-                          "confidence is too get the proposed label, and the others go (all stay as they are)")  # fmt: skip
+                     help="with --apply: of listed rows without a decision whose score is at least this, those "
+                          "whose confidence is too get the proposed label, the others go (all stay)")  # fmt: skip
     run.add_argument("--data-dir", metavar="DIR", help="of prepared TFDS data sets, as given to the run")
     run.add_argument("--cache-dir", metavar="DIR", help="of decoded data sets, as given to the run")
     alone = parser.add_argument_group("without a run; FILE.npy, or FILE.npz:KEY for one array of an archive")
