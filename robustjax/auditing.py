@@ -10,6 +10,9 @@ and the given one j from a transition that may depend on how ambiguous the input
 
     T_ij(x) ∝ exp(d_i 1[i = j] + c_j + B_ij) π_j(x)^γ.
 
+and, γ left aside, T_ii is hardly below any T_ij: a class is called by its own name at least as often as by another's. Without that two
+classes could exchange their names where 40 % of one are called like the other, and what is right would be wrong.
+
 γ = 0 is class-conditional noise (Patrini et al., Making Deep Neural Networks Robust to Label Noise, 2017, whose
 transition matrix is then T; found here by maximum likelihood as Zhang and Sugiyama, 2021, do rather than from anchor
 points); γ > 0 is that of people, who err where inputs are ambiguous and into what they resemble. The posterior
@@ -268,6 +271,24 @@ def _terms(model: _Model, labels: np.ndarray, logits: np.ndarray) -> _Terms:
     return _Terms(log_true, power, normaliser, np.exp(log_true) * chosen / normaliser)
 
 
+_OWN_NAME = 0.3  # the standard deviation of what log T_ij may lie above log T_ii
+
+
+def _excess(model: _Model) -> tuple[float, np.ndarray]:
+    """How far T_ij lies above T_ii, as minus a log density, and its gradient by all parameters; γ left aside."""
+    assert model.pairs is not None
+    classes = len(model.diagonal)
+    affinity = np.diag(model.diagonal) + model.columns + model.pairs
+    above = np.maximum(affinity - np.diag(affinity)[:, None], 0) / _OWN_NAME
+    of_pairs = above / _OWN_NAME
+    of_own = -of_pairs.sum(1)
+    of_pairs += np.diag(of_own)
+    gradient = np.concatenate([
+        [0, 0, of_own.sum()], np.zeros(classes), of_own, of_pairs.sum(0), of_pairs.ravel(),
+    ])  # fmt: skip
+    return 0.5 * float(np.sum(np.square(above))), gradient
+
+
 def _objective(
     x: np.ndarray, labels: np.ndarray, logits: np.ndarray, prior: tuple[np.ndarray, np.ndarray]
 ) -> tuple[float, np.ndarray]:
@@ -306,6 +327,9 @@ def _objective(
     coarse = min(_COARSE, _WORTH / len(labels))
     value = coarse * value - 0.5 * np.sum(np.square(deviation))
     gradient = coarse * gradient - deviation / scale
+    if model.pairs is not None:
+        excess, of_model = _excess(model)
+        value, gradient = value - excess, gradient - of_model
     return -value / len(labels), -gradient / len(labels)
 
 
