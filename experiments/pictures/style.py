@@ -122,6 +122,13 @@ def panels(
     return figure, grid[:count]
 
 
+def spread_out(figure: Figure) -> None:
+    """Leave room between panels side by side, whose labels would nearly touch in the font of a page."""
+    engine = figure.get_layout_engine()
+    assert engine is not None  # `panels` has set one
+    engine.set(wspace=0.08)
+
+
 def curves(seeds: Sequence[Records], name: str) -> tuple[np.ndarray, np.ndarray]:
     """Epochs (from 1) at which every seed has ``name``, and the values there, [seeds, epochs]."""
     by_seed = [
