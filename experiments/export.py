@@ -319,14 +319,14 @@ def _made_up(known: form.Form, count: int, rng: np.random.Generator) -> np.ndarr
 def _load(known: form.Form) -> str:
     """The text of load.py."""
     shapes = f"[N, {len(known.class_names)}] of {known.dtype} {_sides(known)}"
-    array, takes, needs, reading = 'np.load(place, mmap_mode="r")', ".npy files", "", ""
-    rows, inputs, imports = array, "np.asarray(part)", "json, pathlib, sys"
+    rows, files, imports = 'np.load(place, mmap_mode="r")', "", "json, pathlib, sys"
+    takes, needs, reading = ".npy files", "", ""
     if known.is_image:
-        rows = f'{array} if place.suffix == ".npy" else list_files(place) if place.is_dir() else [place]'
-        inputs = (
-            "np.asarray(part) if isinstance(part, np.ndarray) else np.stack(\n                "
-            f"[read_image(file, {known.shape})[0] for file in part]\n            )"
-        )
+        rows += ' if place.suffix == ".npy" else list_files(place) if place.is_dir() else [place]'
+        files = f"""
+            if isinstance(part, list):
+                yield list(map(str, part)), np.stack([read_image(file, {known.shape})[0] for file in part])
+                continue"""
         imports = "contextlib, io, json, os, pathlib, sys, warnings"
         takes, needs, reading = ".npy and image files, and folders of them", ", and Pillow for image files", _reading()
     return f'''"""Probabilities {shapes}. Needs jax>={jax.__version__} and flatbuffers{needs}."""
@@ -352,9 +352,8 @@ def batches(places, size=500):
     for place in map(pathlib.Path, places):
         rows = {rows}
         for start in range(0, len(rows), size):
-            part = rows[start : start + size]
-            names = [str(row) if isinstance(row, pathlib.Path) else f"{{place}}:{{n}}" for n, row in enumerate(part, start)]
-            yield names, {inputs}
+            part = rows[start : start + size]{files}
+            yield [f"{{place}}:{{n}}" for n in range(start, start + len(part))], np.asarray(part)
 {reading}
 
 if __name__ == "__main__":  # python load.py {takes}
@@ -404,9 +403,9 @@ def _readme(known: form.Form, described: dict[str, Any]) -> str:
             f"the last word, 1 is any other word. Of longer texts the last {known.shape[0]} words are taken."
         )
     parts += [
-        f"It needs {' and '.join(needs['packages'])}{pillow}, nothing else, and runs on {', '.join(needs['platforms'])}. JAX "
-        "promises that its later versions of the next six months load it (calling convention "
-        f"{needs['calling_convention_version']}).",
+        f"It needs {' and '.join(needs['packages'])}{pillow}, nothing else, and runs on "
+        f"{', '.join(needs['platforms'])}. JAX promises that its later versions of the next six months load it "
+        f"(calling convention {needs['calling_convention_version']}).",
         "load.py is the example: `python load.py inputs.npy`"
         + (", with image files or with folders of them, which it decodes and resizes" if known.is_image else "")
         + f"; in Python, {loaded}. It sets the compile options that the program was tried with, since these do not "

@@ -19,6 +19,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
@@ -125,7 +126,7 @@ def panels(
 def spread_out(figure: Figure) -> None:
     """Leave room between panels side by side, whose labels would nearly touch in the font of a page."""
     engine = figure.get_layout_engine()
-    assert engine is not None  # `panels` has set one
+    assert isinstance(engine, ConstrainedLayoutEngine)  # `panels` has set it
     engine.set(wspace=0.08)
 
 
