@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from experiments import complaints
-from experiments.runs import artefacts, audit, corrected, directory, suspects
+from experiments.runs import artefacts, audit, corrected, directory, next_step, suspects
 from experiments.settings import build, config
 from robustjax import data
 from robustjax._checks import check, load_array
@@ -109,9 +109,9 @@ def _apply(
         )
     flag = corrected.write(out, examples, changes, reviewed)
     told = ", ".join(f"{count:,} {what}" for what, count in counts.items())
-    command = directory.read_description(path).get("command", "")
+    again = next_step.train_again(path, directory.read_description(path).get("command", ""), flag, out.stem)
     print(f"{told} of {sum(counts.values()):,} listed; undecided labels stay as they are.\nwritten: {out}")
-    print(f"train on it: {corrected.next_command(command, flag)}")
+    print(f"train on it: {again}")
     return 0
 
 

@@ -5,15 +5,17 @@ model.jax         the network with its weights and its preprocessing, a `jax.exp
 model.json        what goes in, what comes out, what it needs, where it is from
 class_names.json  a list
 vocabulary.txt    of texts: the words, a line a token id
-load.py           a few lines that load and call it, without robustjax
+load.py           loads and calls it, without robustjax, on arrays and, if Pillow is there, on image files
 README.txt        the same in words
 
-Before the folder appears, `load.py` has run in a process that cannot import robustjax, and gave what the run gives.
+Before the folder appears, `load.py` has run in a process that cannot import robustjax, and gave what the run gives; of
+image files it made the same pixels.
 """
 
 import argparse
 import contextlib
 import functools
+import inspect
 import os
 import pathlib
 import shutil
@@ -32,11 +34,12 @@ if __name__ == "__main__":
 import jax
 import jax.export
 import numpy as np
+from PIL import Image
 
 from experiments import complaints, predict
 from experiments.runs import environment, form, records, restore
 from robustjax import backend
-from robustjax.data import text
+from robustjax.data import array_cache, image_files, text
 from robustjax.training import checkpoints
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -237,6 +240,9 @@ for file in pathlib.Path(".").glob("inputs-*.npy"):
     inputs = np.load(file)
     np.save(file.name.replace("inputs", "found"), loaded["predict"](inputs))
     np.save(file.name.replace("inputs", "own"), loaded["program"].call(inputs))
+if pathlib.Path("images").is_dir():
+    (names, pixels), = loaded["batches"](["images"])
+    np.save("pixels.npy", pixels)
 """
 
 
@@ -244,7 +250,7 @@ def _tried(folder: pathlib.Path, run: restore.Trained | restore.Restored, k: int
     """What model.json says of the trial: the largest differences of probabilities from the run's.
 
     Raises:
-      ExportError: if they are too large, or it does not run.
+      ExportError: if they are too large, it makes other pixels of image files, or it does not run.
     """
     rng, expected = np.random.default_rng(0), restore.predictor(run, k)
     with tempfile.TemporaryDirectory() as place:
@@ -254,6 +260,8 @@ def _tried(folder: pathlib.Path, run: restore.Trained | restore.Restored, k: int
             inputs = _made_up(run.form, size, rng)
             np.save(scratch / f"inputs-{size}.npy", inputs)
             right[size] = expected(inputs)
+        if run.form.is_image:
+            _draw_images(scratch / "images", run.form.shape, rng)
         done = subprocess.run(
             [sys.executable, "-c", _TRY, os.fspath((folder / "load.py").resolve())],
             cwd=scratch, env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, check=False,
@@ -265,6 +273,7 @@ def _tried(folder: pathlib.Path, run: restore.Trained | restore.Restored, k: int
             name: max(float(np.max(np.abs(np.load(scratch / f"{name}-{n}.npy") - right[n]))) for n in _SIZES)
             for name in ("found", "own")
         }
+        same = not run.form.is_image or _same_pixels(scratch, run.form.shape)
     coarse = run.settings.precision != "float32" or jax.default_backend() != "cpu"
     tolerance = _COARSE if coarse else _TOLERANCE
     if not off["found"] <= tolerance:
@@ -272,10 +281,27 @@ def _tried(folder: pathlib.Path, run: restore.Trained | restore.Restored, k: int
             f"the exported network's probabilities differ by {off['found']:.2g} from the run's; {tolerance:g} is the "
             "most that is accepted."
         )
+    if not same:
+        raise ExportError("load.py makes other pixels of image files than robustjax does.")
     return {
         "largest_difference": off["found"], "tolerance": tolerance, "numbers_of_inputs": list(_SIZES),
         "largest_difference_with_xlas_own_cpu_kernels": off["own"],
     }  # fmt: skip
+
+
+def _draw_images(folder: pathlib.Path, shape: Sequence[int], rng: np.random.Generator) -> None:
+    """Image files of three kinds and sizes, one in a folder of its own."""
+    height, width = shape[:2]
+    (folder / "inner").mkdir(parents=True)
+    for name, channels, kind in (("a.png", (3,), "uint8"), ("b.png", (4,), "uint8"), ("inner/c.png", (), "uint16")):
+        pixels = rng.integers(0, np.iinfo(kind).max, (height + 2 * len(channels), width + 5, *channels)).astype(kind)
+        Image.fromarray(pixels).save(folder / name)
+
+
+def _same_pixels(scratch: pathlib.Path, shape: tuple[int, ...]) -> bool:
+    """Whether load.py, with pixels.npy, has made of `images` what robustjax makes of them."""
+    right = [image_files.read_image(file, shape)[0] for file in image_files.list_files(scratch / "images")]
+    return (scratch / "pixels.npy").exists() and np.array_equal(np.load(scratch / "pixels.npy"), np.stack(right))
 
 
 def _made_up(known: form.Form, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -293,14 +319,26 @@ def _made_up(known: form.Form, count: int, rng: np.random.Generator) -> np.ndarr
 def _load(known: form.Form) -> str:
     """The text of load.py."""
     shapes = f"[N, {len(known.class_names)}] of {known.dtype} {_sides(known)}"
-    return f'''"""Probabilities {shapes}. Needs jax>={jax.__version__} and flatbuffers."""
-import json, pathlib, sys
+    rows, files, imports = 'np.load(place, mmap_mode="r")', "", "json, pathlib, sys"
+    takes, needs, reading = ".npy files", "", ""
+    if known.is_image:
+        rows += ' if place.suffix == ".npy" else list_files(place) if place.is_dir() else [place]'
+        files = f"""
+            if isinstance(part, list):
+                yield list(map(str, part)), np.stack([read_image(file, {known.shape})[0] for file in part])
+                continue"""
+        imports = "contextlib, io, json, os, pathlib, sys, warnings"
+        takes, needs, reading = ".npy and image files, and folders of them", ", and Pillow for image files", _reading()
+    return f'''"""Probabilities {shapes}. Needs jax>={jax.__version__} and flatbuffers{needs}."""
+from __future__ import annotations
+
+import {imports}
 import jax, jax.export, numpy as np
 
 here = pathlib.Path(__file__).parent
 class_names = json.loads((here / "class_names.json").read_text(encoding="utf-8"))
 program = jax.export.deserialize(bytearray((here / "model.jax").read_bytes()))
-# On a CPU, XLA's own kernels get some sums over matrix products silently wrong (jaxlib 0.10.2 to 0.12).
+# As it was tried: on a CPU, XLA's other kernels get some sums over products wrong (jaxlib 0.10.2 to 0.12).
 options = {backend.SAFE_CPU_OPTIONS!r} if jax.default_backend() == "cpu" else {{}}
 try:
     jax.jit(lambda x: x, compiler_options=options)(0)
@@ -308,10 +346,32 @@ except Exception:  # a jaxlib without these kernels
     options = {{}}
 predict = jax.jit(program.call, compiler_options=options)  # compiled once for each number of inputs
 
-if __name__ == "__main__":  # python load.py INPUTS.npy
-    for row in np.asarray(predict(np.load(sys.argv[1]))):
-        print(class_names[row.argmax()], row.max())
+
+def batches(places, size=500):
+    """Names and inputs of what is in the files and folders `places`, at most `size` at a time."""
+    for place in map(pathlib.Path, places):
+        rows = {rows}
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]{files}
+            yield [f"{{place}}:{{n}}" for n in range(start, start + len(part))], np.asarray(part)
+{reading}
+
+if __name__ == "__main__":  # python load.py {takes}
+    for names, inputs in batches(sys.argv[1:]):
+        for name, row in zip(names, np.asarray(predict(inputs))):
+            print(name, class_names[row.argmax()], row.max(), sep="\\t")
 '''
+
+
+def _reading() -> str:
+    """What load.py has of robustjax: how image files are decoded and resized."""
+    parts = (
+        image_files.list_files, image_files.read_image, image_files.pixels, image_files._opened,
+        image_files._refuse_depth, image_files._eight_bits, array_cache.resize,
+    )  # fmt: skip
+    sources = "\n\n".join(inspect.getsource(part) for part in parts)
+    head = "# Image files as they were decoded and resized in training."
+    return f"\n\n{head}\nSUFFIXES = {image_files.SUFFIXES!r}\n\n\n{sources}"
 
 
 def _sides(known: form.Form) -> str:
@@ -322,6 +382,8 @@ def _readme(known: form.Form, described: dict[str, Any]) -> str:
     """The text of README.txt."""
     wanted, needs, off = described["inputs"], described["needs"], described["checked"]
     own = off["largest_difference_with_xlas_own_cpu_kernels"]
+    pillow = ", for image files Pillow" if known.is_image else ""
+    loaded = '`runpy.run_path("load.py")["predict"](inputs)`'
     parts = [
         f"A network that gives the probabilities of {len(known.class_names)} classes (class_names.json), trained on "
         f"{known.dataset} by {described['made_from']['method']}: {described['made_from']['networks']}, epoch "
@@ -341,17 +403,17 @@ def _readme(known: form.Form, described: dict[str, Any]) -> str:
             f"the last word, 1 is any other word. Of longer texts the last {known.shape[0]} words are taken."
         )
     parts += [
-        f"It needs {' and '.join(needs['packages'])}, nothing else, and runs on {', '.join(needs['platforms'])}. JAX "
-        "promises that its later versions of the next six months load it (calling convention "
-        f"{needs['calling_convention_version']}).",
-        "Compile options do not travel with it. On a CPU compile it with those in load.py: without, XLA's own kernels "
-        "get some sums over matrix products silently wrong (jaxlib 0.10.2 to 0.12). On what it was tried with, such "
-        f"kernels gave probabilities within {own:.2g} of the right ones"
-        + (", so do not use them." if own > off["tolerance"] else "; other numbers of inputs may fare worse."),
-        "load.py:",
+        f"It needs {' and '.join(needs['packages'])}{pillow}, nothing else, and runs on "
+        f"{', '.join(needs['platforms'])}. JAX promises that its later versions of the next six months load it "
+        f"(calling convention {needs['calling_convention_version']}).",
+        "load.py is the example: `python load.py inputs.npy`"
+        + (", with image files or with folders of them, which it decodes and resizes" if known.is_image else "")
+        + f"; in Python, {loaded}. It sets the compile options that the program was tried with, since these do not "
+        "travel with it: on a CPU, XLA's other kernels get some sums over products wrong (jaxlib 0.10.2 to 0.12; "
+        f"probabilities that were tried moved by up to {own:.2g}).",
     ]
     filled = "\n\n".join(textwrap.fill(part, 100) for part in parts)
-    return f"{filled}\n\n{textwrap.indent(_load(known), '    ')}"
+    return f"{filled}\n"
 
 
 if __name__ == "__main__":

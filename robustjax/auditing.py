@@ -10,8 +10,9 @@ and the given one j from a transition that may depend on how ambiguous the input
 
     T_ij(x) ∝ exp(d_i 1[i = j] + c_j + B_ij) π_j(x)^γ.
 
-and, γ left aside, T_ii is hardly below any T_ij: a class is called by its own name at least as often as by another's. Without that two
-classes could exchange their names where 40 % of one are called like the other, and what is right would be wrong.
+and, γ left aside, T_ii is hardly below any T_ij: a class is called by its own name at least as often as by another's.
+Without that two classes could exchange their names where 40 % of one are called like the other, and what is right would
+be wrong.
 
 γ = 0 is class-conditional noise (Patrini et al., Making Deep Neural Networks Robust to Label Noise, 2017, whose
 transition matrix is then T; found here by maximum likelihood as Zhang and Sugiyama, 2021, do rather than from anchor

@@ -1,6 +1,7 @@
 """Audits of runs and of probabilities alone: what is listed, the page, decisions, and corrected labels to train on."""
 
 import csv
+import html
 import html.parser
 import json
 import os
@@ -15,7 +16,7 @@ from PIL import Image
 from experiments import audit as command
 from experiments import run
 from experiments.pictures import page, style
-from experiments.runs import audit, corrected, suspects
+from experiments.runs import audit, corrected, next_step, suspects
 from robustjax import auditing, data, findings
 from robustjax.data import corruptions, duplicates
 from robustjax.training import evaluation
@@ -138,8 +139,31 @@ def test_the_wrong_labels_are_listed_with_their_evidence(finished):
     first = rows[0]
     at = IDS.index(first.id)
     assert (first.given, first.proposed) == (NAMES[GIVEN[at]], NAMES[TRUE[at]])
-    assert f"correction: {NAMES[TRUE[at]]}" in first.evidence and "mean margin -2.2" in first.evidence
-    assert "low label weight (0.01)" in first.evidence and "forgotten 3 times" in first.evidence
+    assert f"the correction says {NAMES[TRUE[at]]}; " in first.evidence and "mean margin -2.2" in first.evidence
+    assert "low label weight 0.01" in first.evidence and "forgotten 3 times" in first.evidence
+
+
+def test_small_numbers_are_told_in_plain_words():
+    probs = np.array([[5.75e-7, 1], [0.0011, 0.9989], [1, 0]], np.float32)
+    evidence = audit.Evidence(
+        [0, 1], np.arange(3), np.zeros(3, int), probs, True, forgettings=np.array([0.5, 1.5, 0.0]),
+        kinds={"label_weight": "LabelWeight"}, findings={"label_weight": np.array([[2.7e-20, 0.5, 1]] * 2)},
+    )  # fmt: skip
+    told = audit._in_words(evidence, ["a", "b"], list("xyz"), np.arange(3), None, None)
+    assert told == [
+        ["given label below 0.1 %", "low label weight 0.00", "forgotten once"],
+        ["given label at 0.1 %", "forgotten 2 times"], ["given label at 100.0 %"],
+    ]  # fmt: skip
+
+
+def test_the_sentence_has_a_lower_limit_only_out_of_sample_and_tells_what_is_not_audited(finished):
+    facts = {"test_held_out": True}
+    evidence = audit.read_evidence(finished, [0])
+    found = audit.Found(evidence, decision(GIVEN, evidence.pred_probs), NAMES, list(IDS), [], [], None, facts)
+    assert "(95 %: at most 7); 0 are listed" in audit.describe(found)
+    assert audit.describe(found).endswith(" The held-out part is not audited.")
+    found = found._replace(evidence=evidence._replace(in_sample=False), facts={"test_held_out": False})
+    assert "(95 %: 5 to 7)" in audit.describe(found) and "not audited" not in audit.describe(found)
 
 
 def test_arrays_are_in_cleanlabs_form_and_averaged_over_seeds(finished):
@@ -260,6 +284,33 @@ def test_the_page_is_one_safe_and_accessible_file(finished):
     assert all(each.get("aria-label") for _, each in read.tags if each.get("role") == "img")
     assert "prefers-color-scheme: dark" in text and ":focus-visible" in text
     assert "6 of 60" in text.replace("\n", " ") and "nan" not in re.sub(r"data:[^\"]*", "", text.lower())
+
+
+def test_the_page_says_what_is_estimated_and_what_comes_next(finished):
+    text = (finished / "report.html").read_text(encoding="utf-8")
+    assert "95 %: at most 7<" in text and "--cross-fit=5" in text and "95 %: 5" not in text
+    assert 'loading="' not in text and "What is called test accuracy" not in text
+    plain = html.unescape(text)
+    for line in next_step.commands(finished, "npz:mine.npz", "python -m experiments.run --method=elr --out=a"):
+        assert f"<pre>{line}</pre>" in plain and "fixed.npz" in line
+    # In the order of the list of classes, each image with a button of its own.
+    places = [plain.index(f"Labelled {name}:") for name in NAMES if f"Labelled {name}:" in plain]
+    assert len(places) > 1 and places == sorted(places)
+    images = [each for each in Reader(text).of("img") if "labelled" in each["alt"]]
+    enlarge = [each["aria-label"] for each in Reader(text).of("input")]
+    assert len(images) == len(enlarge) == len(set(enlarge))
+
+
+def test_pictures_are_told_in_a_sentence(tmp_path):
+    for name in ("correction_changed", "learning_curves", "confusion-dark", "mine"):
+        (tmp_path / f"{name}.png").write_bytes(b"")
+    told = {each["name"]: each["told"] for each in page._pictures(tmp_path, {"correction": "LabelDistribution"})}
+    assert told.keys() == {"correction changed", "mine"} and told["mine"] == ""
+    assert "(correction)" in told["correction changed"]
+
+
+def test_names_break_behind_slashes_alone():
+    assert page._breakable("a/<b>") == "a/<wbr>&lt;b&gt;"
 
 
 def test_what_are_no_images_has_no_gallery(finished, monkeypatch):
@@ -493,6 +544,18 @@ def test_the_command_that_trains_again(before, flag, after):
     assert corrected.next_command(before, flag) == after
 
 
+def test_what_comes_next_overwrites_nothing(tmp_path):
+    run = tmp_path / "runs" / "mine"
+    command = "python -m experiments.run --dataset=csv:mine.csv --out=runs/mine"
+    write, train = next_step.commands(run, "csv:mine.csv", command)
+    assert write.endswith("mine --apply=fixed.csv --accept-above=0.9")
+    assert train == f"python -m experiments.run --dataset=csv:fixed.csv --out={run.parent / 'fixed'}"
+    (run.parent / "fixed").mkdir(parents=True)
+    write, train = next_step.commands(run.parent / "fixed", "csv:fixed.csv", command)
+    assert "--apply=fixed-2.csv" in write and train.endswith(f"csv:fixed-2.csv --out={run.parent / 'fixed-2'}")
+    assert "--noise-file=fixed-2.npz" in next_step.commands(run, "cifar10", command)[1]
+
+
 # --- The command -----------------------------------------------------------------------------------------------------
 
 
@@ -530,7 +593,7 @@ def test_decisions_become_a_noise_file_and_a_command(copy, capsys, monkeypatch):
     assert command.main([str(copy), "--apply=fixed.npz", "--accept-above=0.9"]) == 0
     printed = capsys.readouterr().out
     assert "5 relabelled, 1 removed" in printed
-    assert shlex.split(printed.splitlines()[-1])[-1] == "--noise-file=fixed.npz"
+    assert shlex.split(printed.splitlines()[-1])[-2:] == ["--noise-file=fixed.npz", f"--out={copy.parent / 'fixed'}"]
     noise = corruptions.load_noise("fixed.npz", clean_labels=GIVEN)
     gone = int(rows[0].id)
     np.testing.assert_array_equal(noise.kept, np.delete(np.arange(N), gone))

@@ -205,6 +205,9 @@ def test_pictures_of_random_findings_of_any_size(tmp_path, classes, bins, epochs
     shown = min(classes, 20)
     assert panels == {"a_accuracy": 1, "b": 1, "c": 1, "d_coefficients": 3, "e": 2, "groups": 3, "h": shown,
                       "h_over_epochs": 2}  # fmt: skip
+    kinds = left(classes, bins, epochs=epochs).kinds
+    told = [findings.explain(name, kinds) for name in panels]
+    assert "" not in told and len(set(told)) == len(told) and findings.explain("confusion", kinds) == ""
     for name in panels:
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert picture.format == "PNG" and min(picture.size) > 150 and max(picture.size) < 3000
@@ -218,6 +221,9 @@ def test_pictures_without_truth_with_other_groups_and_of_what_is_not_known(tmp_p
     assert drawn(nothing, tmp_path) == {}
     late = found._replace(history=[{}, {"f": np.ones(6)}], examples={}, records=[{"epoch": 1}])
     assert drawn(late, tmp_path) == {"f": 1}
+    assert "each group" in findings.explain("f", late.kinds) and "another class (a)" in findings.explain(
+        "a_changed", late.kinds
+    )
 
 
 def test_a_kind_without_a_picture_is_refused():

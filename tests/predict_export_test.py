@@ -288,7 +288,8 @@ def test_an_export_gives_what_the_run_gives(place, trained, tmp_path, monkeypatc
     assert described["made_from"]["seeds"] == [3, 4] and described["inputs"]["shape"] == ["batch", SIDE, SIDE, 1]
     for folder in (os.fspath(place), os.path.dirname(os.path.dirname(os.path.abspath(export.__file__)))):
         assert folder.encode() not in (out / "model.jax").read_bytes()
-    assert (out / "load.py").read_text().splitlines()[0] in (out / "README.txt").read_text()
+    said = (out / "README.txt").read_text()
+    assert "python load.py inputs.npy" in said and "silently" not in said
 
     loaded = runpy.run_path(os.fspath(out / "load.py"))
     assert loaded["class_names"] == list(CLASSES) and loaded["options"] == (backend.compiler_options() or {})
@@ -297,6 +298,20 @@ def test_an_export_gives_what_the_run_gives(place, trained, tmp_path, monkeypatc
         found = np.asarray(loaded["predict"](inputs[:size]))
         mean = np.mean([softmax(restore.predict(trained, inputs[:size], k)) for k in (0, 1)], axis=0)
         np.testing.assert_allclose(found, mean, atol=1e-6)
+
+    folder, rng = tmp_path / "images", np.random.default_rng(0)
+    export._draw_images(folder, trained.form.shape, rng)
+    np.save(tmp_path / "a.npy", inputs)
+    for names, read in loaded["batches"]([folder]):  # as the command tries it, but for its process
+        np.save(tmp_path / "pixels.npy", read)
+        assert names == [str(folder / name) for name in ("a.png", "b.png", "inner/c.png")]
+    assert export._same_pixels(tmp_path, trained.form.shape)
+    ((names, read),) = loaded["batches"]([folder / "a.png"])
+    assert names == [str(folder / "a.png")] and read.shape == (1, SIDE, SIDE, 1)
+    sizes = [(names[0], len(read)) for names, read in loaded["batches"]([tmp_path / "a.npy"], size=5)]
+    assert sizes == [(f"{tmp_path / 'a.npy'}:0", 5), (f"{tmp_path / 'a.npy'}:5", 2)]
+    np.save(tmp_path / "pixels.npy", read + 1)
+    assert not export._same_pixels(tmp_path, trained.form.shape)
     with pytest.raises(FileExistsError, match="not an empty folder"):
         export.export(trained, out)
 
@@ -315,6 +330,15 @@ def test_an_export_that_gives_something_else_is_none(trained, tmp_path, monkeypa
     with pytest.raises(export.ExportError, match=r"differ by 0\.1 from the run's; 0\.0001"):
         export.export(trained, tmp_path / "out", 0)
     assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(export, "_TOLERANCE", 0.2)
+    with pytest.raises(export.ExportError, match="other pixels of image files"):
+        export.export(trained, tmp_path / "out", 0)
+
+
+def test_what_loads_networks_of_other_inputs_reads_arrays_alone(trained, tmp_path):
+    features = export._load(trained.form._replace(shape=(4,), dtype="float32"))
+    compile(features, "load.py", "exec")
+    assert "read_image" not in features and "Pillow" not in features and "[N, 4]" in features
 
 
 def test_exports_that_cannot_be_are_refused(trained, tmp_path):

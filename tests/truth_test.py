@@ -113,6 +113,14 @@ def test_true_labels_of_the_source_judge_and_are_not_trained_on():
     assert "% wrong labels; a class" in build.describe(mine, made) and build.truth_source(mine, made) == "the data"
 
 
+def test_sizes_of_classes_have_names_where_there_are_few():
+    counts, numbers = np.arange(3, 16), [str(c) for c in range(13)]
+    assert build._class_sizes(counts[:3], ["cat", "7", "dog"]) == "cat 3, 7 4, dog 5"
+    assert build._class_sizes(counts[::-1], [f"<{name}>" for name in numbers]) == "3 (<12>) to 15 (<0>)"
+    assert build._class_sizes(counts[:3], numbers[:3]) == "3, 4, 5"
+    assert build._class_sizes(np.arange(21), list(map(str, range(21)))).endswith("18, 19 …")
+
+
 def test_noise_that_is_asked_for_makes_the_sources_labels_the_truth():
     mine = dataset()
     made = build.corrupt(settings(noise="symmetric", noise_rate=0.5), mine, 0)

@@ -135,6 +135,48 @@ PICTURES: dict[str, Callable[[Left, Sequence[str]], Iterator[tuple[str, Drawing]
     kinds.Table.__name__: _tables,
 }
 
+# What a picture shows, in a sentence; by kind, and by what the file's name has behind that of the finding.
+SENTENCES: dict[tuple[str, str], str] = {
+    (kinds.LabelDistribution.__name__, "_accuracy"): (
+        "After each epoch, the share of labels that are right as the method believes them to be ({name})."
+    ),
+    (kinds.LabelDistribution.__name__, "_changed"): (
+        "After each epoch, the share of labels for which the method believes in another class ({name})."
+    ),
+    (kinds.LabelWeight.__name__, ""): (
+        "How much the method trusts the given labels ({name}): wrong ones should lie at the left."
+    ),
+    (kinds.NoiseScore.__name__, ""): (
+        "How suspicious the given labels are to the method ({name}): wrong ones should lie at the right."
+    ),
+    (kinds.LogitGradient.__name__, "_coefficients"): (
+        "What the method adds to the gradient of the loss at the true class ({name}), beside that of cross entropy, on "
+        "right and on wrong labels."
+    ),
+    (kinds.PerClass.__name__, ""): "The method's number for each class ({name}), above the size of the class.",
+    (kinds.PerGroup.__name__, ""): "The method's numbers for each group of examples, the groups in rising order.",
+    (kinds.Table.__name__, ""): (
+        "The method puts examples into bins, and has a number for each bin and class ({name}): a panel a class."
+    ),
+    (kinds.Table.__name__, "_over_epochs"): (
+        "How these numbers ({name}) went for the first class: a column an epoch, a row a bin."
+    ),
+}
+
+
+def explain(file: str, found: Mapping[str, str]) -> str:
+    """What the picture of this file name, without its ending, shows; "" for one that `figures` does not make.
+
+    Args:
+      file: as `figures` names it.
+      found: the kind of each finding by name.
+    """
+    for (kind, ending), sentence in SENTENCES.items():
+        if name := next((name for name, own in found.items() if own == kind and file == name + ending), ""):
+            return sentence.format(name=style.words(name))
+    several = file == "groups" or file.startswith("groups_of_")
+    return SENTENCES[kinds.PerGroup.__name__, ""] if several and kinds.PerGroup.__name__ in found.values() else ""
+
 
 # --- The pictures ----------------------------------------------------------------------------------------------------
 

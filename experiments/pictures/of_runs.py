@@ -107,6 +107,33 @@ def _of_any_run(
         yield "disagreement", functools.partial(plots.draw_by_epoch, {method: by_seed}, titles)
 
 
+# What the pictures of any run show, in a sentence; those of the accuracy by epoch say it themselves.
+_SENTENCES = {
+    "confusion": (
+        "What is predicted for the test part, or for what is held out in its place: a row is a label, and predictions "
+        "that agree with it lie on the diagonal."
+    ),
+    "memorization": (
+        "After each epoch, what is predicted for training examples with right and with wrong labels: the true class, "
+        "the given label, or another class."
+    ),
+    "disagreement": (
+        "After each epoch, the share of training examples for which another class than the given label is predicted: "
+        "wrong labels are among them, and examples that are hard or not learned yet."
+    ),
+}
+
+
+def explain(file: str, kinds: Mapping[str, str]) -> str:
+    """What a picture that `draw_all` has left shows; "" if that is not known.
+
+    Args:
+      file: the picture's name, without its ending.
+      kinds: of the run's findings by name.
+    """
+    return _SENTENCES.get(file) or findings.explain(file, kinds)
+
+
 @contextlib.contextmanager
 def _telling(what: str) -> Iterator[None]:
     try:

@@ -10,28 +10,25 @@ import os
 import pathlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 import numpy as np
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 from PIL import Image
 
-from experiments.pictures import plots, style
-from experiments.runs import directory, history, records
+from experiments.pictures import of_runs, plots, style
+from experiments.runs import audit, directory, history, next_step, records
 from robustjax.data import Dataset, text
 from robustjax.training import evaluation
 
-if TYPE_CHECKING:  # it calls this module
-    from experiments.runs.audit import Found
-
 _THUMBNAILS, _PER_CLASS, _SIDE = 480, 12, 96  # in all, of a class, and pixels of the longer side
 _GALLERY_BYTES, _PICTURES_BYTES = 1_500_000, 500_000
-_ROWS, _PAIRS, _WORDS = 100, 12, 60
+_ROWS, _PAIRS, _WORDS, _CONFUSED = 100, 12, 60, 10
 
 
-def write(path: pathlib.Path, found: "Found", dataset: Dataset | None) -> None:
+def write(path: pathlib.Path, found: audit.Found, dataset: Dataset | None) -> None:
     """Write report.html of the run in `path`.
 
     Args:
@@ -50,11 +47,11 @@ def render(facts: Mapping[str, Any]) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": _percent, "number": _number}
+    environment.filters |= {"percent": _percent, "number": _number, "breakable": _breakable}
     return environment.from_string(source).render(facts)
 
 
-def gather(path: pathlib.Path, found: "Found", dataset: Dataset | None) -> dict[str, Any]:
+def gather(path: pathlib.Path, found: audit.Found, dataset: Dataset | None) -> dict[str, Any]:
     """What the page tells."""
     description = directory.read_description(path)
     settings = description["settings"]
@@ -63,10 +60,10 @@ def gather(path: pathlib.Path, found: "Found", dataset: Dataset | None) -> dict[
     by_seed = [[line for line in lines if line["seed"] == seed] for seed in dict.fromkeys(r["seed"] for r in lines)]
     last = [seed[-1] for seed in by_seed]
     summary = json.loads((path / "summary.json").read_bytes()) if (path / "summary.json").exists() else {}
-    audit, names, facts = found.audit, found.class_names, found.facts
+    names, facts = found.class_names, found.facts
     confusion = np.zeros((len(names), len(names)))
     after = found.evidence.given.copy()
-    after[audit.suspects] = audit.proposed[audit.suspects]
+    after[found.audit.suspects] = found.audit.proposed[found.audit.suspects]
     np.add.at(confusion, (found.evidence.given, after), 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of signs that matplotlib's font lacks: the page's will have them
@@ -99,6 +96,8 @@ def gather(path: pathlib.Path, found: "Found", dataset: Dataset | None) -> dict[
         "calibration": np.mean([r["expected_calibration_error"] for r in last]) if "reliability" in figures else None,
         "held_out": bool(facts["test_held_out"]),
         "facts": facts,
+        "interval": audit.interval(found),
+        "confused": [pair for pair in facts["most_confused"][:_CONFUSED] if round(pair["estimated_examples"])],
         "total": len(found.ids),
         "num_rows": len(found.rows),
         "rows": [
@@ -113,15 +112,16 @@ def gather(path: pathlib.Path, found: "Found", dataset: Dataset | None) -> dict[
         "with_data": dataset is not None,
         "pairs": _pairs(found, dataset),
         "figures": figures,
-        "pictures": list(_pictures(path / "plots")),
-        "run_dir": str(path),
+        "pictures": list(_pictures(path / "plots", of_runs.read_findings(path, facts["seeds"][0])[0])),
+        "commands": next_step.commands(path, settings["dataset"], description.get("command") or ""),
+        "accept_above": next_step.ACCEPT_ABOVE,
     }
 
 
 # --- Numbers ---------------------------------------------------------------------------------------------------------
 
 
-def _classes(found: "Found", last: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _classes(found: audit.Found, last: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     facts, accuracy = found.facts, _per_class(last, len(found.class_names))
     return [
         {
@@ -144,7 +144,7 @@ def _per_class(last: Sequence[Mapping[str, Any]], num_classes: int) -> np.ndarra
     return np.array([[np.nan if value is None else value for value in each] for each in tables], float).mean(0)
 
 
-def _groups(found: "Found", last: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _groups(found: audit.Found, last: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Head, medium and tail; nothing where there are too few classes, or all are of one size."""
     counts, accuracy = found.facts["class_counts_given"], _per_class(last, len(found.class_names))
     if len(counts) < 3 or counts.max() < 1.5 * max(counts.min(), 1):
@@ -169,10 +169,15 @@ def _number(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def _breakable(path: str) -> Markup:
+    """A path that lines may break behind the slashes of."""
+    return Markup("/<wbr>").join(escape(part) for part in path.split("/"))
+
+
 # --- What examples look like -----------------------------------------------------------------------------------------
 
 
-def _gallery(found: "Found", dataset: Dataset | None) -> Iterator[dict[str, Any]]:
+def _gallery(found: audit.Found, dataset: Dataset | None) -> Iterator[dict[str, Any]]:
     """The most suspicious images by given class, within what a page may weigh; nothing for what are no images."""
     if not _are_images(dataset):
         return
@@ -181,7 +186,7 @@ def _gallery(found: "Found", dataset: Dataset | None) -> Iterator[dict[str, Any]
     for place, at in enumerate(found.listed.tolist()):
         by_class.setdefault(int(found.evidence.given[at]), []).append(place)
     each = int(np.clip(_THUMBNAILS // max(len(by_class), 1), 2, _PER_CLASS))
-    order = sorted(by_class, key=lambda c: (-len(by_class[c]), c))
+    order = sorted(by_class)
     items: dict[int, list[dict[str, Any]]] = {c: [] for c in order}
     left = _GALLERY_BYTES
     for rank, c in itertools.product(range(each), order):  # each class's first image before any second one
@@ -195,7 +200,7 @@ def _gallery(found: "Found", dataset: Dataset | None) -> Iterator[dict[str, Any]
             yield {"name": found.class_names[c], "count": len(by_class[c]), "items": items[c]}
 
 
-def _pairs(found: "Found", dataset: Dataset | None) -> list[dict[str, Any]]:
+def _pairs(found: audit.Found, dataset: Dataset | None) -> list[dict[str, Any]]:
     """The first duplicates with different labels."""
     if found.pairs is None:
         return []
@@ -256,12 +261,15 @@ def _svg(figure: Figure, name: str) -> Markup:
     return Markup(style.svg(figure, name))  # matplotlib has escaped the text in it
 
 
-def _pictures(folder: pathlib.Path) -> Iterator[dict[str, str]]:
-    """What has been drawn of the method's findings, as long as the page does not become too heavy."""
+def _pictures(folder: pathlib.Path, kinds: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """What has been drawn of the method's findings, of these kinds, as long as the page does not become too heavy."""
     left = _PICTURES_BYTES
     for file in sorted(folder.glob("*.png")):
-        if not file.stem.startswith("learning_curves") and (left := left - file.stat().st_size) >= 0:
-            yield {"name": style.words(file.stem), "src": _uri(file.read_bytes(), "png")}
+        if file.stem.startswith("learning_curves") or file.stem.endswith("-dark"):
+            continue
+        if (left := left - file.stat().st_size) >= 0:
+            told = of_runs.explain(file.stem, kinds)
+            yield {"name": style.words(file.stem), "told": told, "src": _uri(file.read_bytes(), "png")}
 
 
 def _uri(content: bytes, kind: str) -> str:

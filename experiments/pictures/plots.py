@@ -82,6 +82,7 @@ def draw_by_epoch(runs: Mapping[str, Sequence[Records]], titles: Mapping[str, st
         style.epoch_axis(ax)
         if quantity.endswith(("accuracy", "disagreement")):
             style.percent_axis(ax)
+    style.spread_out(figure)
     if len(runs) > 1 or any(len(seeds) > 1 for seeds in runs.values()):
         style.legend_below(figure, axes[0])
     return figure

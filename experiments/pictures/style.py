@@ -19,6 +19,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
@@ -120,6 +121,13 @@ def panels(
     for empty in grid[count:]:
         empty.remove()
     return figure, grid[:count]
+
+
+def spread_out(figure: Figure) -> None:
+    """Leave room between panels side by side, whose labels would nearly touch in the font of a page."""
+    engine = figure.get_layout_engine()
+    assert isinstance(engine, ConstrainedLayoutEngine)  # `panels` has set it
+    engine.set(wspace=0.08)
 
 
 def curves(seeds: Sequence[Records], name: str) -> tuple[np.ndarray, np.ndarray]:

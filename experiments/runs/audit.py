@@ -156,12 +156,20 @@ def write_tables(path: pathlib.Path, found: Found) -> None:
 
 
 def describe(found: Found) -> str:
-    """How many labels are wrong, in a sentence."""
+    """How many labels are wrong, in a sentence, and what was not audited, in another."""
     audit, total = found.audit, len(found.ids)
+    unseen = " The held-out part is not audited." if found.facts["test_held_out"] else ""
     return (
         f"estimated: {audit.count:,.0f} of {total:,} labels are wrong, {100 * audit.count / total:.1f} % (95 %: "
-        f"{audit.low:,.0f} to {audit.high:,.0f}); {len(found.rows):,} are listed in suspects.csv."
+        f"{interval(found)}); {len(found.rows):,} are listed in suspects.csv.{unseen}"
     )
+
+
+def interval(found: Found) -> str:
+    """How many labels may be wrong, in words; in sample there is no lower limit."""
+    if found.evidence.in_sample:
+        return f"at most {found.audit.high:,.0f}"
+    return f"{found.audit.low:,.0f} to {found.audit.high:,.0f}"
 
 
 # --- What there is to know -------------------------------------------------------------------------------------------
@@ -478,7 +486,7 @@ def _in_words(
             if kinds[name] == LabelDistribution.__name__:
                 believed = int(np.bincount(values[:, i].clip(0), minlength=len(names)).argmax())
                 if believed != given:
-                    words.append(f"{style.words(name)}: {names[believed]}")
+                    words.append(f"the {style.words(name)} says {names[believed]}")
         for twin, exact in other.get(i, ())[:2]:
             words.append(
                 f"{'same' if exact else 'nearly the same'} input as {ids[twin]}, labelled {names[evidence.given[twin]]}"
@@ -487,16 +495,18 @@ def _in_words(
             own = annotations[i][annotations[i] >= 0]
             if len(own) and (against := int((own != given).sum())):
                 words.append(f"{against} of {len(own)} annotators say otherwise")
-        words.append(f"given label at {100 * evidence.pred_probs[i, given]:.3g} %")
+        share = float(evidence.pred_probs[i, given])
+        words.append("given label below 0.1 %" if share < 0.001 else f"given label at {100 * share:.1f} %")
         if evidence.mean_margin is not None and evidence.mean_margin[i] < 0:
             words.append(f"mean margin {evidence.mean_margin[i]:.1f}")
         for name, rank in ranks.items():
             if rank[i] >= 0.9:
                 low = kinds[name] == LabelWeight.__name__
                 value = evidence.findings[name][:, i].mean()
-                words.append(f"{'low' if low else 'high'} {style.words(name)} ({value:.2g})")
+                words.append(f"{'low' if low else 'high'} {style.words(name)} {value:.2f}")
         if evidence.forgettings is not None and evidence.forgettings[i] >= 0.5:
-            words.append(f"forgotten {evidence.forgettings[i]:.0f} times")
+            times = max(round(float(evidence.forgettings[i])), 1)
+            words.append("forgotten once" if times == 1 else f"forgotten {times} times")
         found.append(words)
     return found
 

@@ -372,12 +372,22 @@ def describe(dataset: Dataset, labels: SeedLabels) -> str:
     if train.clean is not None:
         judged = f"{100 * np.mean(train.given != train.clean):.1f} % wrong labels"
         judged += f" ({ASSUMED})" if truth_source(dataset, labels) == ASSUMED else ""
-    shown = ", ".join(map(str, counts[:20])) + (" …" if len(counts) > 20 else "")
     held_out = "" if labels.validation is None else f"; {len(labels.validation.given)} more are held out"
     held_out += "" if labels.trusted is None else f"; {len(labels.trusted.given)} trusted examples"
     if dataset.test_held_out:
         held_out += f"; tested on {len(dataset.test_labels)} held-out examples, their labels as given"
-    return f"{len(train.given)} training examples, {judged}; a class: {shown}{held_out}"
+    sizes = _class_sizes(counts, dataset.class_names)
+    return f"{len(train.given)} training examples, {judged}; a class: {sizes}{held_out}"
+
+
+def _class_sizes(counts: np.ndarray, names: Sequence[str]) -> str:
+    """How many examples each class has, with its name; of more than 12 classes the smallest and the largest."""
+    if all(name.isdigit() for name in names):
+        return ", ".join(map(str, counts[:20])) + (" …" if len(counts) > 20 else "")
+    if len(names) <= 12:
+        return ", ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True))
+    least, most = int(counts.argmin()), int(counts.argmax())
+    return f"{counts[least]} ({names[least]}) to {counts[most]} ({names[most]})"
 
 
 def truth_source(dataset: Dataset, labels: SeedLabels) -> str | None:
