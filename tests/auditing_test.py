@@ -134,6 +134,27 @@ def test_what_a_network_has_memorised_is_told_by_its_training():
     assert same.count == 0 and not len(same.suspects)
 
 
+def test_in_sample_only_plausible_witnesses_are_heard():
+    rng = np.random.default_rng(2)
+    given, true, probs = simulated("symmetric", rate=0.2)
+    wrong, rows = given != true, np.arange(len(given))
+    # Two classes are hard: training says that most of their labels are wrong, more than predictions differ.
+    hard = np.where(wrong | (true < 2), -2.0, 3.0) + 0.5 * rng.normal(size=len(given))
+    assert auditing._suspicion(given, probs, hard, {}).sum() > 2 * wrong.sum()
+    found = auditing.audit(given, probs, in_sample=True, mean_margin=hard)
+    assert found.count == pytest.approx(wrong.sum(), rel=0.2)
+    # Half memorised: the true class is still predicted, but what is given is as likely as chance errors would have it.
+    half = np.full(probs.shape, 0.01)
+    half[rows, given] += np.where(wrong, 0.44, 0.96)
+    half[rows, true] += np.where(wrong, 0.52, 0.0)
+    margin = np.where(wrong, -1.0, 3.0) + 0.5 * rng.normal(size=len(given))
+    assert (
+        1 - auditing._posterior(auditing._fit(given, half).model, given, half)[rows, given]
+    ).sum() < 0.3 * wrong.sum()
+    found = auditing.audit(given, half, in_sample=True, mean_margin=margin)
+    assert found.count == pytest.approx(wrong.sum(), rel=0.1) and f1(found.score > 0.5, wrong) > 0.95
+
+
 def test_scales_by_rank():
     np.testing.assert_allclose(auditing._by_rank(np.array([5, 1, 5, 9]), np.array([0, 2, 4, 8])), [3, 0, 3, 8])
 
