@@ -1,6 +1,5 @@
 """HAR's theory: the weighted spline's kernel, bias, variance and best weights; Theorem 1 simulated; Figs. 1 and 3."""
 
-import functools
 import math
 
 import jax
@@ -287,7 +286,7 @@ def test_digits_are_unbalanced_and_noisy():
 def test_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(har_theory, "ELEMENTS", {1000: 40, 100_000: 200})
     monkeypatch.setattr(har_theory, "REPLICATES", {200: 3, 400: 2})
-    monkeypatch.setattr(har_theory, "fit_toy", functools.partial(har_theory.fit_toy, steps=10))
+    monkeypatch.setattr(har_theory, "STEPS", 10)
     assert har_theory.main([f"--out={tmp_path}", "--seeds=1"]) == 0
     said = capsys.readouterr().out
     for name in har_theory.PICTURES:

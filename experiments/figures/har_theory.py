@@ -315,6 +315,8 @@ def logistic_rhos(problem: Logistic) -> dict[str, np.ndarray]:
 
 # Fig. 3: one curve, noisy and rare on one side.
 
+STEPS = 5000  # of the nets' training
+
 
 class Toy(NamedTuple):
     """Data of the toy regression, inputs and labels [n]."""
@@ -394,7 +396,7 @@ def _fit_nets(
 
 
 def fit_toy(
-    toy: Toy, strengths: np.ndarray, at: np.ndarray | None = None, seed: int = 0, steps: int = 5000
+    toy: Toy, strengths: np.ndarray, at: np.ndarray | None = None, seed: int = 0, steps: int = STEPS
 ) -> Callable:
     """Fit a net for each row of strengths with the penalty mean(strength f'²).
 
@@ -593,24 +595,24 @@ def draw_theorem(path: pathlib.Path, sizes: Mapping[int, int]) -> str:
     return "\n".join(told)
 
 
-def toy_table(seeds: int) -> str:
+def toy_table(seeds: int, steps: int = STEPS) -> str:
     """Errors of the fits of `TOY_FITS`, and of a cubic smoothing spline, in both halves: means over seeds."""
     inputs = nodes(2000)
-    errors = np.array([toy_errors(_toy_fits(seed, inputs)[0], inputs) for seed in range(seeds)]).mean(0)
+    errors = np.array([toy_errors(_toy_fits(seed, inputs, steps)[0], inputs) for seed in range(seeds)]).mean(0)
     rows = [f"toy regression, mean squared error to the true curve, {seeds} seed(s): left, right, sum"]
     for name, (left, right) in zip([*TOY_FITS, "cubic spline (GCV)"], errors, strict=True):
         rows.append(f"  {name}: {left:.3f}, {right:.3f}, {left + right:.3f}")
     return "\n".join(rows)
 
 
-def _toy_fits(seed: int, inputs: np.ndarray, steps: int = 5000) -> tuple[np.ndarray, Toy]:
+def _toy_fits(seed: int, inputs: np.ndarray, steps: int) -> tuple[np.ndarray, Toy]:
     toy, weights = sample_toy(seed), toy_weights(TOY_GRID, sampled=False)
     strengths = np.stack([size * (weights if har else np.ones_like(weights)) for size, har in TOY_FITS.values()])
     cubic = interpolate.make_smoothing_spline(*toy)(inputs)
     return np.append(fit_toy(toy, strengths, TOY_GRID, seed, steps)(inputs), cubic[None], axis=0), toy
 
 
-def draw_toy(path: pathlib.Path, seed: int = 0, steps: int = 5000) -> None:
+def draw_toy(path: pathlib.Path, seed: int = 0, steps: int = STEPS) -> None:
     """Save the toy regression under weak, strong and adaptive regularisation, and a cubic smoothing spline.
 
     Args:
@@ -692,8 +694,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif name == "theorem1":
             print(draw_theorem(path, REPLICATES))
         elif name == "regression":
-            draw_toy(path)
-            print(toy_table(given.seeds))
+            draw_toy(path, steps=STEPS)
+            print(toy_table(given.seeds, STEPS))
         else:
             print(draw_losses(path, given.seeds))
         print(path, "", sep="\n")
