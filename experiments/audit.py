@@ -105,7 +105,7 @@ def _apply(
     if not any(counts[what] for what in ("kept", "relabelled", "removed")):
         raise ValueError(
             f"nothing is decided in {str(path / 'suspects.csv')!r}: write keep, relabel, remove or a class name into "
-            "its column decision, or decide by the scores with --accept-above=0.9, say."
+            f"its column decision, or decide by the scores with --accept-above={next_step.ACCEPT_ABOVE}, say."
         )
     flag = corrected.write(out, examples, changes, reviewed)
     told = ", ".join(f"{count:,} {what}" for what, count in counts.items())

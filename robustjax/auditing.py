@@ -258,10 +258,15 @@ def _unpack(x: np.ndarray, classes: int) -> _Model:
     )  # fmt: skip
 
 
+def _affinity(model: _Model) -> np.ndarray:
+    """What T is proportional to the exponential of, without γ: [C, C]."""
+    assert model.pairs is not None
+    return np.diag(model.diagonal) + model.columns + model.pairs
+
+
 def _dense(model: _Model) -> np.ndarray:
     """The factors of T without γ, each row with a maximum of 1: [C, C]."""
-    assert model.pairs is not None
-    affinity = np.diag(model.diagonal) + model.columns + model.pairs
+    affinity = _affinity(model)
     return np.exp(affinity - affinity.max(axis=1, keepdims=True))
 
 
@@ -285,9 +290,7 @@ _OWN_NAME = 0.3  # the standard deviation of what log T_ij may lie above log T_i
 
 def _excess(model: _Model) -> tuple[float, np.ndarray]:
     """How far T_ij lies above T_ii, as minus a log density, and its gradient by all parameters; γ left aside."""
-    assert model.pairs is not None
-    classes = len(model.diagonal)
-    affinity = np.diag(model.diagonal) + model.columns + model.pairs
+    classes, affinity = len(model.diagonal), _affinity(model)
     above = np.maximum(affinity - np.diag(affinity)[:, None], 0) / _OWN_NAME
     of_pairs = above / _OWN_NAME
     of_own = -of_pairs.sum(1)

@@ -62,8 +62,7 @@ def gather(path: pathlib.Path, found: audit.Found, dataset: Dataset | None) -> d
     summary = json.loads((path / "summary.json").read_bytes()) if (path / "summary.json").exists() else {}
     names, facts = found.class_names, found.facts
     confusion = np.zeros((len(names), len(names)))
-    after = found.evidence.given.copy()
-    after[found.audit.suspects] = found.audit.proposed[found.audit.suspects]
+    after = audit.relabelled(found.audit, found.evidence.given)
     np.add.at(confusion, (found.evidence.given, after), 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of signs that matplotlib's font lacks: the page's will have them

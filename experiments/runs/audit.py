@@ -356,6 +356,13 @@ def ranking(audit: auditing.Audit) -> np.ndarray:
     return np.lexsort([place, -audit.score])
 
 
+def relabelled(audit: auditing.Audit, given: np.ndarray) -> np.ndarray:
+    """The labels `given` int [N] with the proposed ones where they are called wrong."""
+    after = given.copy()
+    after[audit.suspects] = audit.proposed[audit.suspects]
+    return after
+
+
 def judge(wrong: np.ndarray, score: np.ndarray, chosen: np.ndarray) -> dict[str, float | int | None]:
     """How well the wrong labels are found.
 
@@ -400,8 +407,7 @@ def _facts(
     total, joint = len(ids), np.asarray(audit.prior)[:, None] * np.asarray(audit.transition)
     with np.errstate(invalid="ignore", divide="ignore"):
         wrong_of_given = 1 - np.diag(joint) / joint.sum(0)
-    after = evidence.given.copy()
-    after[audit.suspects] = audit.proposed[audit.suspects]
+    after = relabelled(audit, evidence.given)
     between = joint * ~np.eye(len(names), dtype=bool)
     often = [place for place in np.argsort(-between, axis=None, kind="stable")[:_CONFUSED] if between.flat[place] > 0]
     confused = [divmod(int(place), len(names)) for place in often]

@@ -34,8 +34,8 @@ _SPLITS = {
     **dict.fromkeys(("test", "testing"), "test"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
 }
-_NO = ("", "0", "false", "no", "n", "nan", "none", "<na>")  # of a column of yes and no
 _NONE = ("", "nan", "none", "<na>")  # where there is no label; an annotator may also have put down a −1
+_NO = (*_NONE, "0", "false", "no", "n")  # of a column of yes and no
 
 
 def check_columns(columns: Mapping[str, str]) -> None:
