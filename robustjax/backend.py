@@ -103,6 +103,15 @@ def loops_on_device() -> bool:
     return jax.default_backend() != "cpu"
 
 
+def parts_of_sums() -> int:
+    """In how many parts a sum over a whole batch of images is taken; 1: as it stands.
+
+    On CPU with the safe kernels BatchNorm, forward and backward, is 2.5 to 4 times faster when each of its sums is one
+    over the rows of each part, then one over the parts.
+    """
+    return 8 if jax.default_backend() == "cpu" else 1
+
+
 def gains_by_training_at_once() -> bool:
     """Whether several small networks train faster at once than one after another.
 

@@ -1,5 +1,6 @@
 """Layers and initialisers that the reference implementations share, with their paddings and fan rules."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn import initializers
 
+from robustjax import backend
 from robustjax._probabilities import at_least_float32  # of parameters, statistics and logits beside activations
 
 TAPS = "taps"  # Flax collection of what is added to hidden values
@@ -58,6 +60,32 @@ def tap(module: nn.Module, value: jax.Array) -> jax.Array:
     return value
 
 
+def _in_parts(x: jax.Array) -> jax.Array:
+    """[B, ..., F] -> [P, B·.../P, F]: what `_mean` and `_spread` take in two steps, see `backend.parts_of_sums`."""
+    parts = math.gcd(x.shape[0], backend.parts_of_sums()) if x.ndim > 2 else 1
+    return x.reshape(parts, -1, x.shape[-1])
+
+
+def _mean(x: jax.Array) -> jax.Array:
+    """Mean over all axes but the last, [P, N, F] -> [F]."""
+    return jnp.mean(_kept(jnp.mean(x, 1)), 0)
+
+
+def _spread(values: jax.Array, parts: int) -> jax.Array:
+    """[F] -> [P, 1, F], to be broadcast over [P, N, F]: its gradient is a sum as `_mean`'s."""
+    return _kept(jnp.broadcast_to(values, (parts, values.shape[0])))[:, None]
+
+
+def _kept(x: jax.Array) -> jax.Array:
+    """`x`, where there are parts a value of its own: XLA would make one of two sums in a row."""
+    return jax.lax.optimization_barrier(x) if x.shape[0] > 1 else x
+
+
+def is_observed(module: nn.Module) -> bool:
+    """Whether `tap` would do anything in this call: the hidden value is added to, or asked for."""
+    return module.has_variable(TAPS, LEAF) or module.is_mutable_collection(HIDDEN)
+
+
 class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last, with a place to tap between normalising and scaling.
 
@@ -87,19 +115,23 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", initializers.zeros, shape, dtype)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, dtype)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, dtype)
-        x = x.astype(dtype)
+        whole, x = x.shape, _in_parts(x.astype(dtype))
         mean, var = running_mean.value, running_var.value
         if train:
-            axes, n = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
-            mean = jnp.mean(x, axes)
-            var = jnp.maximum(jnp.mean(x * x, axes) - mean * mean, 0)
+            n = x.size // x.shape[-1]
+            mean = _mean(x)
+            var = jnp.maximum(_mean(x * x) - mean * mean, 0)
             correction = n / max(n - 1, 1) if self.unbiased_running_variance else 1.0
             running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
             running_var.value = self.momentum * running_var.value + (1 - self.momentum) * correction * var
-        normalized = (x - mean) * jax.lax.rsqrt(var + self.epsilon)
-        if self.tapped:
-            normalized = tap(self, normalized)
-        return (normalized * scale + bias).astype(self.dtype)
+        spread = partial(_spread, parts=x.shape[0])
+        shrink = jax.lax.rsqrt(var + self.epsilon)
+        if self.tapped and is_observed(self):
+            x = (x - spread(mean)) * spread(shrink)
+            x = tap(self, x.reshape(whole)).reshape(x.shape)
+        else:  # the same with half as many sums in the gradient
+            scale, bias = shrink * scale, bias - mean * shrink * scale
+        return (x * spread(scale) + spread(bias)).reshape(whole).astype(self.dtype)
 
 
 def conv(
@@ -177,8 +209,8 @@ class CosineHead(nn.Module):
 def max_pool(x: jax.Array, window: int = 2, stride: int = 2, padding: int = 0) -> jax.Array:
     """Max-pooling of [B, H, W, C] with PyTorch's floor rule for the output size.
 
-    The maximum of strided slices: on XLA's CPU backend its gradient is some 20 times faster than `nn.max_pool`'s. Ties
-    share the gradient instead of giving it to the first; after a ReLU the tied zeros pass none either way.
+    Ties share the gradient instead of giving it to the first; after a ReLU the tied zeros pass none either way. On XLA's
+    CPU backend the gradients here are some 20 times faster than `nn.max_pool`'s.
 
     Raises:
       ValueError: the image is smaller than the window.
@@ -190,6 +222,9 @@ def max_pool(x: jax.Array, window: int = 2, stride: int = 2, padding: int = 0) -
     if padding:
         x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), constant_values=-jnp.inf)
     rows, columns = ((size - window) // stride + 1 for size in x.shape[1:3])
+    if window == stride:  # each value is in one window: the gradient of a reduction needs no sum over slices
+        x = x[:, : rows * window, : columns * window]
+        return jnp.max(x.reshape(x.shape[0], rows, window, columns, window, x.shape[-1]), (2, 4))
     slices = [
         x[:, i : i + stride * (rows - 1) + 1 : stride, j : j + stride * (columns - 1) + 1 : stride]
         for i in range(window)
