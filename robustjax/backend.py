@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import jax
 import jax.experimental
 import jax.numpy as jnp
+from jax.experimental import xla_metadata
 
 # float64 inside a `with`: its place before and after JAX 0.8.
 _x64: Any = jax if hasattr(jax, "enable_x64") else jax.experimental
@@ -110,6 +111,25 @@ def parts_of_sums() -> int:
     over the rows of each part, then one over the parts.
     """
     return 8 if jax.default_backend() == "cpu" else 1
+
+
+def materialized(x: jax.Array) -> jax.Array:
+    """`x`; on CPU computed once and stored, wherever it is used.
+
+    XLA:CPU computes elementwise operations anew inside whatever uses them. Before a convolution these are all residual
+    blocks of a stage, and what uses them a transposed copy for the weights' gradient, which reads them out of order:
+    three quarters of a ResNet-32's step. A function that is called, and not inlined, is what it does not look into; the
+    attribute is XLA's own, and one that does not know it gives the same values.
+    """
+    if jax.default_backend() != "cpu":
+        return x
+    with xla_metadata.set_xla_metadata(inlineable="false"):
+        return _identity(x)
+
+
+@jax.jit
+def _identity(x: jax.Array) -> jax.Array:
+    return x * 1  # a bare argument JAX would pass around the call
 
 
 def gains_by_training_at_once() -> bool:

@@ -3,6 +3,7 @@
 import ast
 import pathlib
 
+import chex
 import jax
 import jax.export
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import jaxlib
 import numpy as np
 import pytest
 
-from robustjax import backend
+from robustjax import backend, models
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Where programs are compiled: by `backend.jit`, by the engine with the options of a run, by a bench with any; an export
@@ -113,3 +114,30 @@ def test_nothing_else_compiles():
             elif isinstance(node, ast.ImportFrom):
                 assert not {"jit", "pmap"} & {alias.name for alias in node.names}, file
     assert found == COMPILERS
+
+
+def test_what_is_materialized_keeps_its_values_and_derivatives():
+    def value(x):
+        return jnp.sum(backend.materialized(jnp.sin(x)) ** 2)
+
+    x = jnp.arange(4.0)
+    np.testing.assert_allclose(jax.vmap(value)(x[:, None]), jnp.sin(x) ** 2, rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(value)(x), jnp.sin(2 * x), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(jax.jvp(jax.grad(value), (x,), (x,))[1], 2 * jnp.cos(2 * x) * x, rtol=1e-5, atol=1e-6)
+    for dtype in (jnp.bfloat16, jnp.int32):
+        chex.assert_trees_all_equal(backend.materialized(x.astype(dtype)), x.astype(dtype))
+
+
+def test_weight_gradients_do_not_compute_the_blocks_before_anew():
+    """Else XLA:CPU does so for each of them, in a transposed copy; the mask of the last ReLU alone is made that way."""
+    model = models.get_model("resnet20", 2, blocks=(3, 1), widths=(4, 4), strides=(1, 2), stem_width=4)
+    x = jnp.ones((8, 8, 8, 3))
+    params, stats = model.init(jax.random.key(0), x)
+
+    def objective(params):
+        return jnp.sum(jnp.square(model.apply(params, stats, x, train=True)[0]))
+
+    gradient = jax.jit(jax.grad(objective), compiler_options=backend.compiler_options(once=True))
+    functions = gradient.lower(params).compile().as_text().split("\n\n")
+    copies = [function for function in functions if " transpose(" in function and not function.startswith("ENTRY")]
+    assert sum(function.count(" maximum(") > 1 for function in copies) <= 1 < len(copies)

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
+from robustjax import backend
 from robustjax.models import get_model, layers, names, reads_tokens
 
 TINY = {"stem_width": 2, "widths": (4, 8), "blocks": (1, 1), "strides": (1, 2)}
@@ -190,6 +192,33 @@ def test_batch_norm_equals_flax(train):
         np.testing.assert_allclose(actual_stats["batch_stats"][name], expected_stats["batch_stats"][name], rtol=1e-6)
 
 
+@pytest.mark.parametrize("batch", [5, 6, 8])  # on a CPU sums are taken in 1, 2 and 8 parts
+@pytest.mark.parametrize("asked", [(), (layers.HIDDEN,)])  # whether anyone sees the normalised values
+def test_batch_norm_has_right_gradients_of_first_and_second_order(batch, asked):
+    def ours(params, x):
+        stats = {"mean": jnp.zeros(3), "var": jnp.ones(3)}
+        variables = {"params": params, "batch_stats": stats}
+        norm = layers.BatchNorm(dtype=jnp.float64)
+        return norm.apply(variables, x, train=True, mutable=["batch_stats", *asked])[0]
+
+    def textbook(params, x):
+        return params["scale"] * (x - x.mean((0, 1, 2))) / jnp.sqrt(x.var((0, 1, 2)) + 1e-5) + params["bias"]
+
+    def derivatives(norm):
+        def value(params, x):
+            return jnp.sum(jnp.sin(norm(params, x)) * direction)
+
+        def slope(params, x):  # differentiated once more, as by HAR and virtual steps
+            return jnp.sum(jnp.square(jax.grad(value, argnums=1)(params, x)))
+
+        return [jax.grad(f, argnums=(0, 1))(params, x) for f in (value, slope)]
+
+    with backend.enable_x64(True):
+        params = {"scale": jnp.array([1.0, -2, 0.5]), "bias": jnp.arange(3.0)}
+        x, direction = 3 + jax.random.normal(jax.random.key(0), (2, batch, 4, 3, 3), jnp.float64)
+        chex.assert_trees_all_close(derivatives(ours), derivatives(textbook), rtol=1e-9, atol=1e-9)
+
+
 def test_unbiased_running_variance():
     x = jnp.array([[1.0], [2.0], [6.0]])  # unbiased variance 7
     norm = layers.BatchNorm(unbiased_running_variance=True)
@@ -199,7 +228,7 @@ def test_unbiased_running_variance():
     np.testing.assert_allclose(changed["batch_stats"]["mean"], [0.1 * 3], rtol=1e-6)
 
 
-@pytest.mark.parametrize(("window", "stride", "padding"), [(2, 2, 0), (3, 2, 1), (3, 3, 0)])
+@pytest.mark.parametrize(("window", "stride", "padding"), [(2, 2, 0), (2, 2, 1), (3, 2, 1), (3, 3, 0)])
 @pytest.mark.parametrize("size", [(8, 8), (7, 9)])
 def test_max_pool_equals_flax_with_its_gradient(window, stride, padding, size):
     x = jax.random.normal(jax.random.key(0), (2, *size, 3))  # no ties

@@ -68,17 +68,12 @@ def _in_parts(x: jax.Array) -> jax.Array:
 
 def _mean(x: jax.Array) -> jax.Array:
     """Mean over all axes but the last, [P, N, F] -> [F]."""
-    return jnp.mean(_kept(jnp.mean(x, 1)), 0)
+    return jnp.mean(backend.materialized(jnp.mean(x, 1)), 0)  # else XLA makes one of two sums in a row
 
 
 def _spread(values: jax.Array, parts: int) -> jax.Array:
     """[F] -> [P, 1, F], to be broadcast over [P, N, F]: its gradient is a sum as `_mean`'s."""
-    return _kept(jnp.broadcast_to(values, (parts, values.shape[0])))[:, None]
-
-
-def _kept(x: jax.Array) -> jax.Array:
-    """`x`, where there are parts a value of its own: XLA would make one of two sums in a row."""
-    return jax.lax.optimization_barrier(x) if x.shape[0] > 1 else x
+    return backend.materialized(jnp.broadcast_to(values, (parts, values.shape[0])))[:, None]
 
 
 def is_observed(module: nn.Module) -> bool:
@@ -161,7 +156,7 @@ def conv(
         dtype=dtype,
         param_dtype=at_least_float32(dtype),
         name=name,
-    )(x)
+    )(backend.materialized(x))
 
 
 def linear(x: jax.Array, features: int, *, name: str, init: Initializer, dtype: jnp.dtype) -> jax.Array:
@@ -209,8 +204,8 @@ class CosineHead(nn.Module):
 def max_pool(x: jax.Array, window: int = 2, stride: int = 2, padding: int = 0) -> jax.Array:
     """Max-pooling of [B, H, W, C] with PyTorch's floor rule for the output size.
 
-    Ties share the gradient instead of giving it to the first; after a ReLU the tied zeros pass none either way. On XLA's
-    CPU backend the gradients here are some 20 times faster than `nn.max_pool`'s.
+    Ties share the gradient instead of giving it to the first; after a ReLU the tied zeros pass none either way. On CPU
+    the gradients of what is done here are some 20 times faster than `nn.max_pool`'s.
 
     Raises:
       ValueError: the image is smaller than the window.
