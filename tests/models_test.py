@@ -1,6 +1,7 @@
 """Networks: sizes, taps, statistics, initialisers, dtypes. Values are held to the reference by the arch.* oracles."""
 
 import functools
+import math
 
 import chex
 import jax
@@ -215,8 +216,9 @@ def test_batch_norm_has_right_gradients_of_first_and_second_order(batch, asked):
 
     with backend.enable_x64(True):
         params = {"scale": jnp.array([1.0, -2, 0.5]), "bias": jnp.arange(3.0)}
-        x, direction = 3 + jax.random.normal(jax.random.key(0), (2, batch, 4, 3, 3), jnp.float64)
-        chex.assert_trees_all_close(derivatives(ours), derivatives(textbook), rtol=1e-9, atol=1e-9)
+        x, direction = 3 + jax.random.normal(jax.random.key(0), (2, batch, 64, 69, 3), jnp.float64)
+        assert layers._in_parts(x).shape[0] == (math.gcd(batch, 8) if jax.default_backend() == "cpu" else 1)
+        chex.assert_trees_all_close(derivatives(ours), derivatives(textbook), rtol=1e-8, atol=1e-8)
 
 
 def test_unbiased_running_variance():

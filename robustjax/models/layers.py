@@ -62,18 +62,22 @@ def tap(module: nn.Module, value: jax.Array) -> jax.Array:
 
 def _in_parts(x: jax.Array) -> jax.Array:
     """[B, ..., F] -> [P, B·.../P, F]: what `_mean` and `_spread` take in two steps, see `backend.parts_of_sums`."""
-    parts = math.gcd(x.shape[0], backend.parts_of_sums()) if x.ndim > 2 else 1
-    return x.reshape(parts, -1, x.shape[-1])
+    return x.reshape(math.gcd(x.shape[0], backend.parts_of_sums(x.size)), -1, x.shape[-1])
 
 
 def _mean(x: jax.Array) -> jax.Array:
     """Mean over all axes but the last, [P, N, F] -> [F]."""
-    return jnp.mean(backend.materialized(jnp.mean(x, 1)), 0)  # else XLA makes one of two sums in a row
+    return jnp.mean(_kept(jnp.mean(x, 1)), 0)
 
 
 def _spread(values: jax.Array, parts: int) -> jax.Array:
     """[F] -> [P, 1, F], to be broadcast over [P, N, F]: its gradient is a sum as `_mean`'s."""
-    return backend.materialized(jnp.broadcast_to(values, (parts, values.shape[0])))[:, None]
+    return _kept(jnp.broadcast_to(values, (parts, values.shape[0])))[:, None]
+
+
+def _kept(x: jax.Array) -> jax.Array:
+    """[P, F] as it is: XLA would make one of two sums in a row."""
+    return backend.materialized(x) if x.shape[0] > 1 else x
 
 
 def is_observed(module: nn.Module) -> bool:
