@@ -23,7 +23,7 @@ CPU_KERNELS = ("safe", "fast")
 
 safe: nothing. fast: matrix products, elementwise operations and reductions, but not convolutions, whose gradients are
 up to 7 times slower there. Fused, a sum over a product of matrices can be silently wrong (tests/backend_test.py); what
-it saves are BatchNorm's reductions.
+it saved were BatchNorm's reductions, which `parts_of_sums` makes as fast without.
 """
 _LISTS: dict[str, str] = {
     "safe": "",

@@ -117,8 +117,8 @@ class Config:
     cpu_kernels: str = setting(
         "safe",
         "run",
-        "XLA's kernels on a CPU. The fast ones may save time on some networks, but get some sums over matrix products "
-        "silently wrong, by 1 % or altogether (jaxlib 0.10.2 to 0.12)",
+        "XLA's kernels on a CPU. The fast ones saved no time where it was measured (cnn4, resnet32), and get some sums "
+        "over matrix products silently wrong, by 1 % or altogether (jaxlib 0.10.2 to 0.12)",
         choices=backend.CPU_KERNELS,
     )
     data_dir: str | None = setting(None, "run", "folder of prepared TFDS data sets")
