@@ -60,24 +60,18 @@ def tap(module: nn.Module, value: jax.Array) -> jax.Array:
     return value
 
 
-def _in_parts(x: jax.Array) -> jax.Array:
-    """[B, ..., F] -> [P, B·.../P, F]: what `_mean` and `_spread` take in two steps, see `backend.parts_of_sums`."""
-    return x.reshape(math.gcd(x.shape[0], backend.parts_of_sums(x.size)), -1, x.shape[-1])
-
-
-def _mean(x: jax.Array) -> jax.Array:
-    """Mean over all axes but the last, [P, N, F] -> [F]."""
-    return jnp.mean(_kept(jnp.mean(x, 1)), 0)
+def _mean(x: jax.Array, parts: int) -> jax.Array:
+    """Mean over all axes but the last, [..., F] -> [F]; of [P, N, F] in two steps, see `backend.parts_of_sums`."""
+    if parts == 1:
+        return jnp.mean(x, tuple(range(x.ndim - 1)))
+    return jnp.mean(backend.materialized(jnp.mean(x, 1)), 0)  # else XLA makes one of two sums in a row
 
 
 def _spread(values: jax.Array, parts: int) -> jax.Array:
-    """[F] -> [P, 1, F], to be broadcast over [P, N, F]: its gradient is a sum as `_mean`'s."""
-    return _kept(jnp.broadcast_to(values, (parts, values.shape[0])))[:, None]
-
-
-def _kept(x: jax.Array) -> jax.Array:
-    """[P, F] as it is: XLA would make one of two sums in a row."""
-    return backend.materialized(x) if x.shape[0] > 1 else x
+    """[F] to be broadcast over [..., F], or over [P, N, F], where its gradient is a sum as `_mean`'s."""
+    if parts == 1:
+        return values
+    return backend.materialized(jnp.broadcast_to(values, (parts, values.shape[0])))[:, None]
 
 
 def is_observed(module: nn.Module) -> bool:
@@ -114,16 +108,19 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", initializers.zeros, shape, dtype)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, dtype)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, dtype)
-        whole, x = x.shape, _in_parts(x.astype(dtype))
+        x, whole = x.astype(dtype), x.shape
+        parts = math.gcd(x.shape[0], backend.parts_of_sums(x.size))
+        if parts > 1:  # elsewhere its own shape leaves XLA free to choose a layout
+            x = x.reshape(parts, -1, x.shape[-1])
         mean, var = running_mean.value, running_var.value
         if train:
             n = x.size // x.shape[-1]
-            mean = _mean(x)
-            var = jnp.maximum(_mean(x * x) - mean * mean, 0)
+            mean = _mean(x, parts)
+            var = jnp.maximum(_mean(x * x, parts) - mean * mean, 0)
             correction = n / max(n - 1, 1) if self.unbiased_running_variance else 1.0
             running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
             running_var.value = self.momentum * running_var.value + (1 - self.momentum) * correction * var
-        spread = partial(_spread, parts=x.shape[0])
+        spread = partial(_spread, parts=parts)
         shrink = jax.lax.rsqrt(var + self.epsilon)
         if self.tapped and is_observed(self):
             x = (x - spread(mean)) * spread(shrink)
