@@ -243,9 +243,7 @@ def _prepare(
     if resumed:
         artefacts.check_data(path, dataset, pool)
     settings, by_size = _filled(path, settings, dataset, earlier=resumed)
-    layout = parallel.make_layout(
-        settings.parallel, seeds=settings.seeds, batch_size=settings.batch_size, cpu_kernels=settings.cpu_kernels
-    )
+    layout = parallel.make_layout(settings.parallel, seeds=settings.seeds, batch_size=settings.batch_size)
     labels = [
         artefacts.read_labels(path, seed, settings, dataset, pool)
         if resumed and artefacts.has_labels(path, seed)

@@ -17,20 +17,12 @@ from jax.experimental import xla_metadata
 _x64: Any = jax if hasattr(jax, "enable_x64") else jax.experimental
 enable_x64 = _x64.enable_x64
 
-_YNN = "xla_cpu_experimental_ynn_fusion_type"
-CPU_KERNELS = ("safe", "fast")
-"""What XLA:CPU may fuse into calls of the YNN library (its own default since jaxlib 0.10.2: about everything).
+SAFE_CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
+"""The compile option with which XLA:CPU fuses nothing into calls of the YNN library; not every jaxlib knows it.
 
-safe: nothing. fast: matrix products, elementwise operations and reductions, but not convolutions, whose gradients are
-up to 7 times slower there. Fused, a sum over a product of matrices can be silently wrong (tests/backend_test.py); what
-it saved were BatchNorm's reductions, which `parts_of_sums` makes as fast without.
+Fused there (XLA's own default since jaxlib 0.10.2), a sum over a product of matrices can be silently wrong
+(tests/backend_test.py), and gradients of convolutions are up to 7 times slower.
 """
-_LISTS: dict[str, str] = {
-    "safe": "",
-    "fast": ",".join(f"LIBRARY_FUSION_TYPE_{kind}" for kind in ("DOT", "ELTWISE", "REDUCE")),
-}
-SAFE_CPU_OPTIONS = {_YNN: _LISTS["safe"]}
-"""The compile option of the safe kernels, for programs that others compile; not every jaxlib knows it."""
 # Programs that run once (initialisation) are not worth optimising. Level 1 gives the same bits as the default.
 _ONCE: dict[str, str] = {"xla_backend_optimization_level": "1"}
 
@@ -38,21 +30,15 @@ _R = TypeVar("_R")
 
 
 @functools.cache
-def compiler_options(kernels: str = "safe", once: bool = False) -> dict[str, str | bool] | None:
-    """Compile options on the default backend, those of `kernels` and `once` that XLA knows; None where there are none.
+def compiler_options(once: bool = False) -> dict[str, str | bool] | None:
+    """Compile options on the default backend, those that XLA knows; None where there are none, as on an accelerator.
 
     Args:
-      kernels: one of `CPU_KERNELS`; says nothing on an accelerator.
       once: for a program that runs once, rather than in every step.
-
-    Raises:
-      ValueError: for unknown kernels.
     """
-    if kernels not in CPU_KERNELS:
-        raise ValueError(f"cpu_kernels={kernels!r}: one of {', '.join(CPU_KERNELS)} is accepted.")
     if jax.default_backend() != "cpu":
         return None
-    wanted: dict[str, str | bool] = {_YNN: _LISTS[kernels], **(_ONCE if once else {})}
+    wanted: dict[str, str | bool] = {**SAFE_CPU_OPTIONS, **(_ONCE if once else {})}
     return {name: value for name, value in wanted.items() if _is_known(name, value)} or None
 
 
@@ -107,7 +93,7 @@ def loops_on_device() -> bool:
 def parts_of_sums(size: int) -> int:
     """In how many parts a sum over an array of `size` numbers, all but the last axis, is taken; 1: as it stands.
 
-    On CPU with the safe kernels BatchNorm on images, forward and backward, is 2.5 to 4 times faster when each of its
+    On CPU BatchNorm on images, forward and backward, is 2.5 to 4 times faster when each of its
     sums is one over the rows of each part, then one over the parts.
     """
     return 8 if jax.default_backend() == "cpu" and size >= 2**16 else 1

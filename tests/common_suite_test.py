@@ -233,34 +233,6 @@ def test_compiled_equals_eager(name):
         assert eager.metrics[0] == pytest.approx(compiled.metrics[0], rel=5e-3, abs=1e-4)
 
 
-class Beside(engine.Programs):
-    """The programs of a run, with each step made by the fast kernels too, from the same state."""
-
-    def __init__(self, run: Trained):
-        super().__init__(run.method, run.task, run.programs.layout._replace(cpu_kernels="fast"), lambda phase: None)
-        self.safe, self.compared = run.programs, 0
-
-    def call(self, name, program, *args, key=None):
-        if name in ("evaluation", "validation", "survey", "entry", "epoch plan", "inspection"):
-            return self.safe.call(name, program, *args, key=key)
-        fast = super().call(name, program, *jax.tree.map(jnp.copy, args), key=key)  # it takes the state's buffers
-        safe = self.safe.call(name, program, *args, key=key)
-        chex.assert_trees_all_close(fast, safe, rtol=1e-3, atol=1e-5)
-        self.compared += 1
-        return safe
-
-
-@each_method(fast=ONE, costly=("dynamic_loss",))
-def test_fast_kernels_make_the_same_steps(name):
-    """All steps of the first epoch of each stage. Where they do not, no run may take `--cpu-kernels=fast`."""
-    run = trained(name)
-    beside = Beside(run)
-    for start in first_epochs(run.method):
-        run._replace(programs=beside).again(toys.own(0), run.epochs[start - 1].state[0] if start else run.fresh, start,
-                                            start + 1)  # fmt: skip
-    assert beside.compared >= toys.N // run.task.batch_size
-
-
 @each_method(fast=ONE)
 def test_seeds_at_once_equal_one_alone(name):
     run = trained(name)

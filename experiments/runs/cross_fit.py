@@ -204,9 +204,7 @@ def predictions(
     method = build.make_method(config, task)
     owns = [build.own(each, seed)._replace(key=jax.random.key(int(_key(seed, k)))) for k, each in enumerate(seeds)]
     at_once = len(numbers) if _fit_at_once(config, task) else 1
-    layout = parallel.make_layout(
-        config.parallel, seeds=at_once, batch_size=config.batch_size, cpu_kernels=config.cpu_kernels
-    )
+    layout = parallel.make_layout(config.parallel, seeds=at_once, batch_size=config.batch_size)
     groups = [numbers[start : start + at_once] for start in range(0, len(numbers), at_once)]
     resident = parallel.place_shared(layout, build.resident(dataset, pool))
     with progress.progress(

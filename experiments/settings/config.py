@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.settings import catalogue, defaults, files, ranges, rates, recipes
-from robustjax import backend, data, user_code
+from robustjax import data, user_code
 from robustjax.data import augment, corruptions, labelling
 from robustjax.methods import base, composable, custom, sparse
 from robustjax.training import parallel
@@ -114,13 +114,6 @@ class Config:
     parallel: str = setting(
         "auto", "run", "several devices: split the batch or spread the seeds", choices=parallel.MODES
     )
-    cpu_kernels: str = setting(
-        "safe",
-        "run",
-        "XLA's kernels on a CPU. The fast ones saved no time where it was measured (cnn4, resnet32), and get some sums "
-        "over matrix products silently wrong, by 1 % or altogether (jaxlib 0.10.2 to 0.12)",
-        choices=backend.CPU_KERNELS,
-    )
     data_dir: str | None = setting(None, "run", "folder of prepared TFDS data sets")
     cache_dir: str | None = setting(
         None, "run", "folder where images and texts, decoded once, are kept; default: in the user's cache"
@@ -167,7 +160,7 @@ _UNTOUCHED = {each.name: each.default for each in dataclasses.fields(Config) if 
 # Settings that runs were made without. At their defaults they are no part of a run's identity, so that it stays what it
 # was before they were known.
 _LATER = (
-    "model_options", "noise_form", "trusted_examples", "trusted", "cpu_kernels", "image_size", "columns", "skip_bad"
+    "model_options", "noise_form", "trusted_examples", "trusted", "image_size", "columns", "skip_bad"
 )  # fmt: skip
 
 

@@ -38,14 +38,12 @@ class Layout(NamedTuple):
       seeds: K, how many seeds train at once.
       devices: the devices in use.
       mesh: for "data", the mesh over them; else None.
-      cpu_kernels: what programs are compiled with on a CPU, see `backend.CPU_KERNELS`.
     """
 
     mode: str
     seeds: int
     devices: tuple[jax.Device, ...]
     mesh: jax.sharding.Mesh | None = None
-    cpu_kernels: str = "safe"
 
     @property
     def lead(self) -> tuple[int, ...]:
@@ -68,7 +66,6 @@ def make_layout(
     seeds: int = 1,
     batch_size: int,
     devices: Sequence[jax.Device] | None = None,
-    cpu_kernels: str = "safe",
 ) -> Layout:
     """Arrange `seeds` seeds on the devices at hand.
 
@@ -78,17 +75,14 @@ def make_layout(
       seeds: how many seeds train at once.
       batch_size: global batch size.
       devices: the devices to use; all of the default backend if None.
-      cpu_kernels: what programs are compiled with on a CPU, see `backend.CPU_KERNELS`.
 
     Raises:
-      ValueError: for an unknown mode or unknown kernels, several seeds with "data", or a batch that the devices do not
-        divide.
+      ValueError: for an unknown mode, several seeds with "data", or a batch that the devices do not divide.
     """
     available = tuple(jax.devices() if devices is None else devices)
     if mode not in MODES:
         close = difflib.get_close_matches(mode, MODES, 1)
         raise ValueError(f"parallel={mode!r} is none of {', '.join(MODES)}" + (f"; {close[0]}?" if close else "."))
-    compiler_options(cpu_kernels)
     if seeds < 1:
         raise ValueError(f"seeds={seeds} must be at least 1.")
     if mode == "auto":
@@ -109,12 +103,12 @@ def make_layout(
                 f"batch_size={batch_size} does not divide over {count} devices; the nearest that do are {nearest}."
             )
         mesh = jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=available)
-        return Layout("data", 1, available, mesh, cpu_kernels)
+        return Layout("data", 1, available, mesh)
     if mode == "seeds" and seeds > 1:
         count = max(n for n in range(1, len(available) + 1) if seeds % n == 0)
         if count > 1:
-            return Layout("seeds", seeds, available[:count], None, cpu_kernels)
-    return Layout("single", seeds, available[:1], None, cpu_kernels)
+            return Layout("seeds", seeds, available[:count])
+    return Layout("single", seeds, available[:1])
 
 
 def split_batch(layout: Layout, batch: Any) -> Any:
@@ -208,7 +202,7 @@ def compile_program(layout: Layout, program: Callable[[Any, Any, Any], Any], *ar
       MemoryError: if what it computes in between alone takes more than the devices have. XLA knows how much that is;
         nobody does before it is compiled.
     """
-    compiled = lift(layout, program).lower(*args).compile(compiler_options=compiler_options(layout.cpu_kernels))
+    compiled = lift(layout, program).lower(*args).compile(compiler_options=compiler_options())
     needed = getattr(compiled.memory_analysis(), "temp_size_in_bytes", 0)  # not every backend tells
     if needed > (there := memory()):
         raise MemoryError(
