@@ -25,7 +25,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import optimize, special
-from sklearn.mixture import GaussianMixture
 
 _FLOOR = 1e-6  # of a probability: what float32 softmaxes of networks resolve
 _LEVEL = 1.959964  # standard deviations of an interval of 95 %
@@ -483,6 +482,8 @@ def _suspicion(
     the lowest value that there is, and so on; ties share theirs). The lower component is that of wrong labels, and the
     probability falls with the evidence throughout.
     """
+    from sklearn.mixture import GaussianMixture  # a third of what a command would import before its first word
+
     rows = np.arange(len(labels))
     own = probs[rows, labels].astype(np.float64)
     others = probs.copy()

@@ -60,6 +60,12 @@ def test_importing_the_package_imports_no_jax_and_what_is_asked_for_is_there():
     assert found.returncode == 0, found.stderr
 
 
+def test_a_command_starts_without_what_only_its_end_needs():
+    code = "import sys, experiments.run; print({'sklearn', 'pandas', 'tensorflow'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"
+
+
 def test_star_import():
     names = {}
     exec("from robustjax import *", names)
