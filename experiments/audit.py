@@ -98,6 +98,12 @@ def _apply(
     seed = audit.run_seeds(path)[0]
     if not (path / "suspects.csv").exists():
         _audit_run(path, settings, dataset)
+    if above is not None and audit.ranks_only(path):
+        raise ValueError(
+            f"accept_above={above}: the scores of {str(path)!r} rank labels and are no probabilities, as its networks "
+            "may have learned wrong ones by heart. Write decisions into suspects.csv, or run the run's command again "
+            "with --cross-fit=5, which audits by networks that have not seen what they judge."
+        )
     examples = _examples(path, seed, settings, dataset)
     changes, reviewed, counts = suspects.decide(
         path / "suspects.csv", examples.ids, examples.given.tolist(), examples.class_names, above
@@ -159,6 +165,8 @@ def judged_in_words(judged: Mapping[str, float | int | None]) -> str:
         f"{shown('average_precision')}"
     ]
     for ending, count in (("", "the estimated number"), ("_at_true_number", "the true number")):
+        if not (ending or judged["found"]):
+            continue  # nothing is called wrong
         numbers = ", ".join(f"{name} {shown(name + ending)}" for name in ("precision", "recall", "f1"))
         lines.append(f"  at {count}: {numbers}")
     return "\n".join(lines)

@@ -39,11 +39,14 @@ class Audit(NamedTuple):
       count: how many of the N labels are estimated to be wrong.
       low: lower end of an interval of 95 % for that number.
       high: its upper end.
-      suspects: positions of the round(count) examples of highest score, most suspicious first, int64.
+      suspects: positions of the round(count) examples of highest score, most suspicious first, int64; none if
+        `ranks_only`.
       transition: row i is the distribution of the given label where i is the true one, float64 [C, C].
       prior: shares of the true classes, float64 [C].
       alternative: the most likely label but the given one, int32 [N].
       confidence: the estimated probability that this one is right, float32 [N]; at most the score.
+      ranks_only: whether nothing tells how many are wrong, as where a model has learned wrong labels by heart: scores
+        rank and are no probabilities, low and high are 0 and N, other numbers are nothing but sums of scores.
     """
 
     score: np.ndarray
@@ -56,6 +59,7 @@ class Audit(NamedTuple):
     prior: np.ndarray
     alternative: np.ndarray
     confidence: np.ndarray
+    ranks_only: bool = False
 
 
 def audit(
@@ -78,7 +82,8 @@ def audit(
         labels. And the model of true and given labels, which sees nothing that has been memorised: it is not heard
         where the probabilities give back 95 % of the labels, or where it finds less than half of what the first does
         and of the predictions that differ from the labels. The first is not heard beside it where it finds more wrong
-        labels than predictions differ. The score is the mean of those that are heard. The interval begins at 0: only
+        labels than predictions differ; by itself, where it finds more than twice as many, it only ranks them
+        (`Audit.ranks_only`). The score is the mean of those that are heard. The interval begins at 0: only
         cross-fitting tells a number from below. Else `mean_margin` and `scores` are only checked: what a network
         learned from a label adds nothing that can be counted.
       mean_margin: mean over training of the logit of the given label minus the largest other one, [N]; the best single
@@ -109,6 +114,7 @@ def audit(
                 fitted = None
             else:
                 told = seen if told.sum() > differ else (told + seen) / 2
+    ranks_only = told is not None and fitted is None and bool(_BLIND * told.sum() > differ)
     wrong, proposed = np.empty(count), np.empty(count, np.int32)
     alternative, confidence = np.empty(count, np.int32), np.empty(count, np.float32)
     joint = np.zeros((classes, classes))
@@ -129,7 +135,7 @@ def audit(
         assert fitted is not None
         low, high = _interval(wrong, count * fitted.low, count * fitted.high, _OF_UNDECIDED)
     else:
-        low, high = 0.0, _interval(wrong, total, total, _OF_UNDECIDED_IN_SAMPLE)[1]
+        low, high = 0.0, float(count) if ranks_only else _interval(wrong, total, total, _OF_UNDECIDED_IN_SAMPLE)[1]
     truly = joint.sum(1)
     transition = np.where(truly[:, None] > 0, joint, np.eye(classes))
     return Audit(
@@ -138,11 +144,12 @@ def audit(
         count=total,
         low=low,
         high=high,
-        suspects=np.argsort(-wrong, kind="stable")[: round(total)],
+        suspects=np.argsort(-wrong, kind="stable")[: 0 if ranks_only else round(total)],
         transition=transition / transition.sum(1, keepdims=True),
         prior=truly / truly.sum(),
         alternative=alternative,
         confidence=np.clip(confidence, 0, 1),
+        ranks_only=ranks_only,
     )
 
 

@@ -125,7 +125,7 @@ def test_what_a_network_has_memorised_is_told_by_its_training():
     memorised = (0.05 * probs + 0.95 * np.eye(4)[given]).astype(np.float32)
     margin = np.where(wrong, -2.0, 3.0) + rng.normal(size=len(given))
     found = auditing.audit(given, memorised, in_sample=True, mean_margin=margin, scores={"weight": margin < 0})
-    assert found.low <= wrong.sum() <= found.high and abs(found.count - wrong.sum()) < 0.2 * wrong.sum()
+    assert found.ranks_only and (found.low, found.high, len(found.suspects)) == (0, len(given), 0)
     assert f1(found.score > 0.5, wrong) > 0.85 > f1(memorised.argmax(1) != given, wrong)
     assert (found.proposed[found.score > 0.5] != given[found.score > 0.5]).all()
     one_group = auditing.audit(given, memorised, in_sample=True, mean_margin=rng.normal(size=len(given)))
@@ -142,7 +142,7 @@ def test_in_sample_only_plausible_witnesses_are_heard():
     hard = np.where(wrong | (true < 2), -2.0, 3.0) + 0.5 * rng.normal(size=len(given))
     assert auditing._suspicion(given, probs, hard, {}).sum() > 2 * wrong.sum()
     found = auditing.audit(given, probs, in_sample=True, mean_margin=hard)
-    assert found.count == pytest.approx(wrong.sum(), rel=0.2)
+    assert found.count == pytest.approx(wrong.sum(), rel=0.2) and not found.ranks_only
     # Half memorised: the true class is still predicted, but what is given is as likely as chance errors would have it.
     half = np.full(probs.shape, 0.01)
     half[rows, given] += np.where(wrong, 0.44, 0.96)
@@ -153,6 +153,20 @@ def test_in_sample_only_plausible_witnesses_are_heard():
     ).sum() < 0.3 * wrong.sum()
     found = auditing.audit(given, half, in_sample=True, mean_margin=margin)
     assert found.count == pytest.approx(wrong.sum(), rel=0.1) and f1(found.score > 0.5, wrong) > 0.95
+    assert not found.ranks_only and found.high < 1.3 * wrong.sum()
+    # A third of the wrong labels are given back. Training still counts all, unless a class that is hard makes it call
+    # more than twice as many wrong as are disputed.
+    disputed = wrong & (rng.random(len(given)) < 0.7)
+    half[rows, given] = np.where(disputed, 0.45, 0.97)
+    half[rows, true] = np.where(disputed, 0.53, half[rows, true])
+    half /= half.sum(1, keepdims=True)
+    for hard, known in ((wrong, True), (wrong | (true == 0), False)):
+        margin = np.where(hard, -1.0, 3.0) + 0.5 * rng.normal(size=len(given))
+        found = auditing.audit(given, half, in_sample=True, mean_margin=margin, scores={"loss": -margin})
+        assert found.ranks_only != known
+        assert (
+            found.count == pytest.approx(wrong.sum(), rel=0.1) if known else (found.low, found.high) == (0, len(given))
+        )
 
 
 def test_scales_by_rank():

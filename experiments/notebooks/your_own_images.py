@@ -94,7 +94,10 @@ import json
 
 audit = json.loads(pathlib.Path(RUN, "audit.json").read_text())
 wrong = audit["estimated_wrong"]
-print(f"about {wrong['count']:.0f} of {audit['examples']} labels are wrong, at most {wrong['high']:.0f}")
+if audit["ranks_only"]:
+    print("how many labels are wrong this run cannot tell")
+else:
+    print(f"about {wrong['count']:.0f} of {audit['examples']} labels are wrong, at most {wrong['high']:.0f}")
 with open(f"{RUN}/suspects.csv", newline="", encoding="utf-8") as file:
     suspects = list(csv.DictReader(file))
 for row in suspects[:8]:

@@ -61,19 +61,17 @@ def gather(path: pathlib.Path, found: audit.Found, dataset: Dataset | None) -> d
     last = [seed[-1] for seed in by_seed]
     summary = json.loads((path / "summary.json").read_bytes()) if (path / "summary.json").exists() else {}
     names, facts = found.class_names, found.facts
-    confusion = np.zeros((len(names), len(names)))
-    after = audit.relabelled(found.audit, found.evidence.given)
-    np.add.at(confusion, (found.evidence.given, after), 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of signs that matplotlib's font lacks: the page's will have them
-        figures = {
-            "confusion": _svg(plots.draw_confusion(confusion, names, "labelled", "proposed"), "confusion"),
-            "counts": _svg(
-                plots.draw_class_counts(np.bincount(found.evidence.given, minlength=len(names)),
-                                        np.bincount(after, minlength=len(names)), names),
-                "counts",
-            ),
-        }  # fmt: skip
+        figures = {}
+        if not facts["ranks_only"]:
+            confusion = np.zeros((len(names), len(names)))
+            after = audit.relabelled(found.audit, found.evidence.given)
+            np.add.at(confusion, (found.evidence.given, after), 1)
+            figures["confusion"] = _svg(plots.draw_confusion(confusion, names, "labelled", "proposed"), "confusion")
+            figures["counts"] = _svg(
+                plots.draw_class_counts(facts["class_counts_given"], facts["class_counts_proposed"], names), "counts"
+            )
         if by_seed:
             method = pathlib.Path(settings["method"].rpartition(":")[0]).name or settings["method"]
             figures["curves"] = _svg(
@@ -112,7 +110,9 @@ def gather(path: pathlib.Path, found: audit.Found, dataset: Dataset | None) -> d
         "pairs": _pairs(found, dataset),
         "figures": figures,
         "pictures": list(_pictures(path / "plots", of_runs.read_findings(path, facts["seeds"][0])[0])),
-        "commands": next_step.commands(path, settings["dataset"], description.get("command") or ""),
+        "commands": next_step.commands(
+            path, settings["dataset"], description.get("command") or "", facts["ranks_only"]
+        ),
         "accept_above": next_step.ACCEPT_ABOVE,
     }
 
@@ -126,7 +126,7 @@ def _classes(found: audit.Found, last: Sequence[Mapping[str, Any]]) -> list[dict
         {
             "name": name,
             "given": int(facts["class_counts_given"][c]),
-            "proposed": int(facts["class_counts_proposed"][c]),
+            "proposed": None if facts["ranks_only"] else int(facts["class_counts_proposed"][c]),
             "wrong": float(facts["estimated_wrong_share_of_given_class"][c]),
             "mislabelled": float(facts["estimated_mislabelled_share_of_true_class"][c]),
             "accuracy": float(accuracy[c]),

@@ -159,14 +159,29 @@ def describe(found: Found) -> str:
     """How many labels are wrong, in a sentence, and what was not audited, in another."""
     audit, total = found.audit, len(found.ids)
     unseen = " The held-out part is not audited." if found.facts["test_held_out"] else ""
+    if audit.ranks_only:
+        same = np.mean(found.evidence.pred_probs.argmax(1) == found.evidence.given)
+        return (
+            f"how many of the {total:,} labels are wrong this run cannot tell: its network gives back {100 * same:.1f} "
+            f"% of them, and may have learned wrong ones by heart (--cross-fit=5 counts them); the "
+            f"{len(found.rows):,} most suspicious are listed in suspects.csv.{unseen}"
+        )
     return (
         f"estimated: {audit.count:,.0f} of {total:,} labels are wrong, {100 * audit.count / total:.1f} % (95 %: "
         f"{interval(found)}); {len(found.rows):,} are listed in suspects.csv.{unseen}"
     )
 
 
+def ranks_only(path: pathlib.Path) -> bool:
+    """Whether the last audit in `path` was of networks that may have learned wrong labels by heart."""
+    file = path / "audit.json"
+    return file.exists() and bool(json.loads(file.read_bytes()).get("ranks_only"))
+
+
 def interval(found: Found) -> str:
-    """How many labels may be wrong, in words; in sample there is no lower limit."""
+    """How many labels may be wrong, in words; in sample there is no lower limit, and after memorising none at all."""
+    if found.audit.ranks_only:
+        return "not known"
     if found.evidence.in_sample:
         return f"at most {found.audit.high:,.0f}"
     return f"{found.audit.low:,.0f} to {found.audit.high:,.0f}"
@@ -324,7 +339,7 @@ def _trusting(audit: auditing.Audit, given: np.ndarray, reviewed: np.ndarray) ->
         count=count,
         low=max(audit.low - of_reviewed, 0.0),
         high=max(audit.high - of_reviewed, count),
-        suspects=np.argsort(-score, kind="stable")[: round(count)],
+        suspects=np.argsort(-score, kind="stable")[: 0 if audit.ranks_only else round(count)],
     )
 
 
@@ -404,7 +419,9 @@ def _facts(
     annotations: np.ndarray | None,
 ) -> dict[str, Any]:
     """What audit.json says."""
-    total, joint = len(ids), np.asarray(audit.prior)[:, None] * np.asarray(audit.transition)
+    known = math.nan if audit.ranks_only else 1.0  # times which numbers are null in the file where they mean nothing
+    prior, transition = known * np.asarray(audit.prior), known * np.asarray(audit.transition)
+    total, joint = len(ids), prior[:, None] * transition
     with np.errstate(invalid="ignore", divide="ignore"):
         wrong_of_given = 1 - np.diag(joint) / joint.sum(0)
     after = relabelled(audit, evidence.given)
@@ -416,15 +433,16 @@ def _facts(
         "class_names": list(names),
         "seeds": list(evidence.seeds),
         "probabilities": "in sample" if evidence.in_sample else "out of sample",
-        "estimated_wrong": {"count": float(audit.count), "low": float(audit.low), "high": float(audit.high),
-                            "share": float(audit.count) / total},
+        "ranks_only": bool(audit.ranks_only),
+        "estimated_wrong": {"count": known * float(audit.count), "low": float(audit.low), "high": float(audit.high),
+                            "share": known * float(audit.count) / total},
         "listed": len(rows),
         "class_counts_given": np.bincount(evidence.given, minlength=len(names)),
-        "class_counts_proposed": np.bincount(after, minlength=len(names)),
+        "class_counts_proposed": None if audit.ranks_only else np.bincount(after, minlength=len(names)),
         "estimated_wrong_share_of_given_class": wrong_of_given,
-        "estimated_mislabelled_share_of_true_class": 1 - np.diag(audit.transition),
-        "estimated_prior": audit.prior,
-        "estimated_transition": audit.transition,
+        "estimated_mislabelled_share_of_true_class": 1 - np.diag(transition),
+        "estimated_prior": prior,
+        "estimated_transition": transition,
         "most_confused": [
             {"true": names[i], "given": names[j], "estimated_examples": total * between[i, j]} for i, j in confused
         ],

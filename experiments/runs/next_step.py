@@ -9,13 +9,14 @@ from experiments.runs import corrected
 ACCEPT_ABOVE = 0.9
 
 
-def commands(run_dir: pathlib.Path, dataset: str, command: str) -> tuple[str, str]:
+def commands(run_dir: pathlib.Path, dataset: str, command: str, ranks_only: bool = False) -> tuple[str, str]:
     """The command that writes corrected labels, and the one that trains on them.
 
     Args:
       run_dir: of the run that was audited.
       dataset: its setting. Of files, in a folder or named by a CSV file, another CSV file is made, else a noise file.
       command: that of the run.
+      ranks_only: whether the scores are no probabilities, which nothing is decided by.
 
     Examples:
       >>> write, train = commands(pathlib.Path("runs/mine"), "folder:a", "robustjax --dataset=folder:a --out=runs/mine")
@@ -29,7 +30,8 @@ def commands(run_dir: pathlib.Path, dataset: str, command: str) -> tuple[str, st
     out = f"{name}.csv" if table else f"{name}.npz"
     write = shlex.join(["python", "-m", "experiments.audit", str(run_dir)])
     flag = f"--dataset=csv:{out}" if table else f"--noise-file={out}"
-    return f"{write} --apply={out} --accept-above={ACCEPT_ABOVE}", train_again(run_dir, command, flag, name)
+    by_score = "" if ranks_only else f" --accept-above={ACCEPT_ABOVE}"
+    return f"{write} --apply={out}{by_score}", train_again(run_dir, command, flag, name)
 
 
 def train_again(run_dir: pathlib.Path, command: str, flag: str, name: str) -> str:
