@@ -96,7 +96,7 @@ class Fitted:
 
     @property
     def audit(self) -> dict[str, Any]:
-        """What `audit.json` says of the labels: how many are wrong, and between which classes.
+        """What `audit.json` says of the labels: how many are wrong (None if `ranks_only`), and between which classes.
 
         Raises:
           FileNotFoundError: there is none.
