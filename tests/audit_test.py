@@ -317,14 +317,9 @@ def test_after_memorising_no_number_is_told_and_nothing_is_decided_by_scores(cop
     assert facts["ranks_only"] and facts["estimated_wrong"] == {"count": None, "low": 0, "high": N, "share": None}
     assert facts["class_counts_proposed"] is None and not facts["most_confused"]
     assert not [n for n in np.ravel([facts["estimated_prior"], *facts["estimated_transition"]]) if n is not None]
-    text = (copy / "report.html").read_text(encoding="utf-8")
-    assert (
-        "<dd>not known<small>of 60," in text
-        and "Listed for review" in text
-        and "accept-above" not in text
-        and "Given and proposed" not in text
-        and "nan" not in text.lower()
-    )
+    text = re.sub(r"data:[^\"]*", "", (copy / "report.html").read_text(encoding="utf-8"))
+    assert "<dd>not known<small>of 60," in text and "Listed for review" in text and "nan" not in text.lower()
+    assert "accept-above" not in text and "Given and proposed" not in text
     assert "no probabilities" in failed(capsys, copy, "--apply=fixed.npz", "--accept-above=0.9")
 
 

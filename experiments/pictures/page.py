@@ -111,7 +111,7 @@ def gather(path: pathlib.Path, found: audit.Found, dataset: Dataset | None) -> d
         "figures": figures,
         "pictures": list(_pictures(path / "plots", of_runs.read_findings(path, facts["seeds"][0])[0])),
         "commands": next_step.commands(
-            path, settings["dataset"], description.get("command") or "", facts["ranks_only"]
+            path, settings["dataset"], description.get("command") or "", ranks_only=facts["ranks_only"]
         ),
         "accept_above": next_step.ACCEPT_ABOVE,
     }

@@ -9,7 +9,7 @@ from experiments.runs import corrected
 ACCEPT_ABOVE = 0.9
 
 
-def commands(run_dir: pathlib.Path, dataset: str, command: str, ranks_only: bool = False) -> tuple[str, str]:
+def commands(run_dir: pathlib.Path, dataset: str, command: str, *, ranks_only: bool = False) -> tuple[str, str]:
     """The command that writes corrected labels, and the one that trains on them.
 
     Args:
