@@ -179,9 +179,7 @@ def ranks_only(path: pathlib.Path) -> bool:
 
 
 def interval(found: Found) -> str:
-    """How many labels may be wrong, in words; in sample there is no lower limit, and after memorising none at all."""
-    if found.audit.ranks_only:
-        return "not known"
+    """How many labels may be wrong, in words; in sample there is no lower limit."""
     if found.evidence.in_sample:
         return f"at most {found.audit.high:,.0f}"
     return f"{found.audit.low:,.0f} to {found.audit.high:,.0f}"
