@@ -102,8 +102,8 @@ RULES: tuple[Rule, ...] = (
          "SR's code draws 1 complementary label an example; NLNL's paper 110 on CIFAR-100"),
     Rule({"paper": "sr", "method": "focal"}, {"gamma": 0.5, "detach": True}),
     Rule({"paper": "har|elr", "method": "gce"}, {"clip": 0.0}),  # the recipe's is SR's
-    Rule({"paper": "sr", "dataset": "mnist", "method": "sce|apl"}, {}, "",
-         "the weights of the two losses are those of APL's code on MNIST; SR's code has others"),
+    Rule({"paper": "sr", "dataset": "mnist", "method": "sce"}, {}, "",
+         "the weights of the two losses are those of APL's code on MNIST, 0.01 and 1; SR's code has 1 and 1"),
     Rule({"paper": "sr", "noise": "symmetric"}, {"noise": "symmetric_exclusive"}),
     Rule({"paper": "sr", "noise": "asymmetric", "dataset": "cifar10"}, {"noise_form": "sequential_sr"}, "",
          "asymmetric noise as the authors' code makes it, which flips classes in turn, so that cats may turn back; the "
