@@ -249,9 +249,9 @@ METHODS: dict[tuple[str, ...], Recipe] = {
     ("apl", "mnist"): _sr_baseline(alpha=1.0, beta=100.0),  # APL's own code: beta = 10
     ("sce", "cifar100"): _sr_baseline(alpha=6.0, beta=0.1),
     ("apl", "cifar100"): _sr_baseline(alpha=10.0, beta=1.0),
-    ("nce_mae", "mnist"): _sr_baseline(alpha=1.0, beta=100.0),
+    **{(name, "mnist"): _sr_baseline(alpha=1.0, beta=100.0) for name in ("nce_mae", "nce_rce", "nfl_rce")},
     ("nce_mae", "cifar100"): _sr_baseline(alpha=10.0, beta=1.0),
-    ("nce_rce", "cifar100"): _sr_baseline(alpha=10.0, beta=0.1),
+    ("nce_rce", "cifar100"): _recipe("APL (ICML 2020), code (SR's has beta = 1)", {"alpha": 10.0, "beta": 0.1}),
     ("phuber_ce", "cifar10"): _recipe("PHuber (ICLR 2020): tau = 2 on CIFAR-10", {"tau": 2.0}),
     **{("nlnl", dataset): _recipe("SR (ICCV 2021), code: NLNL's negative learning alone", _NEGATIVE_ALONE)
        for dataset in ("mnist", "cifar10")},
