@@ -10,7 +10,7 @@ import pytest
 
 from experiments import run
 from experiments.runs import directory
-from experiments.settings import catalogue, config, defaults
+from experiments.settings import build, catalogue, config, defaults
 from robustjax import data, methods, models
 from robustjax.data import augment
 
@@ -78,6 +78,23 @@ def test_what_is_said_stays_and_the_rest_fits_it():
     told = defaults.describe(reasons, size())
     assert told.startswith("by size (3000 images of 28×28×1, 10 classes): optimizer=sgd, learning_rate=0.0125")
     assert "augmentation=crop3 (an eighth; no flips" in told and "None" not in told
+
+
+def test_elr_does_not_take_a_rare_class_for_noise():
+    """λ = 3 keeps a rare class at its frequent neighbour (Lemma 2); where one is rare it is the paper's other pair."""
+    labels, images = np.repeat(np.int32([0, 1, 3]), [30, 60, 10]), np.zeros((100, 28, 28, 1), np.uint8)  # none of 2
+    dataset = data.Dataset("own", images, labels, images, labels, 4, tuple("abcd"), (0.0,), (1.0,))
+    for method in ("elr", "elr_plus", "elr_plus_no_mixup"):
+        asked = config.resolve({"dataset": "npz:own.npz", "method": method})[0]
+        settings, reasons = config.fill(asked, build.size_of(asked, dataset))
+        assert (settings.options["strength"], settings.options["beta"]) == (1.0, 0.9)
+        assert "rare class" in reasons["strength"].reason
+        balanced = chosen(size(), method=method)[0].options
+        assert (balanced["strength"], balanced["beta"]) == (3.0, 0.7)
+        said = config.resolve({"dataset": "npz:own.npz", "method": method, "strength": 3.0})[0]
+        assert config.fill(said, build.size_of(said, dataset))[0].options["strength"] == 3.0
+    experiment = config.resolve({"dataset": "npz:own.npz", "imbalance": "long_tailed", "imbalance_ratio": 10.0})[0]
+    assert build.size_of(experiment, dataset).imbalance == 10.0
 
 
 def test_recipes_leave_nothing_to_size_and_own_data_do():

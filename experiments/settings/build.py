@@ -47,7 +47,11 @@ def size_of(config: Config, dataset: Dataset) -> defaults.Size:
     count = min(len(dataset.train_labels), config.train_examples or len(dataset.train_labels))
     count = round((count - min(config.trusted_examples, count)) * (1 - config.validation_split))
     inputs = dataset.train_inputs
-    return defaults.Size(inputs.shape[1:], inputs.dtype.name, dataset.num_tokens, max(1, count), dataset.num_classes)
+    sizes = np.unique(dataset.train_labels, return_counts=True)[1]
+    imbalance = max(config.imbalance_ratio, sizes.max() / sizes.min())
+    return defaults.Size(
+        inputs.shape[1:], inputs.dtype.name, dataset.num_tokens, max(1, count), dataset.num_classes, float(imbalance)
+    )
 
 
 def make_task(

@@ -18,6 +18,7 @@ class Size(NamedTuple):
       num_tokens: how many token ids there are; None where the data are no texts.
       num_examples: N, for training.
       num_classes: C.
+      imbalance: given labels of the most frequent class over those of the rarest, at least 1.
     """
 
     shape: tuple[int, ...]
@@ -25,6 +26,7 @@ class Size(NamedTuple):
     num_tokens: int | None
     num_examples: int
     num_classes: int
+    imbalance: float = 1.0
 
     @property
     def is_image(self) -> bool:
@@ -49,6 +51,7 @@ _Chooser = Callable[[Size, Mapping[str, Any]], Choice]
 
 LARGE = 40  # pixels a side, from above which images are first reduced to a quarter (the 7×7 stem of ImageNet's nets)
 _PERCEPTRONS = ("mlp", "linear")
+UNBALANCED = 4.0  # times as many labels in the most frequent class as in the rarest
 MANY = 10_000  # examples that a network of some millions of parameters wants, or one of 20 layers on small images
 
 
@@ -198,12 +201,30 @@ def _strength(size: Size, values: Mapping[str, Any]) -> Choice:
     return Choice(0.3, "few layers") if few else Choice(None)
 
 
+def _early_learning(balanced: float, unbalanced: float, reason: str = "") -> _Chooser:
+    """ELR takes a rare class for noise where λ is 2 or more: there, p − y + λ g keeps it at its frequent neighbour.
+
+    λ and β are the paper's for symmetric noise, and for noise that depends on the class where some class is rare.
+    """
+
+    def choose(size: Size, values: Mapping[str, Any]) -> Choice:
+        return Choice(unbalanced, reason) if size.imbalance >= UNBALANCED else Choice(balanced)
+
+    return choose
+
+
+_ELR = {
+    "strength": _early_learning(3.0, 1.0, "a rare class must not pass for noise"),
+    "beta": _early_learning(0.7, 0.9),
+}
+
 _OPTIONS: dict[str, dict[str, _Chooser]] = {
     "dynamic_loss": {"num_bins": _num_bins, "warmup_epochs": _warmup_epochs, "margin": _margin},
     "har": {"strength": _strength},
     "har_drw": {"strength": _strength},
     "unif_reg": {"strength": _strength},
-    "elr_plus": {
+    "elr": _ELR,
+    "elr_plus": _ELR | {
         "average_ramp_steps": lambda size, values: Choice(values["epochs"] * _steps(size, values) // 5, "a fifth")
     },
     "co_teaching": {"forget_rate": lambda size, values: Choice(0.2, "of unknown noise; say what you expect")},
