@@ -17,6 +17,7 @@ from robustjax import backend, data, models, user_code
 from robustjax.data import Dataset, augment, corruptions, labelling
 from robustjax.data.checks import check_labels
 from robustjax.methods import Method, Task
+from robustjax.methods.base import class_counts
 from robustjax.models import custom as own_models
 from robustjax.training.engine import Own, Resident
 
@@ -43,12 +44,12 @@ def make_optimizer(config: Config) -> Callable[[Any], optax.GradientTransformati
 
 
 def size_of(config: Config, dataset: Dataset) -> defaults.Size:
-    """What the settings that nobody has named are chosen by; the examples that are not trained on do not count."""
+    """What the settings that nobody has named are chosen by; the examples that are not trained on are not counted."""
     count = min(len(dataset.train_labels), config.train_examples or len(dataset.train_labels))
     count = round((count - min(config.trusted_examples, count)) * (1 - config.validation_split))
     inputs = dataset.train_inputs
-    sizes = np.unique(dataset.train_labels, return_counts=True)[1]
-    imbalance = max(config.imbalance_ratio, sizes.max() / sizes.min())
+    sizes = class_counts(dataset.train_labels, dataset.num_classes)
+    imbalance = max(config.imbalance_ratio, sizes.max() / sizes[sizes > 0].min())
     return defaults.Size(
         inputs.shape[1:], inputs.dtype.name, dataset.num_tokens, max(1, count), dataset.num_classes, float(imbalance)
     )

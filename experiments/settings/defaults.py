@@ -18,7 +18,7 @@ class Size(NamedTuple):
       num_tokens: how many token ids there are; None where the data are no texts.
       num_examples: N, for training.
       num_classes: C.
-      imbalance: given labels of the most frequent class over those of the rarest, at least 1.
+      imbalance: labels of the most frequent class over those of the rarest that has any, at least 1.
     """
 
     shape: tuple[int, ...]

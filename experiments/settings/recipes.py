@@ -246,10 +246,10 @@ METHODS: dict[tuple[str, ...], Recipe] = {
     **{("gce", dataset): _sr_baseline(clip=1e-7) for dataset in ("mnist", "cifar10", "cifar100")},
     ("focal", "mnist"): _sr_baseline(detach=True),
     ("sce", "mnist"): _recipe("APL (ICML 2020), code (SR's has alpha = 1)", {"alpha": 0.01, "beta": 1.0}),
-    ("apl", "mnist"): _sr_baseline(alpha=1.0, beta=100.0),  # APL's own code: beta = 10
     ("sce", "cifar100"): _sr_baseline(alpha=6.0, beta=0.1),
     ("apl", "cifar100"): _sr_baseline(alpha=10.0, beta=1.0),
-    **{(name, "mnist"): _sr_baseline(alpha=1.0, beta=100.0) for name in ("nce_mae", "nce_rce", "nfl_rce")},
+    **{(name, "mnist"): _sr_baseline(alpha=1.0, beta=100.0)  # APL's own code: beta = 10
+       for name in ("apl", "nce_mae", "nce_rce", "nfl_rce")},
     ("nce_mae", "cifar100"): _sr_baseline(alpha=10.0, beta=1.0),
     ("nce_rce", "cifar100"): _recipe("APL (ICML 2020), code (SR's has beta = 1)", {"alpha": 10.0, "beta": 0.1}),
     ("phuber_ce", "cifar10"): _recipe("PHuber (ICLR 2020): tau = 2 on CIFAR-10", {"tau": 2.0}),
