@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
+from jax import export
 
 from robustjax import backend
 from robustjax.models import get_model, layers, names, reads_tokens
@@ -166,7 +167,7 @@ def test_apply_and_features_are_views_of_one_forward_pass(train):
 def test_networks_run_under_strict_promotion(name, dtype):
     options = {"mlp": {"normalize": True, "head": "cosine"}, "bilstm": {"vocabulary_size": 9, "units": 4}}.get(name, {})
     model = get_model(name, 3, dtype=dtype, **options)
-    inputs = jax.ShapeDtypeStruct(*(((2, 5), jnp.int32) if name == "bilstm" else ((2, 16, 16, 3), jnp.float32)))
+    inputs = jax.ShapeDtypeStruct(*(((2, 5), jnp.int32) if reads_tokens(name) else ((2, 16, 16, 3), jnp.float32)))
     key = jax.random.key(0)
 
     def gradient(params, stats, x):
@@ -177,6 +178,19 @@ def test_networks_run_under_strict_promotion(name, dtype):
         model.tap_shapes(*variables, inputs)
         gradients = jax.eval_shape(gradient, *variables, inputs)
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(gradients)} == {"float32"}
+
+
+@pytest.mark.parametrize("name", ["small_cnn", "cnn4", "resnet20", "preact_resnet18", "mlp", "linear", "bilstm"])
+def test_networks_can_be_exported_for_any_number_of_inputs(name):
+    options = {"mlp": {"normalize": True}, "bilstm": {"units": 4}}.get(name, {})
+    options |= {"vocabulary_size": 9} if reads_tokens(name) else {}
+    shape, dtype = ((5,), jnp.int32) if reads_tokens(name) else ((28, 28, 1), jnp.float32)
+    model = get_model(name, 3, **options)
+    variables = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), dtype))
+    (count,) = export.symbolic_shape("count")
+    inputs = jax.ShapeDtypeStruct((count, *shape), dtype)
+    program = export.export(jax.jit(functools.partial(model.apply, train=False)))(*variables, inputs)
+    assert program.out_avals[0].shape == (count, 3)
 
 
 @pytest.mark.parametrize("train", [True, False])

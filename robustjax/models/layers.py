@@ -109,7 +109,8 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, dtype)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, dtype)
         x, whole = x.astype(dtype), x.shape
-        parts = math.gcd(x.shape[0], backend.parts_of_sums(x.size))
+        # Only training sums anything; and in an export, which evaluates, the number of examples is a symbol.
+        parts = math.gcd(x.shape[0], backend.parts_of_sums(x.size)) if train else 1
         if parts > 1:  # elsewhere its own shape leaves XLA free to choose a layout
             x = x.reshape(parts, -1, x.shape[-1])
         mean, var = running_mean.value, running_var.value
