@@ -39,8 +39,9 @@ class Audit(NamedTuple):
       count: how many of the N labels are estimated to be wrong.
       low: lower end of an interval of 95 % for that number.
       high: its upper end.
-      suspects: positions of the round(count) examples of highest score, most suspicious first, int64; none if
-        `ranks_only`.
+      order: positions of all examples, most suspicious first, int64 [N]: by the score, and where that is the same (all
+        may be 1 of what lies far from the rest) by what it is from.
+      suspects: the first round(count) of these; none if `ranks_only`.
       transition: row i is the distribution of the given label where i is the true one, float64 [C, C].
       prior: shares of the true classes, float64 [C].
       alternative: the most likely label but the given one, int32 [N].
@@ -54,6 +55,7 @@ class Audit(NamedTuple):
     count: float  # type: ignore[assignment]  # a field by that name, not the method of tuples
     low: float
     high: float
+    order: np.ndarray
     suspects: np.ndarray
     transition: np.ndarray
     prior: np.ndarray
@@ -102,9 +104,9 @@ def audit(
     margin = None if mean_margin is None else _checked_scores("mean_margin", mean_margin, count)
     differ = int(np.sum(probs.argmax(axis=1) != labels))
     fitted = None if in_sample and differ <= (1 - _MEMORISED) * count else _fit(labels, probs)
-    told = None
+    told, trust = None, probs[np.arange(count), labels]
     if in_sample:
-        told = _suspicion(labels, probs, margin, evidence)
+        told, trust = _suspicion(labels, probs, margin, evidence)
         if fitted is not None:
             seen = np.concatenate([
                 1 - _posterior(fitted.model, labels[part], probs[part])[np.arange(len(labels[part])), labels[part]]
@@ -136,6 +138,7 @@ def audit(
         low, high = _interval(wrong, count * fitted.low, count * fitted.high, _OF_UNDECIDED)
     else:
         low, high = 0.0, float(count) if ranks_only else _interval(wrong, total, total, _OF_UNDECIDED_IN_SAMPLE)[1]
+    order = np.lexsort([trust, -wrong])
     truly = joint.sum(1)
     transition = np.where(truly[:, None] > 0, joint, np.eye(classes))
     return Audit(
@@ -144,7 +147,8 @@ def audit(
         count=total,
         low=low,
         high=high,
-        suspects=np.argsort(-wrong, kind="stable")[: 0 if ranks_only else round(total)],
+        order=order,
+        suspects=order[: 0 if ranks_only else round(total)],
         transition=transition / transition.sum(1, keepdims=True),
         prior=truly / truly.sum(),
         alternative=alternative,
@@ -481,13 +485,13 @@ _MEMORISED, _BLIND = 0.95, 0.5
 
 def _suspicion(
     labels: np.ndarray, probs: np.ndarray, mean_margin: np.ndarray | None, scores: Mapping[str, np.ndarray]
-) -> np.ndarray:
-    """The probability that each label is wrong, [N], by a mixture of two normal distributions.
+) -> tuple[np.ndarray, np.ndarray]:
+    """The probability that each label is wrong, [N], by a mixture of two normal distributions, and what that is of.
 
     What is mixed is the mean of all evidence on the scale of the first that there is: `mean_margin`, the `scores` and
     the log margin of the given label in `probs`. The others are brought to that scale by ranks (the most suspicious has
     the lowest value that there is, and so on; ties share theirs). The lower component is that of wrong labels, and the
-    probability falls with the evidence throughout.
+    probability falls with that mean, the second thing returned, throughout.
     """
     from sklearn.mixture import GaussianMixture  # a third of what a command would import before its first word
 
@@ -501,7 +505,7 @@ def _suspicion(
     values = np.mean([_by_rank(each, scale) for each in margins], axis=0)
     spread = values.std()
     if not spread > 0:
-        return np.zeros(len(values))
+        return np.zeros(len(values)), values
     values = ((values - values.mean()) / spread)[:, None]
     start = np.quantile(values, [0.05, 0.6])[:, None]
     mixture = GaussianMixture(2, means_init=start, reg_covar=1e-4, random_state=0)
@@ -512,7 +516,7 @@ def _suspicion(
     wrong[values[:, 0] > means[1 - lower]] = 0  # where a wide lower component would have the upper end too
     order = np.argsort(values[:, 0], kind="stable")
     wrong[order] = np.maximum.accumulate(wrong[order][::-1])[::-1]
-    return wrong
+    return wrong, values[:, 0]
 
 
 def _by_rank(values: np.ndarray, ascending: np.ndarray) -> np.ndarray:

@@ -41,7 +41,7 @@ def decision(labels, probs, *, in_sample=False, mean_margin=None, scores=None):
     others = probs.copy()
     others[np.arange(len(labels)), labels] = -1
     return auditing.Audit(
-        score, probs.argmax(1).astype(np.int32), count, count - 1, count + 1, order[: round(count)],
+        score, probs.argmax(1).astype(np.int32), count, count - 1, count + 1, order, order[: round(count)],
         joint / joint.sum(1, keepdims=True), joint.sum(1) / len(labels), others.argmax(1), others.max(1),
     )  # fmt: skip
 
@@ -224,8 +224,9 @@ def test_scores_by_kind_of_finding():
 
 def test_what_is_probably_wrong_has_another_label_proposed(monkeypatch):
     def sure(labels, probs, **more):
-        score = np.array([0.9, 0.1, 0.9], np.float32)
-        return decision(labels, probs)._replace(score=score, proposed=np.array([0, 0, 1], np.int32), count=3.0)
+        score, order = np.array([0.9, 0.1, 0.9], np.float32), np.array([0, 2, 1])
+        proposed = np.array([0, 0, 1], np.int32)
+        return decision(labels, probs)._replace(score=score, proposed=proposed, count=3.0, order=order)
 
     monkeypatch.setattr(auditing, "audit", sure)
     probs = np.array([[0.8, 0.05, 0.15], [0.8, 0.1, 0.1], [0.6, 0.3, 0.1]], np.float32)

@@ -140,7 +140,7 @@ def test_in_sample_only_plausible_witnesses_are_heard():
     wrong, rows = given != true, np.arange(len(given))
     # Two classes are hard: training says that most of their labels are wrong, more than predictions differ.
     hard = np.where(wrong | (true < 2), -2.0, 3.0) + 0.5 * rng.normal(size=len(given))
-    assert auditing._suspicion(given, probs, hard, {}).sum() > 2 * wrong.sum()
+    assert auditing._suspicion(given, probs, hard, {})[0].sum() > 2 * wrong.sum()
     found = auditing.audit(given, probs, in_sample=True, mean_margin=hard)
     assert found.count == pytest.approx(wrong.sum(), rel=0.2) and not found.ranks_only
     # Half memorised: the true class is still predicted, but what is given is as likely as chance errors would have it.
@@ -192,3 +192,16 @@ def test_the_interval_holds():
             found = auditing.audit(given, probs)
             held.append(found.low <= (given != true).sum() <= found.high)
     assert np.mean(held) >= 0.9
+
+
+def test_where_the_score_is_the_same_the_evidence_ranks():
+    """Of two tight clusters every example of the lower one has the score 1, however far down it is."""
+    rng = np.random.default_rng(0)
+    labels = np.zeros(200, int)
+    margin = np.where(np.arange(200) < 60, -40, 40) + rng.normal(0, 1, 200)
+    probs = np.tile([0.9, 0.1], (200, 1)).astype(np.float32)
+    found = auditing.audit(labels, probs, in_sample=True, mean_margin=margin)
+    assert (found.score[:60] == found.score[0]).all() and found.ranks_only
+    np.testing.assert_array_equal(found.order[:60], np.argsort(margin)[:60])
+    given = auditing.audit(labels[:4], np.array([[0.0, 1], [0.5, 0.5], [1, 0], [1e-9, 1]]))
+    assert sorted(given.order) == [0, 1, 2, 3] and given.order[:2].tolist() == [0, 3]

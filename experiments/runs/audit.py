@@ -25,7 +25,7 @@ import numpy as np
 from experiments.pictures import of_runs, style
 from experiments.runs import cross_fit, directory, records, suspects
 from robustjax import auditing
-from robustjax.data import Dataset, corruptions, duplicates
+from robustjax.data import Dataset, corruptions, duplicates, text
 from robustjax.findings import LabelDistribution, LabelWeight, NoiseScore
 
 FLOOR = 0.5  # labels that are more probably wrong than right are listed, however many there are,
@@ -33,6 +33,7 @@ MORE = 2.0  # and this many times the estimated number in any case
 _MOST_READ = 4 * 2**30  # bytes of inputs that are searched for duplicates
 _PAIRS = 1000  # of duplicates, told by name
 _CONFUSED = 20  # pairs of classes
+_LONGEST = 1000  # characters of a text
 
 
 class Evidence(NamedTuple):
@@ -314,6 +315,7 @@ def examine(
             float(audit.score[i]),
             float(audit.confidence[i]),
             "; ".join(words),
+            text=excerpt(dataset, int(evidence.kept[i]), _LONGEST),
         )
         for i, words in zip(listed.tolist(), told, strict=True)
     ]
@@ -323,6 +325,19 @@ def examine(
     if clean is not None:
         facts["judged"] = judge(evidence.given != clean, audit.score, np.isin(np.arange(len(order)), audit.suspects))
     return Found(evidence, audit, list(names), list(ids), listed, rows, pairs, facts)
+
+
+def excerpt(dataset: Dataset | None, at: int, longest: int) -> str:
+    """What a person reads of training example `at`: of a text above `longest` characters both ends; "" for others."""
+    if dataset is None or dataset.vocabulary is None:
+        return ""
+    if dataset.train_texts is not None:
+        words = dataset.train_texts[at].split()
+    else:
+        ids = dataset.train_inputs[at]
+        words = [dataset.vocabulary[number] for number in ids[ids != text.PADDING].tolist()]
+    found = " ".join(words)
+    return found if len(found) <= longest else f"{found[: longest // 2]} … {found[-longest // 2 :]}"
 
 
 def _trusting(audit: auditing.Audit, given: np.ndarray, reviewed: np.ndarray) -> auditing.Audit:
@@ -363,9 +378,9 @@ def noise_scores(evidence: Evidence) -> dict[str, np.ndarray]:
 
 
 def ranking(audit: auditing.Audit) -> np.ndarray:
-    """All positions int64 [N], most suspicious first; equal scores in the order of `audit.suspects`."""
-    place = np.full(len(audit.score), len(audit.suspects), np.int64)
-    place[audit.suspects] = np.arange(len(audit.suspects))
+    """All positions int64 [N], most suspicious first; equal scores in the order of `audit.order`."""
+    place = np.empty(len(audit.score), np.int64)
+    place[audit.order] = np.arange(len(audit.score))
     return np.lexsort([place, -audit.score])
 
 
