@@ -23,7 +23,7 @@ from experiments import run
 from experiments.runs import artefacts, cross_fit, directory, records, restore, suspects
 from experiments.settings import catalogue, command_line, config
 from robustjax import user_code
-from robustjax.data import Dataset, encode_labels, from_arrays, image_files, tables
+from robustjax.data import Dataset, encode_labels, from_arrays, image_files, tables, text
 from robustjax.data.array_cache import check_image_size, resize
 
 _OUTSIDE = 0.5  # floats this far beyond what was trained on, in parts of its range, are taken for other units
@@ -68,7 +68,9 @@ class Fitted:
           ValueError: for inputs of another kind or shape than the networks were trained on.
         """
         stored = self._source.dataset.train_inputs
-        if np.shape(inputs) in (stored.shape[1:], stored.shape[1:-1]):
+        if isinstance(inputs, str):
+            raise ValueError(f"inputs={inputs[:40]!r} is one example; a list of them is accepted.")
+        if text.as_texts(inputs) is None and np.shape(inputs) in (stored.shape[1:], stored.shape[1:-1]):
             raise ValueError(f"inputs have the shape of one example, {list(np.shape(inputs))}; that is `inputs[None]`.")
         array = self._source.read(inputs)
         if stored.ndim == 4 and stored.dtype == np.float32 and np.size(array):
@@ -114,7 +116,8 @@ class Fitted:
           FileNotFoundError: there is none.
         """
         rows = suspects.read(self._file("suspects.csv"))
-        columns = {name: np.array([getattr(row, name) for row in rows]) for name in suspects.Row._fields}
+        names = suspects.Row._fields if any(row.text for row in rows) else suspects.COLUMNS
+        columns = {name: np.array([getattr(row, name) for row in rows]) for name in names}
         pandas = sys.modules.get("pandas")
         return columns if pandas is None else pandas.DataFrame(columns)
 
@@ -180,8 +183,9 @@ def fit(
 
     Args:
       images: uint8 [N, H, W, C] or [N, H, W]; floats of that shape, which are trained on as they are, without
-        augmentation; vectors float [N, D], features of a pretrained network, say; token ids int [N, L]; paths of image
-        files; a pandas.DataFrame with a column of paths, "path", or with columns of numbers; or a `robustjax.Dataset`.
+        augmentation; vectors float [N, D], features of a pretrained network, say; texts; token ids int [N, L]; paths of
+        image files; a pandas.DataFrame with a column of paths, "path", or of texts, "text", or with columns of numbers;
+        or a `robustjax.Dataset`. (Strings are paths if half of them end as those of images do, or the first is a file.)
       labels: of the examples, integers or strings [N]; of a frame also the name of the column. Of a `Dataset` its own
         if None, else labels given in their place.
       test: images and labels likewise. None: a part, as much of each class, is held out to test on; its labels are as
@@ -197,7 +201,7 @@ def fit(
       ids: what the examples are called in the list of suspects, [N]; default: paths, or numbers. true_labels, groups
         and ids may be names of a frame's columns too.
       image_size: side or (height, width) to which image files are resized; by default as `robustjax.load` has it.
-      skip_bad: leave out image files that cannot be read.
+      skip_bad: leave out image files that cannot be read, and empty texts.
       on_epoch: called after each epoch with its records, one for each seed; it looks on (a figure that grows, say).
       **settings: any setting and any option of the method, as the command line has them: `epochs=30`,
         `model="resnet20"`, `cross_fit=5`.
@@ -225,7 +229,7 @@ def fit(
     try:
         source = _source(
             images, labels, test=test, class_names=class_names, true_labels=true_labels, groups=groups, ids=ids,
-            image_size=image_size, skip_bad=skip_bad,
+            image_size=image_size, skip_bad=skip_bad, max_tokens=settings.get("max_tokens"),
         )  # fmt: skip
         given = _typed(settings | {"method": method, "seed": seed, "seeds": seeds, "quiet": quiet})
         resolved, sources = config.resolve(given | {"dataset": artefacts.name_of(source.dataset)})
@@ -319,16 +323,16 @@ class _Read(NamedTuple):
     """Inputs as an array.
 
     Attributes:
-      inputs: uint8 [M, H, W, C], float32 or int32 [M, …].
+      inputs: uint8 [M, H, W, C], float32 or int32 [M, …], or M texts.
       kept: int64 [M], which of those given they are.
       ids: what all those given are called, where they have names.
       more: reads others of their kind, each of them.
     """
 
-    inputs: np.ndarray
+    inputs: np.ndarray | list[str]
     kept: np.ndarray
     ids: Sequence[str] | None
-    more: Callable[[Any], np.ndarray]
+    more: Callable[[Any], Any]
 
 
 def _source(
@@ -342,11 +346,13 @@ def _source(
     ids: Any = None,
     image_size: int | tuple[int, int] | None = None,
     skip_bad: bool = False,
+    max_tokens: int | None = None,
 ) -> _Source:
     """The data of a run, out of what `fit` is given."""
     named = {"test": test, "class_names": class_names, "true_labels": true_labels, "groups": groups, "ids": ids}
     if isinstance(images, Dataset):
-        return _of_dataset(images, labels, named | {"image_size": image_size, "skip_bad": skip_bad or None})
+        more = {"image_size": image_size, "skip_bad": skip_bad or None, "max_tokens": max_tokens}
+        return _of_dataset(images, labels, named | more)
     if labels is None:
         raise ValueError("labels=None: one for each example, or the name of a frame's column, is accepted.")
     asked = {"labels": labels, "true_labels": true_labels, "groups": groups, "ids": ids}
@@ -366,10 +372,10 @@ def _source(
         raise ValueError(f"ids has {again!r} twice; expected each once.")
     dataset = from_arrays(
         read.inputs, rows["labels"], *_test(test, labels, read), class_names=class_names,
-        true_labels=rows["true_labels"], groups=rows["groups"], ids=called,
+        true_labels=rows["true_labels"], groups=rows["groups"], ids=called, max_tokens=max_tokens,
     )  # fmt: skip
-    if read.inputs.dtype == np.float32 and read.inputs.ndim == 4:
-        low, high = read.inputs.min(), read.inputs.max()
+    if dataset.train_inputs.dtype == np.float32 and dataset.train_inputs.ndim == 4:
+        low, high = np.min(read.inputs), np.max(read.inputs)
         note = f"images are floats from {low:.4g} to {high:.4g}: they are trained on as they are, without augmentation."
         dataset = dataset._replace(notes=(*dataset.notes, note))
     given = rows["labels"]
@@ -404,7 +410,7 @@ def _of_dataset(dataset: Dataset, labels: Any, more: Mapping[str, Any]) -> _Sour
     shape = dataset.train_inputs.shape
     more_of: Callable[[Any], Any] = _inputs
     if dataset.vocabulary is not None:
-        more_of = list  # texts, numbered where they are predicted
+        more_of = _texts
     elif len(shape) == 4 and dataset.train_inputs.dtype == np.uint8:
         more_of = functools.partial(_more_files, size=shape[1:3], grey=shape[3] == 1)
     return _Source(dataset, classes, np.arange(len(dataset.train_labels)), more_of)
@@ -423,8 +429,16 @@ def _read(images: Any, taken: Collection[str], size: int | tuple[int, int] | Non
         array, kept, grey = _decoded(paths, check_image_size(size), skip_bad)
         more = functools.partial(_more_files, size=array.shape[1:3], grey=grey, column=column)
         return _Read(array, kept, paths, more)
-    if size is not None or skip_bad:
-        raise ValueError(f"image_size={size!r}, skip_bad={skip_bad!r}: they are for paths of image files.")
+    if size is not None:
+        raise ValueError(f"image_size={size!r}: it is for paths of image files.")
+    column = _text_column(images, taken) if _is_frame(images) else None
+    written = None if _is_frame(images) and column is None else _texts(images, column)
+    if isinstance(written, list):
+        kept = np.setdiff1d(np.arange(len(written)), text.blank(written) if skip_bad else [])
+        more = functools.partial(_texts, column=column)
+        return _Read([written[i] for i in kept.tolist()], kept, list(map(str, range(len(written)))), more)
+    if skip_bad:
+        raise ValueError(f"skip_bad={skip_bad!r}: it is for paths of image files, and for texts.")
     read: Callable[[Any], np.ndarray] = _inputs
     if _is_frame(images):
         read = functools.partial(_numbers, names=_number_columns(images, taken))
@@ -462,7 +476,8 @@ def _number_columns(frame: Any, taken: Collection[str]) -> list[str]:
     if texts := [str(name) for name in left if getattr(frame[name].dtype, "kind", "O") not in "iufb"]:
         raise ValueError(
             f"the frame's column(s) {', '.join(map(repr, texts[:5]))} are no numbers: drop them, or name the one that "
-            f"is labels, true_labels, groups or ids; paths of image files are in {tables.COLUMNS['path'][0]!r}."
+            f"is labels, true_labels, groups or ids; paths of image files are in {tables.COLUMNS['path'][0]!r}, and "
+            f"texts in {tables.COLUMNS['text'][0]!r}."
         )
     if not left:
         raise ValueError("the frame has no column besides those named; columns of numbers, or of paths, are accepted.")
@@ -471,9 +486,20 @@ def _number_columns(frame: Any, taken: Collection[str]) -> list[str]:
 
 def _path_column(frame: Any, taken: Collection[str]) -> str | None:
     """The column of paths: one with a usual name for that which holds text."""
-    found = [name for name in frame.columns if str(name).strip().lower() in tables.COLUMNS["path"]]
-    texts = [str(name) for name in found if getattr(frame[name].dtype, "kind", "O") not in "iufb"]
-    return texts[0] if texts else None
+    return _usual(frame, [name for name in frame.columns if name not in taken], "path")
+
+
+def _text_column(frame: Any, taken: Collection[str]) -> str | None:
+    """The column of texts: one with a usual name for that, or the only one, which holds text."""
+    left = [name for name in frame.columns if name not in taken]
+    return _usual(frame, left, "text") or (_usual(frame, left) if len(left) == 1 else None)
+
+
+def _usual(frame: Any, there: Sequence[Any], key: str | None = None) -> str | None:
+    """The first of the columns `there` that holds text and whose name is a usual one for this, or any."""
+    names = {str(name).strip().lower(): name for name in reversed(there)}
+    found = [names[name] for name in (names if key is None else tables.COLUMNS[key]) if name in names]
+    return next((name for name in found if getattr(frame[name].dtype, "kind", "O") not in "iufb"), None)
 
 
 def _numbers(frame: Any, names: Sequence[str]) -> np.ndarray:
@@ -514,8 +540,29 @@ def _are_paths(images: Any) -> bool:
     if _is_frame(images):
         return False
     values = _array(images) if _is_of(images, "pandas") else images
-    some = isinstance(values, list | tuple | np.ndarray) and len(values) > 0
-    return some and isinstance(values[0], str | os.PathLike)
+    if not isinstance(values, list | tuple | np.ndarray) or not len(values):
+        return False
+    if isinstance(values[0], os.PathLike):
+        return True
+    texts = text.as_texts(values)
+    if texts is None:
+        return False
+    named = sum(each.lower().endswith(image_files.SUFFIXES) for each in texts)
+    return 2 * named >= len(texts) or os.path.isfile(texts[0])
+
+
+def _texts(images: Any, column: str | None = None) -> Any:
+    """A list of texts, of those of a frame's column or others; what is no texts as a run stores it."""
+    if not _is_frame(images):
+        values = _array(images) if _is_of(images, "pandas") else images
+        found = text.as_texts(values)
+        return _inputs(values) if found is None else found
+    if column is None or column not in images.columns:
+        raise ValueError(f"the frame lacks the column {column!r}, of the texts.")
+    values = ["" if each is None or each != each else each for each in _array(images[column])]  # missing ones are NaN
+    if (found := text.as_texts(values)) is None:
+        raise ValueError(f"the frame's column {column!r} holds what is no text.")
+    return found
 
 
 def _paths(images: Any, column: str | None = None) -> list[str]:

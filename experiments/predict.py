@@ -2,7 +2,7 @@
 
 A line an input: its path, the most probable class and that probability, then the probability of every class. Files are
 images, decoded and resized as the training images were; folders of them; `.npy` and `.npz` arrays, a row an input; and,
-of a run on texts, `.txt` files, a line a text. The run's data are not needed.
+of a run on texts, `.txt` files, a line a text, and `.csv` files with a column of texts. The run's data are not needed.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import numpy as np
 
 from experiments import complaints
 from experiments.runs import form, records, restore
-from robustjax.data import image_files
+from robustjax.data import csv_source, image_files, tables
 from robustjax.training import checkpoints
 
 _BATCH = 500
@@ -54,10 +54,12 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m experiments.predict", description=(__doc__ or "").partition("\n\n")[2], allow_abbrev=False
     )
     parser.add_argument("run", metavar="RUN_DIR", help="run directory of a training run")
-    parser.add_argument("files", metavar="FILES", nargs="+", help="image files, folders of them, .npy, .npz (or .txt)")
+    parser.add_argument(
+        "files", metavar="FILES", nargs="+", help="image files, folders of them, .npy, .npz (or .txt, .csv)"
+    )
     add_network_flags(parser)
     parser.add_argument("--skip-bad", action="store_true", help="leave unreadable images out, and count them")
-    parser.add_argument("--key", metavar="NAME", help="array of an .npz file with several")
+    parser.add_argument("--key", metavar="NAME", help="array of an .npz file with several, column of a .csv file")
     parser.add_argument(
         "--scale", type=float, metavar="X", help="multiply float arrays by X and round: 255 for 0-1 pixels"
     )
@@ -155,7 +157,7 @@ def batches(
       files: images, folders of them, arrays or, for texts, lines.
       counts: counts what was "resized" and "skipped" so far.
       skip_bad: pass over images that cannot be read.
-      key: the array of an `.npz` file with several.
+      key: the array of an `.npz` file with several, or the column of texts of a `.csv` file.
       scale: multiply floats and round them to uint8.
       size: of a batch.
 
@@ -167,7 +169,7 @@ def batches(
             yield from _images(list(group), wanted, counts, skip_bad, size)
             continue
         for file in group:
-            rows = _lines(file) if kind == "lines" else _array(file, key)
+            rows = _lines(file) if kind == "lines" else _column(file, key) if kind == "table" else _array(file, key)
             for start in range(0, len(rows), size):
                 part = rows[start : start + size]
                 names = [f"{file}:{start + i}" for i in range(len(part))]
@@ -190,14 +192,16 @@ def _kind(file: pathlib.Path, wanted: form.Form) -> str:
     suffix = file.suffix.lower()
     if suffix in (".npy", ".npz"):
         return "array"
-    return "lines" if suffix == ".txt" and wanted.vocabulary is not None else "images"
+    of_texts = {".txt": "lines", ".csv": "table"} if wanted.vocabulary is not None else {}
+    return of_texts.get(suffix, "images")
 
 
 def _images(
     files: Sequence[pathlib.Path], wanted: form.Form, counts: collections.Counter[str], skip_bad: bool, size: int
 ) -> Iterator[Batch]:
     if not wanted.is_image:
-        raise ValueError(f"{str(files[0])!r}: the networks were trained on {wanted}; .npy and .npz are accepted.")
+        also = ", .txt and .csv" if wanted.vocabulary is not None else ""
+        raise ValueError(f"{str(files[0])!r}: the networks were trained on {wanted}; .npy, .npz{also} are accepted.")
     for start in range(0, len(files), size):
         names, pixels = [], []
         for file in files[start : start + size]:
@@ -220,6 +224,23 @@ def _lines(file: pathlib.Path) -> list[str]:
         return file.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{str(file)!r} is no text in UTF-8: {error}.") from error
+
+
+def _column(file: pathlib.Path, key: str | None) -> list[str]:
+    """The texts of a CSV file: of the column `key`, or of one with a usual name for them."""
+    header, *rows = csv_source.read_rows(file) or [[]]
+    header = [name.strip() for name in header]
+    what = repr(str(file))
+    usual = {} if key is None else {"text": key}
+    found = tables.find_columns(header, {"path": "", "features": "", **usual}, what, ())
+    if "text" not in found:
+        raise ValueError(
+            f"{what} has no column of texts, such as text; it has {', '.join(header)}: --key=NAME takes one."
+        )
+    at = header.index(found["text"])
+    if short := [line for line, row in enumerate(rows, 2) if len(row) <= at]:
+        raise ValueError(f"{what} has no {found['text']!r} in row {short[0]}.")
+    return [row[at] for row in rows]
 
 
 def _array(file: pathlib.Path, key: str | None) -> np.ndarray:

@@ -163,7 +163,7 @@ def test_apply_and_features_are_views_of_one_forward_pass(train):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("name", ["small_cnn", "resnet10", "preact_resnet18", "mlp", "bilstm"])
+@pytest.mark.parametrize("name", ["small_cnn", "resnet10", "preact_resnet18", "mlp", "bilstm", "bag_of_words"])
 def test_networks_run_under_strict_promotion(name, dtype):
     options = {"mlp": {"normalize": True, "head": "cosine"}, "bilstm": {"vocabulary_size": 9, "units": 4}}.get(name, {})
     model = get_model(name, 3, dtype=dtype, **options)
@@ -180,7 +180,9 @@ def test_networks_run_under_strict_promotion(name, dtype):
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(gradients)} == {"float32"}
 
 
-@pytest.mark.parametrize("name", ["small_cnn", "cnn4", "resnet20", "preact_resnet18", "mlp", "linear", "bilstm"])
+@pytest.mark.parametrize(
+    "name", ["small_cnn", "cnn4", "resnet20", "preact_resnet18", "mlp", "linear", "bilstm", "bag_of_words"]
+)
 def test_networks_can_be_exported_for_any_number_of_inputs(name):
     options = {"mlp": {"normalize": True}, "bilstm": {"units": 4}}.get(name, {})
     options |= {"vocabulary_size": 9} if reads_tokens(name) else {}

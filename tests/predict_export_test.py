@@ -244,7 +244,7 @@ def test_lines_of_texts(tmp_path):
     assert [(batch.names, batch.inputs) for batch in found] == [
         ([f"{tmp_path}/a.txt:0", f"{tmp_path}/a.txt:1"], ["bad film", "film"]), ([f"{tmp_path}/a.txt:2"], ["good"])
     ]  # fmt: skip
-    with pytest.raises(ValueError, match=r"trained on int32 3; \.npy and \.npz are accepted"):
+    with pytest.raises(ValueError, match=r"trained on int32 3; \.npy, \.npz, \.txt and \.csv are accepted"):
         next(predict.batches(wanted, [tmp_path / "a.png"], {}))
 
 

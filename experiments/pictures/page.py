@@ -20,12 +20,12 @@ from PIL import Image
 
 from experiments.pictures import of_runs, plots, style
 from experiments.runs import audit, directory, history, next_step, records
-from robustjax.data import Dataset, text
+from robustjax.data import Dataset
 from robustjax.training import evaluation
 
 _THUMBNAILS, _PER_CLASS, _SIDE = 480, 12, 96  # in all, of a class, and pixels of the longer side
 _GALLERY_BYTES, _PICTURES_BYTES = 1_500_000, 500_000
-_ROWS, _PAIRS, _WORDS, _CONFUSED = 100, 12, 60, 10
+_ROWS, _PAIRS, _LETTERS, _CONFUSED = 100, 12, 400, 10
 
 
 def write(path: pathlib.Path, found: audit.Found, dataset: Dataset | None) -> None:
@@ -98,7 +98,7 @@ def gather(path: pathlib.Path, found: audit.Found, dataset: Dataset | None) -> d
         "total": len(found.ids),
         "num_rows": len(found.rows),
         "rows": [
-            {**row._asdict(), "text": _excerpt(dataset, found.evidence.kept[at])}
+            {**row._asdict(), "text": audit.excerpt(dataset, int(found.evidence.kept[at]), _LETTERS)}
             for row, at in zip(found.rows[:_ROWS], found.listed[:_ROWS].tolist(), strict=True)
         ],
         "with_text": dataset is not None and dataset.vocabulary is not None,
@@ -242,15 +242,6 @@ def _are_images(dataset: Dataset | None) -> bool:
 
 def _side(dataset: Dataset | None) -> int:
     return max(dataset.train_inputs.shape[1:3]) if dataset is not None and _are_images(dataset) else 0
-
-
-def _excerpt(dataset: Dataset | None, at: int) -> str:
-    """The last words of a text; "" for what is none."""
-    if dataset is None or dataset.vocabulary is None:
-        return ""
-    ids = dataset.train_inputs[at]
-    words = [dataset.vocabulary[number] for number in ids[ids != text.PADDING].tolist()]
-    return ("… " if len(words) > _WORDS else "") + " ".join(words[-_WORDS:])
 
 
 # --- Pictures --------------------------------------------------------------------------------------------------------

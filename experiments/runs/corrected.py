@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from robustjax.data import corruptions
+from robustjax.data import corruptions, csv_source
 
 # What decides about labels: of no use beside corrected ones.
 _LABELLING = ("dataset", "labels", "noise", "noise_rate", "noise_form", "noise_file", "imbalance", "imbalance_ratio",
@@ -160,7 +160,10 @@ def _rewritten(
     Which columns hold what follows from what they hold: the ids those of all examples, the labels those of most.
     """
     assert examples.table is not None
-    header, *rows = _read_table(examples.table)
+    try:
+        header, *rows = csv_source.read_rows(examples.table)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{str(examples.table)!r}, which the examples are from, cannot be read: {error}.") from error
     place = {name: number for number, name in enumerate(examples.ids)}
     columns = list(map(list, zip(*rows, strict=True)))
     keyed = [[cell.strip().replace(os.sep, "/") for cell in column] for column in columns]
@@ -202,16 +205,6 @@ def _rewritten(
             changed[number] = _seen_from(home, there / row[number].strip())
         found.append(changed)
     return found
-
-
-def _read_table(table: pathlib.Path) -> list[list[str]]:
-    try:
-        with open(table, encoding="utf-8-sig", newline="") as file:
-            head = file.readline()
-            file.seek(0)
-            return [row for row in csv.reader(file, delimiter=max(",\t;|", key=head.count)) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{str(table)!r}, which the examples are from, cannot be read any more: {error}.") from error
 
 
 def _write_links(out: pathlib.Path, examples: Examples, given: np.ndarray, stays: np.ndarray) -> None:

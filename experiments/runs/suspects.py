@@ -9,6 +9,8 @@ relabel      the proposed label is
 CLASS        that one is; `class:CLASS` where a class is called like one of the other words
 remove       the example is to go
 
+Of texts there is a column `text` as well, with what a person reads of them.
+
 A cell that a spreadsheet would take for a formula has an apostrophe before it. What a person has decided is never lost:
 another audit keeps it, or sets the file aside.
 """
@@ -22,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 COLUMNS = ("id", "given", "proposed", "score", "confidence", "evidence", "decision")
+TEXT = "text"
 KEEP, RELABEL, REMOVE = "keep", "relabel", "remove"
 _CLASS = "class:"
 _FORMULA = tuple("=+-@\t\r\n＝＋－＠'")  # the apostrophe too, so that what is written can be read back
@@ -37,6 +40,7 @@ class Row(NamedTuple):
     confidence: float
     evidence: str
     decision: str = ""
+    text: str = ""
 
 
 def write(path: pathlib.Path, rows: Sequence[Row]) -> pathlib.Path | None:
@@ -64,9 +68,11 @@ def write(path: pathlib.Path, rows: Sequence[Row]) -> pathlib.Path | None:
     aside = _set_aside(path) if lost or before else None
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(COLUMNS)
+    columns = (*COLUMNS, TEXT) if any(row.text for row in now) else COLUMNS
+    table.writerow(columns)
     for row in now:
-        table.writerow([_cell(part) if isinstance(part, str) else f"{part:.4f}" for part in row])
+        parts = row[: len(columns)]
+        table.writerow([_cell(part) if isinstance(part, str) else f"{part:.4f}" for part in parts])
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text.getvalue(), encoding="utf-8", newline="")
     os.replace(partial, path)
@@ -108,12 +114,13 @@ def read(path: pathlib.Path) -> list[Row]:
     table.fieldnames = names
     rows = []
     for found in table:
-        cells = {name: _meant(found.get(name) or "") for name in COLUMNS}
+        cells = {name: _meant(found.get(name) or "") for name in (*COLUMNS, TEXT)}
         where = f"{str(path)!r}, line {table.line_num}"
         score, confidence = (_number(where, name, cells[name]) for name in ("score", "confidence"))
         rows.append(
             Row(
-                cells["id"], cells["given"], cells["proposed"], score, confidence, cells["evidence"], cells["decision"]
+                cells["id"], cells["given"], cells["proposed"], score, confidence, cells["evidence"], cells["decision"],
+                cells[TEXT],
             )
         )  # fmt: skip
     return rows

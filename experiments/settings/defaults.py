@@ -50,7 +50,7 @@ class Choice(NamedTuple):
 _Chooser = Callable[[Size, Mapping[str, Any]], Choice]
 
 LARGE = 40  # pixels a side, from above which images are first reduced to a quarter (the 7×7 stem of ImageNet's nets)
-_PERCEPTRONS = ("mlp", "linear")
+_PERCEPTRONS = ("mlp", "linear", "bag_of_words")
 UNBALANCED = 4.0  # times as many labels in the most frequent class as in the rarest
 MANY = 10_000  # examples that a network of some millions of parameters wants, or one of 20 layers on small images
 
@@ -97,7 +97,7 @@ def describe(chosen: Mapping[str, Choice], size: Size) -> str:
 def _model(size: Size, values: Mapping[str, Any]) -> Choice:
     many = size.num_examples >= MANY
     if size.num_tokens is not None:
-        return Choice("bilstm", "texts")
+        return Choice("bag_of_words", "texts")
     if not size.is_image:
         return Choice("mlp", "vectors" if len(size.shape) == 1 else "neither images nor vectors")
     if max(size.shape[:2]) > LARGE:
@@ -127,7 +127,7 @@ def _batch_size(size: Size, values: Mapping[str, Any]) -> Choice:
 
 def _epochs(size: Size, values: Mapping[str, Any]) -> Choice:
     n = size.num_examples
-    if size.num_tokens is not None:
+    if values["model"] == "bilstm":
         return Choice(60 if n < 3_000 else 20 if n < 100_000 else 5)
     return Choice(60 if n < 1_000 else 30 if n < 500_000 else 20)  # long runs learn wrong labels by heart
 
@@ -140,6 +140,8 @@ def _learning_rate(size: Size, values: Mapping[str, Any]) -> Choice:
     if values["optimizer"] == "adam":
         return Choice(1e-3)
     share = min(1.0, values["batch_size"] / 128)
+    if values["model"] == "bag_of_words":
+        return Choice(1.0 * share, "rows of norm 1")
     if values["model"] in _PERCEPTRONS:
         return Choice(0.02 * share, "perceptron")
     return Choice(0.1 * share)

@@ -107,7 +107,7 @@ def check_trusted(spec: str) -> None:
 def read_trusted(spec: str, dataset: Dataset, cache_dir: str | None = None) -> Dataset:
     """The data set whose training part is the pool of trusted examples of `dataset`.
 
-    Images take the size of those of `dataset`; nothing is held out.
+    Images take the size of those of `dataset`, texts its words and length; nothing is held out.
 
     Raises:
       FileNotFoundError: if it is not there.
@@ -115,7 +115,11 @@ def read_trusted(spec: str, dataset: Dataset, cache_dir: str | None = None) -> D
     """
     sized = spec.startswith(_SIZED) and dataset.train_inputs.ndim == 4
     height_width = (int(dataset.train_inputs.shape[1]), int(dataset.train_inputs.shape[2])) if sized else None
-    pool = data.load(spec, cache_dir=cache_dir, image_size=height_width, hold_out=False)
+    length = None if dataset.vocabulary is None else int(dataset.train_inputs.shape[1])
+    pool = data.load(
+        spec, cache_dir=cache_dir, image_size=height_width, hold_out=False, max_tokens=length,
+        vocabulary=dataset.vocabulary,
+    )  # fmt: skip
     mine, theirs = ((each.train_inputs.dtype, each.train_inputs.shape[1:]) for each in (dataset, pool))
     if mine != theirs:
         raise ValueError(

@@ -1,8 +1,9 @@
-"""A CSV file with a row for each example: its path or features, its label and more (`tables.COLUMNS`)."""
+"""A CSV file with a row for each example: its path, features or text, its label and more (`tables.COLUMNS`)."""
 
+import contextlib
 import csv
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ _DELIMITERS = (",", "\t", ";", "|")
 
 
 def list_examples(file: Path, columns: Mapping[str, str]) -> Listing:
-    """The images that a CSV file names, or the features in it, with what its columns say of them.
+    """The images that a CSV file names, or the features or texts in it, with what its columns say of them.
 
     Its first line names the columns, and `columns` says which hold what (`tables.COLUMNS`; by default those of the
     usual names). Paths are relative to the file's folder. The text is UTF-8; commas, semicolons or tabs divide it.
@@ -46,9 +47,12 @@ def list_examples(file: Path, columns: Mapping[str, str]) -> Listing:
         reviewed=said.reviewed,
         notes=(f"columns of {file.name}: {used}.", *notes, *said.notes),
     )
-    if "features" in found:
-        inputs = _features(table, tables.feature_columns(header, found), what, kept + 2)
-        return listing._replace(inputs=inputs, ids=tuple(table.get(found.get("id", ""), map(str, kept + 2))))
+    if "path" not in found:
+        listing = listing._replace(ids=tuple(table.get(found.get("id", ""), map(str, kept + 2))))
+        if "text" in found:
+            places = [f"{file.name}, row {row}" for row in kept + 2]
+            return listing._replace(texts=tuple(table[found["text"]]), places=places)
+        return listing._replace(inputs=_features(table, tables.feature_columns(header, found), what, kept + 2))
     given = [path.strip().replace(os.sep, "/") for path in table[found["path"]]]
     paths = [os.path.join(file.parent, path) for path in given]
     return listing._replace(
@@ -72,18 +76,35 @@ def _features(table: Mapping[str, list[str]], names: list[str], what: str, rows:
     return result
 
 
+def read_rows(file: Path) -> list[list[str]]:
+    """All rows of a CSV file in UTF-8 that are not empty, the header first; commas, semicolons or tabs divide it.
+
+    Raises OSError where it cannot be read, and ValueError for one that is no such file.
+    """
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as opened, _any_length():
+            head = opened.readline()
+            opened.seek(0)
+            return [row for row in csv.reader(opened, delimiter=max(_DELIMITERS, key=head.count)) if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{os.fspath(file)!r} is not a CSV file in UTF-8: {error}") from error
+
+
+@contextlib.contextmanager
+def _any_length() -> Iterator[None]:
+    """Lets a field be longer than the 128 KiB that Python's reader takes: texts are."""
+    before = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
 def _rows(file: Path, what: str) -> tuple[list[list[str]], list[str]]:
     """The rows below the first one, and that."""
     if not file.is_file():
-        raise FileNotFoundError(f"{what} is not a file; 'csv:FILE' expects one with a row for each image")
-    try:
-        with open(file, encoding="utf-8-sig", newline="") as opened:
-            head = opened.readline()
-            opened.seek(0)
-            rows = list(csv.reader(opened, delimiter=max(_DELIMITERS, key=head.count)))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{what} is not a CSV file in UTF-8: {error}") from error
-    header, *rest = [row for row in rows if row] or [[]]
+        raise FileNotFoundError(f"{what} is not a file; 'csv:FILE' expects one with a row for each example")
+    header, *rest = read_rows(file) or [[]]
     header = [name.strip() for name in header]
     if len(set(header)) < len(header):
         raise ValueError(f"{what} has two columns of one name: {', '.join(header)}")

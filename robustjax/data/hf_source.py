@@ -12,12 +12,13 @@ from robustjax.data.image_files import Listing
 
 
 def list_examples(root: Path, columns: Mapping[str, str]) -> Listing:
-    """The images, or feature vectors, of a folder that `save_to_disk` wrote, with their labels.
+    """The images, feature vectors or texts of a folder that `save_to_disk` wrote, with their labels.
 
-    The image is the only column of images, or the only one of lists of floats; the label the only ClassLabel, or one
-    of a usual name; `columns` says otherwise, as for CSV files (`tables.COLUMNS`; `path` is the image, `features` one
-    column). Of a dictionary of data sets `train` and `test` or `validation` are taken. Raises FileNotFoundError
-    where there is no such folder, and ValueError for one that is something else, or without the package.
+    The image is the only column of images, or else the only one of lists of floats, or a column of strings, of a usual
+    name or the only one; the label the only ClassLabel, or one of a usual name; `columns` says otherwise, as for CSV
+    files (`tables.COLUMNS`; `path` is the image, `features` one column). Of a dictionary of data sets `train` and
+    `test` or `validation` are taken. Raises FileNotFoundError where there is no such folder, and ValueError for one
+    that is something else, or without the package.
     """
     root = root.resolve()
     what = repr(os.fspath(root))
@@ -68,6 +69,9 @@ def list_examples(root: Path, columns: Mapping[str, str]) -> Listing:
     if "features" in found:
         vectors = whole.with_format("numpy")[found["features"]][:]
         return listing._replace(inputs=np.stack(list(vectors)).astype(np.float32))
+    places = [f"{root.name}, row {i}" for i in range(len(whole))]
+    if "text" in found:
+        return listing._replace(texts=tuple(each or "" for each in whole[found["text"]]), places=places)
     raw = whole.select_columns([found["path"]]).cast_column(found["path"], datasets.Image(decode=False))
 
     def fetch(i: int) -> str | bytes:
@@ -77,12 +81,12 @@ def list_examples(root: Path, columns: Mapping[str, str]) -> Listing:
         return image["path"] if image["bytes"] is None else image["bytes"]
 
     prints = [f"{part._fingerprint} {i}" for part in parts.values() for i in range(len(part))]
-    return listing._replace(fetch=fetch, places=[f"{root.name}, row {i}" for i in range(len(whole))], stamps=prints)
+    return listing._replace(fetch=fetch, places=places, stamps=prints)
 
 
 def _columns(datasets: Any, features: Any, columns: Mapping[str, str], what: str) -> dict[str, str]:
     """Which column holds what: as said, else by the only one of the right type, else by name."""
-    by_kind: dict[str, list[str]] = {"path": [], "features": [], "label": []}
+    by_kind: dict[str, list[str]] = {"path": [], "features": [], "label": [], "text": []}
     for name, feature in features.items():
         inner = getattr(feature, "feature", None)
         if isinstance(feature, datasets.Image):
@@ -91,20 +95,32 @@ def _columns(datasets: Any, features: Any, columns: Mapping[str, str], what: str
             by_kind["label"].append(name)
         elif str(getattr(inner, "dtype", "")).startswith("float"):
             by_kind["features"].append(name)
+        elif str(getattr(feature, "dtype", "")).endswith("string"):
+            by_kind["text"].append(name)
     chosen = dict(columns)
-    if not {"path", "features"} & set(columns):
-        inputs = {key: by_kind[key] for key in ("path", "features") if by_kind[key]}
+    if "label" not in columns and len(by_kind["label"]) == 1:
+        chosen["label"] = by_kind["label"][0]
+    if not any(map(columns.get, tables.INPUTS)):
+        by_kind["text"] = _texts(by_kind["text"], chosen)
+        inputs = {key: by_kind[key] for key in tables.INPUTS if by_kind[key]}
         key, names = next(iter(inputs.items()), ("path", []))
         if len(names) != 1:
             kinds = ", ".join(f"{name}: {type(feature).__name__}" for name, feature in features.items())
             raise ValueError(
-                f"{what} has {len(names) or 'no'} columns of images or of lists of floats; one is needed, or "
-                f"columns=path=NAME; it has {kinds}"
+                f"{what} has {len(names) or 'no'} columns of images, of lists of floats or of texts; one is needed, or "
+                f"columns=path=NAME (text=NAME of texts); it has {kinds}"
             )
         chosen[key] = names[0]
-    if "label" not in columns and len(by_kind["label"]) == 1:
-        chosen["label"] = by_kind["label"][0]
     found = tables.find_columns(list(features), {"path": "", **chosen}, what, ("label",))
     if "split" in found:
         del found["split"]  # the parts are data sets of their own
     return found
+
+
+def _texts(strings: list[str], chosen: Mapping[str, str]) -> list[str]:
+    """Of the columns of strings that which has a usual name for texts, or those that hold nothing else."""
+    lower = {name.strip().lower(): name for name in reversed(strings)}
+    if usual := [lower[name] for name in tables.COLUMNS["text"] if name in lower]:
+        return usual[:1]
+    others = {name for key, names in tables.COLUMNS.items() if key not in tables.INPUTS for name in names}
+    return [name for name in strings if name.strip().lower() not in others and name not in chosen.values()]

@@ -50,6 +50,8 @@ class Listing(NamedTuple):
     """What changes when an image does, N of them; part of the cache's name."""
     inputs: np.ndarray | None = None
     """float32 [N, D]: features in place of images."""
+    texts: tuple[str, ...] | None = None
+    """N of them, in place of images."""
     ids: tuple[str, ...] | None = None
     true_labels: np.ndarray | None = None
     """int32 [N]."""
@@ -73,8 +75,9 @@ class Listing(NamedTuple):
             labels=self.labels[kept],
             is_test=some(self.is_test),
             fetch=lambda i: self.fetch(numbers[i]),
-            places=[self.places[i] for i in numbers],
-            stamps=[self.stamps[i] for i in numbers],
+            places=[self.places[i] for i in numbers] if self.places else (),
+            stamps=[self.stamps[i] for i in numbers] if self.stamps else (),
+            texts=None if self.texts is None else tuple(self.texts[i] for i in numbers),
             ids=None if self.ids is None else tuple(self.ids[i] for i in numbers),
             true_labels=some(self.true_labels),
             groups=some(self.groups),
@@ -294,7 +297,7 @@ def divide(listing: Listing, hold_out: bool = True) -> Listing:
         is_test = np.zeros(len(listing.labels), bool)
         listing = listing._replace(is_test=is_test)
     if is_test is None:
-        is_test = hold_out_test(listing.labels, len(listing.class_names), listing.ids)
+        is_test = hold_out_test(listing.labels, len(listing.class_names), _known_by(listing))
         if not is_test.any():
             raise ValueError(
                 f"{listing.name} has no test part, and no class has 3 examples, of which 1 can be held out"
@@ -314,6 +317,11 @@ def divide(listing: Listing, hold_out: bool = True) -> Listing:
             + (f"all {total} are in the test part" if total else "there is none at all")
         )
     return listing
+
+
+def _known_by(listing: Listing) -> Sequence[str] | None:
+    """What decides which examples are held out: names, or the texts themselves, whose rows may be counted anew."""
+    return listing.ids if listing.texts is None else [each.replace("/", " ") for each in listing.texts]
 
 
 def _readable(listing: Listing, known: Survey, skip_bad: bool) -> tuple[Listing, Survey]:

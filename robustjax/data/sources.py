@@ -56,6 +56,8 @@ class Dataset(NamedTuple):
     """int32 [N]: a group of each training example that came with the data (HAR's, say)."""
     reviewed: np.ndarray | None = None
     """bool [N]: labels that a person has looked at and decided about, so that no audit lists them; None: unknown."""
+    train_texts: tuple[str, ...] | None = None
+    """The training examples as they were written, N of them, of texts of one's own; only for people to read."""
     notes: tuple[str, ...] = ()
     """Sentences on what was decided when the data were read: a size, a test part, what was left out."""
 
@@ -102,6 +104,7 @@ def load(
     image_size: int | tuple[int, int] | None = None,
     max_tokens: int | None = None,
     vocabulary_size: int | None = None,
+    vocabulary: Sequence[str] | None = None,
     columns: Mapping[str, str] | None = None,
     skip_bad: bool = False,
     hold_out: bool = True,
@@ -111,7 +114,7 @@ def load(
 
     name: `digits` (scikit-learn's 8×8 digits, 130 a class for training); a TFDS image or text classification set, also
     as `name/config:version`; or one's own data. These are `folder:PATH`, with images in `CLASS/`, or in `train/CLASS/`
-    and `test/CLASS/` (or `validation`, `val`); `csv:FILE`, a row for each image or feature vector
+    and `test/CLASS/` (or `validation`, `val`); `csv:FILE`, a row for each image, feature vector or text
     (`robustjax.data.tables.COLUMNS`); `hf:PATH`, what `save_to_disk` of Hugging Face's `datasets` wrote; and
     `npz:FILE`, with the arrays of `from_arrays` by their names (`NPZ` has others that are understood). Without a test
     part some of the training examples become one (`robustjax.data.held_out`); with true labels, these are what is
@@ -123,10 +126,12 @@ def load(
     image_size: side or (height, width) to which images are resized; by default those of a folder, a CSV file or a
     Hugging Face set keep their size if it is one for all, and otherwise one is chosen
     (`robustjax.data.image_files.choose_size`).
-    max_tokens: texts only: how many of a text's last tokens are kept (256).
+    max_tokens: texts only: how many of a text's last tokens are kept (256; of one's own 512, or what the longest has).
     vocabulary_size: texts only: ids of the padding, of unknown words and of the most frequent training words (20,000).
+    vocabulary: texts of one's own only: the words by token id, in place of those of the training texts.
     columns: CSV and Hugging Face only: which column holds what, where its name does not tell, as {"label": "species"}.
-    skip_bad: leave out images that cannot be read, of a folder, a CSV file or a Hugging Face set.
+    skip_bad: leave out images that cannot be read, and texts without a word, of a folder, a CSV file or a Hugging Face
+    set.
     hold_out: whether data of one's own without a test part give up some examples for one; otherwise that is empty.
     progress: called as progress(done, total) while images or texts are decoded.
 
@@ -138,8 +143,9 @@ def load(
     kind, _, rest = name.partition(":")
     if kind == "digits":
         tfds_source.refuse(kind, "not resized", {"image_size": image_size})
-    if kind in (*OWN, "digits"):
-        tfds_source.refuse(kind, "not texts", {"max_tokens": max_tokens, "vocabulary_size": vocabulary_size})
+    of_texts = {"max_tokens": max_tokens, "vocabulary_size": vocabulary_size, "vocabulary": vocabulary}
+    if kind in ("folder", "digits"):
+        tfds_source.refuse(kind, "not texts", of_texts)
     if kind not in ("csv", "hf"):
         tfds_source.refuse(kind, "no table", {"columns": columns})
     if kind not in _LISTED:
@@ -149,12 +155,15 @@ def load(
     if kind == "arrays":
         raise ValueError(f"{name!r} was in memory (`robustjax.fit`), so it cannot be read again: pass it as dataset=…")
     if kind == "npz":
-        return _from_npz(Path(os.path.expanduser(rest)), size, hold_out)
+        return _from_npz(Path(os.path.expanduser(rest)), size, hold_out, of_texts)
     cache = Path(os.path.expanduser(cache_dir)) if cache_dir is not None else default_cache_dir()
     if kind in _LISTED:
         tables.check_columns(columns or {})
         listing = _LISTED[kind](Path(os.path.expanduser(rest)), columns or {})
-        return _from_listing(listing, cache, image_size=size, skip_bad=skip_bad, hold_out=hold_out, progress=progress)
+        return _from_listing(
+            listing, cache, image_size=size, of_texts=of_texts, skip_bad=skip_bad, hold_out=hold_out, progress=progress
+        )
+    tfds_source.refuse(name, "numbered by their own words", {"vocabulary": vocabulary})
     arrays, mean, std, class_names = tfds_source.read(
         name, data_dir, cache, download=download, image_size=size, max_tokens=max_tokens,
         vocabulary_size=vocabulary_size, progress=progress, other_names=("digits",),
@@ -176,13 +185,25 @@ def _from_listing(
     cache: Path,
     *,
     image_size: tuple[int, int] | None,
+    of_texts: Mapping[str, Any],
     skip_bad: bool,
     hold_out: bool,
     progress: Progress | None,
 ) -> Dataset:
-    """The examples of a listing, divided into a training and a test part."""
+    """The examples of a listing, divided into a training and a test part; `of_texts` are options of `text.number`."""
     without_test = listing.is_test is None
-    if listing.inputs is None:
+    words, train_texts = None, None
+    if listing.texts is None:
+        tfds_source.refuse(listing.name, "not texts", dict(of_texts))
+    if listing.texts is not None:
+        tfds_source.refuse(listing.name, "texts", {"image_size": image_size})
+        listing = image_files.divide(_with_words(listing, skip_bad), hold_out)
+        is_test = np.asarray(listing.is_test)
+        train_texts, test_texts = (_some(listing.texts or (), chosen) for chosen in (~is_test, is_test))
+        train_inputs, test_inputs, words, said = text.number(train_texts, test_texts, **of_texts)
+        listing = listing._replace(notes=(*listing.notes, *said))
+        mean, std = input_statistics(train_inputs)
+    elif listing.inputs is None:
         listing, arrays, mean, std = image_files.read(
             listing, cache, image_size=image_size, skip_bad=skip_bad, hold_out=hold_out, progress=progress
         )
@@ -206,14 +227,32 @@ def _from_listing(
         listing.class_names,
         mean,
         std,
+        vocabulary=words,
         true_labels=None if truth is None else truth[~is_test],
-        train_ids=None if listing.ids is None else tuple(listing.ids[i] for i in np.flatnonzero(~is_test).tolist()),
+        train_ids=None if listing.ids is None else _some(listing.ids, ~is_test),
         test_held_out=without_test and truth is None and hold_out,
         annotations=None if listing.annotations is None else listing.annotations[~is_test],
         groups=None if listing.groups is None else listing.groups[~is_test],
         reviewed=None if listing.reviewed is None else listing.reviewed[~is_test],
+        train_texts=train_texts,
         notes=listing.notes,
     )
+
+
+def _some(values: Sequence[str], chosen: np.ndarray) -> tuple[str, ...]:
+    return tuple(values[i] for i in np.flatnonzero(chosen).tolist())
+
+
+def _with_words(listing: image_files.Listing, skip_bad: bool) -> image_files.Listing:
+    """Without the texts that hold nothing, or a ValueError that names the first."""
+    empty = text.blank(listing.texts or ())
+    if not empty.size:
+        return listing
+    first = f"the first in {listing.places[empty[0]]}"
+    if not skip_bad:
+        raise ValueError(f"{listing.name} has {len(empty):,} empty text(s), {first}; skip_bad leaves them out")
+    left = listing.take(np.setdiff1d(np.arange(len(listing.labels)), empty))
+    return left._replace(notes=(*left.notes, f"left out, since they are empty: {len(empty):,} text(s), {first}."))
 
 
 def _assemble(
@@ -243,7 +282,11 @@ def _assemble(
 
 
 def _check_inputs(images: npt.ArrayLike, name: str) -> np.ndarray:
-    """Images as uint8 [N, H, W, C], or anything else as finite float32 or int32 [N, …]."""
+    """Images as uint8 [N, H, W, C], texts as str objects [N], or anything else as finite float32 or int32 [N, …]."""
+    if (texts := text.as_texts(images)) is not None:
+        if (empty := text.blank(texts)).size:
+            raise ValueError(f"{name} has {len(empty):,} empty text(s), the first at index {empty[0]}")
+        return np.array(texts, object)
     array = np.asarray(images)
     if array.ndim < 2 or array.size == 0:
         raise ValueError(f"{name} has shape {array.shape}; expected [N, height, width, channels] or [N, …], not empty")
@@ -288,13 +331,16 @@ def from_arrays(
     groups: npt.ArrayLike | None = None,
     annotations: npt.ArrayLike | None = None,
     hold_out: bool = True,
+    max_tokens: int | None = None,
+    vocabulary_size: int | None = None,
+    vocabulary: Sequence[str] | None = None,
 ) -> Dataset:
     """A Dataset from your own arrays, checked.
 
     Inputs: uint8 images [N, H, W, C] (or [N, H, W]: one channel), or finite floats or integers [N, …], which become
-    float32 and int32; floats [N, D] are features. Labels [N]: strings or integers (`encode_labels`); every class needs
-    a training example, and there must be two. Without test inputs some training examples are held out to test with
-    (`robustjax.data.held_out`), which `test_held_out` of the result tells.
+    float32 and int32; floats [N, D] are features; or strings [N], texts, which become token ids. Labels [N]: strings or
+    integers (`encode_labels`); every class needs a training example, and there must be two. Without test inputs some
+    training examples are held out to test with (`robustjax.data.held_out`), which `test_held_out` of the result tells.
 
     class_names: of labels that are class numbers; by default the labels themselves. mean, std: per channel or feature,
     in the inputs' units; by default those of the training part, or 0 and 1 for arrays that are neither [N, H, W, C] nor
@@ -302,15 +348,21 @@ def from_arrays(
     a held-out test part is tested with. ids: what the training examples are called; groups: int or string [N];
     annotations: the labels of A annotators, int [N, A] class numbers, −1 where one gave none; train_labels may then be
     None, and are those of most annotators. hold_out: whether there is a test part where none is given; otherwise it is
-    empty. Raises ValueError, naming the array and the first bad place, for anything else.
+    empty. max_tokens, vocabulary_size and vocabulary: of texts, as `load` has them. Raises ValueError, naming the array
+    and the first bad place, for anything else.
 
     >>> images = np.arange(4 * 2 * 2, dtype=np.uint8).reshape(4, 2, 2)
     >>> mine = from_arrays(images, ["dog", "cat", "cat", "dog"], images[:1], ["dog"])
     >>> mine.train_inputs.shape, mine.class_names, mine.train_labels.tolist(), mine.mean
     ((4, 2, 2, 1), ('cat', 'dog'), [1, 0, 0, 1], (7.5,))
     """
+    of_texts: dict[str, Any] = {
+        "max_tokens": max_tokens, "vocabulary_size": vocabulary_size, "vocabulary": vocabulary
+    }  # fmt: skip
     train = _check_inputs(train_inputs, "train_inputs")
     test = None if test_inputs is None else _check_inputs(test_inputs, "test_inputs")
+    if not (written := train.dtype.kind == "O"):
+        tfds_source.refuse(name, "not texts", of_texts)
     if test is not None and (train.shape[1:] != test.shape[1:] or train.dtype != test.dtype):
         raise ValueError(
             f"test_inputs are {test.dtype} {list(test.shape[1:])} each and train_inputs {train.dtype} "
@@ -352,7 +404,15 @@ def from_arrays(
     if test is None or tested is None:
         listing = image_files.divide(
             image_files.Listing(
-                name, labels, classes, None, ids=called, true_labels=truth, groups=grouped, annotations=votes
+                name,
+                labels,
+                classes,
+                None,
+                texts=tuple(train) if written else None,
+                ids=called,
+                true_labels=truth,
+                groups=grouped,
+                annotations=votes,
             ),
             hold_out,
         )
@@ -362,6 +422,11 @@ def from_arrays(
         test, train, labels = train[held], train[kept], labels[kept]
         truth, votes, grouped = (None if each is None else each[kept] for each in (truth, votes, grouped))
         called = tuple(str(i) if called is None else called[i] for i in kept.tolist())
+    texts, words = None, None
+    if written:
+        texts = tuple(train)
+        train, test, words, said = text.number(texts, list(test), **of_texts)
+        notes = (*notes, *said)
     channels = train.shape[-1]
     own_mean, own_std = input_statistics(train) if mean is None or std is None else ((), ())
     return Dataset(
@@ -374,11 +439,13 @@ def from_arrays(
         classes,
         own_mean if mean is None else _check_statistics(mean, "mean", channels, -np.inf),
         own_std if std is None else _check_statistics(std, "std", channels, 0.0),
+        vocabulary=words,
         true_labels=truth,
         train_ids=called,
         test_held_out=without_test and truth is None and hold_out,
         annotations=votes,
         groups=grouped,
+        train_texts=texts,
         notes=notes,
     )
 
@@ -430,11 +497,13 @@ def _digits() -> Dataset:
 
 
 NPZ: Mapping[str, Sequence[str]] = {
-    "train_inputs": ("train_images", "train_features", "x_train", "images", "features", "inputs", "X", "x"),
+    "train_inputs": (
+        "train_images", "train_features", "train_texts", "x_train", "images", "features", "texts", "inputs", "X", "x",
+    ),
     "train_labels": ("y_train", "labels", "given_labels", "y"),
-    "test_inputs": ("test_images", "test_features", "x_test"),
+    "test_inputs": ("test_images", "test_features", "test_texts", "x_test"),
     "test_labels": ("y_test",),
-}
+}  # fmt: skip
 """What the arrays of an npz file may be called besides; the names of Keras and MedMNIST are among them."""
 _NPZ_MORE = ("class_names", "mean", "std", "true_labels", "ids", "groups", "annotations")
 
@@ -448,7 +517,7 @@ def _resized(images: np.ndarray, size: tuple[int, int], name: str) -> np.ndarray
     return np.stack([resize(image, size) for image in (images[..., None] if images.ndim == 3 else images)])
 
 
-def _from_npz(path: Path, image_size: tuple[int, int] | None, hold_out: bool) -> Dataset:
+def _from_npz(path: Path, image_size: tuple[int, int] | None, hold_out: bool, of_texts: Mapping[str, Any]) -> Dataset:
     needed = "train_inputs and train_labels, perhaps test_inputs and test_labels"
     if not path.is_file():
         raise FileNotFoundError(f"{os.fspath(path)!r} is not a file; 'npz:FILE' expects one with {needed}")
@@ -475,7 +544,7 @@ def _from_npz(path: Path, image_size: tuple[int, int] | None, hold_out: bool) ->
     try:
         found = from_arrays(
             arrays["train_inputs"], arrays.get("train_labels"), arrays.get("test_inputs"), arrays.get("test_labels"),
-            name=path.stem, hold_out=hold_out, **options,
+            name=path.stem, hold_out=hold_out, **options, **of_texts,
         )  # fmt: skip
     except ValueError as error:
         raise ValueError(f"{os.fspath(path)!r}: {error}") from error

@@ -13,11 +13,15 @@ _PATHS = (
     "img_path",
 )  # fmt: skip
 _LABELS = (
-    "label", "labels", "given_label", "noisy_label", "class", "class_name", "target", "category", "y"
+    "label", "labels", "given_label", "noisy_label", "class", "class_name", "target", "category", "sentiment", "y",
+)  # fmt: skip
+_TEXTS = (
+    "text", "texts", "sentence", "review", "comment", "message", "content", "document", "body", "tweet", "title",
 )  # fmt: skip
 COLUMNS: Mapping[str, Sequence[str]] = {
     "path": _PATHS,
     "features": (),
+    "text": _TEXTS,
     "label": _LABELS,
     "true_label": ("true_label", "clean_label", "true", "clean", "true_class"),
     "group": ("group", "groups"),
@@ -29,6 +33,7 @@ COLUMNS: Mapping[str, Sequence[str]] = {
 """What a column can hold, and the names by which it is found."""
 # What the columns of several annotators begin with, and those of the numbers of a feature vector.
 _ANNOTATOR, _FEATURE = ("annotator", "rater"), "feature"
+INPUTS = ("path", "features", "text")  # one of them is what the network sees
 _SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("test", "testing"), "test"),
@@ -49,14 +54,19 @@ def find_columns(there: Sequence[str], columns: Mapping[str, str], what: str, ne
 
     columns: what is said of it; "" takes none. The `annotators` are several columns, joined by "+"; `features` is what
     the names of all columns begin with whose numbers make up a feature vector, in place of an image ("feature", where
-    there is no path).
+    there is no path). Of path, features and text that which is said counts, else the first that is there.
 
-    Raises ValueError for a column that is not there, or for none that holds what is `needed`.
+    Raises ValueError for a column that is not there, for none that holds what is `needed`, or two kinds of inputs.
     """
     check_columns(columns)
+    said = [key for key in INPUTS if columns.get(key)]
+    if len(said) > 1:
+        raise ValueError(f"columns has {said[0]} and {said[1]}; one of them is what the network sees")
     lower = {name.strip().lower(): name for name in reversed(there)}
     found = {}
     for key, names in COLUMNS.items():
+        if key in INPUTS and said and key not in said:
+            continue
         if key in columns:
             if columns[key]:
                 found[key] = columns[key]
@@ -65,19 +75,25 @@ def find_columns(there: Sequence[str], columns: Mapping[str, str], what: str, ne
     raters = [name for name in there if name.strip().lower().startswith(_ANNOTATOR)]
     if "annotators" not in columns and len(raters) > 1:
         found["annotators"] = "+".join(raters)
-    if "path" not in found and "features" not in columns and any(name.startswith(_FEATURE) for name in there):
+    if not said and "path" not in found and "features" not in columns and any(n.startswith(_FEATURE) for n in there):
         found["features"] = _FEATURE
+    first = next((key for key in INPUTS if key in found), None)
+    found = {key: name for key, name in found.items() if key == first or key not in INPUTS}
     has = f"it has {', '.join(there)}" if there else "it has none"
     for key, chosen in found.items():
         for name in chosen.split("+") if key == "annotators" else [chosen]:
             if name not in there and not (key == "features" and any(each.startswith(name) for each in there)):
                 raise ValueError(f"{what} has no column {name!r} ({key}); {has}")
     for key in needed:
-        other = {"path": "features", "label": "annotators"}[key]
-        if key not in found and other not in found:
+        others = {"path": INPUTS, "label": ("label", "annotators")}[key]
+        if not any(other in found for other in others):
+            which, such = key, COLUMNS[key][:4]
+            if key == "path":
+                which, such = "path or the text", [*_PATHS[:3], *_TEXTS[:3]]
+            also = " or text=NAME" * (key == "path")
             raise ValueError(
-                f"{what} has no column for the {key}, such as {', '.join(COLUMNS[key][:4])}; {has} "
-                f"(columns={key}=NAME names another)"
+                f"{what} has no column for the {which}, such as {', '.join(such)}; {has} "
+                f"(columns={key}=NAME{also} names another)"
             )
     return found
 

@@ -6,13 +6,15 @@ and the rest follow by frequency. The same texts give the same ids on every mach
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 PADDING, UNKNOWN = 0, 1
 SPECIAL = ("[PAD]", "[UNK]")  # no word is spelt like these: brackets are words of their own
 VOCABULARY_SIZE, MAX_TOKENS = 20_000, 256
+MAX_OWN_TOKENS = 512  # of texts of one's own, of which no longer one is known beforehand
 SCHEME = "words-1"  # to be changed with anything that changes ids: caches are keyed by it
 
 
@@ -46,6 +48,62 @@ def encode(texts: Sequence[str], vocabulary: Sequence[str], max_tokens: int = MA
         kept = encoding.ids[-max_tokens:]
         row[: len(kept)] = kept
     return ids
+
+
+class Numbered(NamedTuple):
+    """Texts as token ids: int32 [N, L] and [M, L], in a vocabulary, and what there is to say of it."""
+
+    train: np.ndarray
+    test: np.ndarray
+    vocabulary: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def number(
+    train: Sequence[str],
+    test: Sequence[str],
+    *,
+    max_tokens: int | None = None,
+    vocabulary_size: int | None = None,
+    vocabulary: Sequence[str] | None = None,
+) -> Numbered:
+    """Texts of one's own as token ids.
+
+    max_tokens: L; None: as many as the longest text has, and 512 at the most. vocabulary_size: see `build_vocabulary`
+    (20,000). vocabulary: in place of one of the training texts' words.
+
+    >>> number(["Good film.", "A bad film"], ["a good one"]).test.tolist()
+    [[4, 6, 1]]
+    """
+    if vocabulary is None:
+        vocabulary = build_vocabulary(train, VOCABULARY_SIZE if vocabulary_size is None else vocabulary_size)
+    length = MAX_OWN_TOKENS if max_tokens is None else max_tokens
+    ids = encode([*train, *test], vocabulary, length)
+    if max_tokens is None:
+        ids = np.ascontiguousarray(ids[:, : max(1, int((ids != PADDING).sum(1).max()))])
+    full = int((ids[:, -1] != PADDING).sum()) if ids.shape[1] == length else 0
+    notes = [f"texts: {len(vocabulary):,} token ids, of lower-case words; the last {ids.shape[1]} of a text are read"]
+    notes += [f" ({full:,} of {len(ids):,} have as many or more; max_tokens sets another number)"] * bool(full)
+    return Numbered(ids[: len(train)], ids[len(train) :], tuple(vocabulary), ("".join(notes) + ".",))
+
+
+def as_texts(values: Any) -> list[str] | None:
+    """The texts that `values` are, [N]; None for anything else.
+
+    >>> as_texts(np.array(["a", "b"])), as_texts([1, 2]), as_texts([])
+    (['a', 'b'], None, None)
+    """
+    if isinstance(values, np.ndarray) and (values.ndim != 1 or values.dtype.kind not in "UTO"):
+        return None
+    if not isinstance(values, list | tuple | np.ndarray) or not len(values):
+        return None
+    found = list(values)  # an array of them would take the longest text's memory for each
+    return list(map(str, found)) if all(isinstance(each, str) for each in found) else None
+
+
+def blank(texts: Iterable[str]) -> npt.NDArray[np.int64]:
+    """The places of texts that hold nothing but white space."""
+    return np.flatnonzero([not each.strip() for each in texts])
 
 
 def pack(vocabulary: Sequence[str]) -> np.ndarray:

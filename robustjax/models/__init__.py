@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from robustjax.models import layers
+from robustjax.models.bag_of_words import BagOfWords
 from robustjax.models.base import Model, Taps, Variables, from_linen
 from robustjax.models.cnn import ConvNet, Mlp, sr_cnn
 from robustjax.models.lstm import BiLstm
@@ -35,6 +36,7 @@ _REGISTRY: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "small_cnn": (ConvNet, {"stages": ((32,), (64,), (64,))}),  # 8×8 to 28×28 images on a CPU
     "mlp": (Mlp, {}),
     "linear": (Mlp, {"widths": (), "tap_inputs": True}),  # on features of another network
+    "bag_of_words": (BagOfWords, {}),  # texts on a CPU
     "bilstm": (BiLstm, {}),  # HAR on IMDB
 }
 _COMMON = {"initialization": "torch", "head": "linear", "unbiased_running_variance": False}
