@@ -93,8 +93,19 @@ def test_elr_does_not_take_a_rare_class_for_noise():
         assert (balanced["strength"], balanced["beta"]) == (3.0, 0.7)
         said = config.resolve({"dataset": "npz:own.npz", "method": method, "strength": 3.0})[0]
         assert config.fill(said, build.size_of(said, dataset))[0].options["strength"] == 3.0
+        words = chosen(size("texts"), method=method)[0].options
+        assert (words["strength"], words["beta"]) == (0.3, 0.9)
     experiment = config.resolve({"dataset": "npz:own.npz", "imbalance": "long_tailed", "imbalance_ratio": 10.0})[0]
     assert build.size_of(experiment, dataset).imbalance == 10.0
+
+
+def test_what_is_not_chosen_by_size_is_the_methods_own():
+    own = {name: option.default for name, option in catalogue.options(catalogue.entry("dynamic_loss")).items()}
+    settings, reasons = chosen(size())
+    assert settings.options["meta_ratio"] == own["meta_ratio"] and reasons["meta_ratio"] == (own["meta_ratio"], "")
+    assert chosen(size("texts"))[0].options["meta_ratio"] < 0.1 * own["meta_ratio"]
+    assert chosen(size("texts", 300))[0].options["meta_ratio"] < 0.3 * own["meta_ratio"]
+    assert chosen(size(), method="har", model="resnet20")[0].options["strength"] is None
 
 
 def test_recipes_leave_nothing_to_size_and_own_data_do():

@@ -281,3 +281,20 @@ def test_it_does_not_memorise_what_cross_entropy_does():
         state = train(methods.get(name)(task), task, labels=given)[-1].state
         shares[name] = train_accuracy(methods.get(name)(task), task, state)
     assert shares["elr"] > 0.9 > shares["cross_entropy"] + 0.1
+
+
+def test_a_class_that_no_target_is_of_is_told():
+    task = make_task()
+    method = methods.get("elr")(task, strength=2.0)
+    state = method.init(jax.random.key(0), digits().train_labels)
+
+    def believing(classes):
+        (student,) = state.students
+        rows = jnp.zeros_like(student.targets.rows).at[: len(classes)].set(jax.nn.one_hot(classes, C))
+        return state._replace(students=(student._replace(targets=base.PerExample(rows)),))
+
+    everything = np.arange(task.num_examples) % C
+    assert method.warnings(believing(everything)) == ()
+    (told,) = method.warnings(believing(np.where(np.isin(everything, (2, 5)), 1, everything)))
+    assert "given up the class(es) 2, 5 (numbered from 0)" in told and "a smaller --strength than 2" in told
+    assert methods.get("elr")(task, strength=0.0).warnings(believing(0 * everything)) == ()

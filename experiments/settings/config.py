@@ -35,11 +35,13 @@ class Config:
     )  # fmt: skip
     columns: str | None = setting(
         None, "what", "csv, hf: which columns hold what, where their names do not tell: WHAT=NAME,WHAT=NAME with WHAT "
-        "path, features (what their names begin with), label, true_label, group, split, id or annotators (A+B+C)"
+        "path, text, features (what their names begin with), label, true_label, group, split, id or annotators (A+B+C)"
     )  # fmt: skip
-    skip_bad: bool = setting(False, "what", "folder, csv, hf: leave out images that cannot be read")
+    skip_bad: bool = setting(False, "what", "folder, csv, hf: leave out images that cannot be read, and empty texts")
     max_tokens: int | None = setting(
-        None, "what", "texts: how many of the last tokens are kept, in [1, 100000]; default: 256"
+        None,
+        "what",
+        "texts: how many of the last tokens are kept, in [1, 100000]; default: 256, of one's own 512 at most",
     )
     model: str = setting("small_cnn", "what", "classifier (--list-models), or FILE.py:NAME of your own")
     model_options: str | None = setting(None, "what", "options of the classifier: KEY=VALUE,KEY=VALUE")
@@ -240,7 +242,7 @@ def fill(config: Config, size: defaults.Size) -> tuple[Config, dict[str, default
     if not config.by_size:
         return config, {}
     said = {k: v for k, v in _flat(config).items() if k not in config.by_size}
-    chosen = defaults.choose(size, said, catalogue.family(config.method))
+    chosen = defaults.choose(size, said, catalogue.family(config.method), config.options)
     filled = with_values(config, {name: each.value for name, each in chosen.items()})
     _check_all(filled)
     return filled, chosen

@@ -47,7 +47,7 @@ class Choice(NamedTuple):
     reason: str = ""
 
 
-_Chooser = Callable[[Size, Mapping[str, Any]], Choice]
+_Chooser = Callable[[Size, Mapping[str, Any]], Choice | None]  # None: what the method has as its own
 
 LARGE = 40  # pixels a side, from above which images are first reduced to a quarter (the 7×7 stem of ImageNet's nets)
 _PERCEPTRONS = ("mlp", "linear", "bag_of_words")
@@ -55,13 +55,14 @@ UNBALANCED = 4.0  # times as many labels in the most frequent class as in the ra
 MANY = 10_000  # examples that a network of some millions of parameters wants, or one of 20 layers on small images
 
 
-def choose(size: Size, said: Mapping[str, Any], family: str) -> dict[str, Choice]:
+def choose(size: Size, said: Mapping[str, Any], family: str, own: Mapping[str, Any]) -> dict[str, Choice]:
     """All that is chosen by size, in the order of choosing.
 
     Args:
       size: of the data.
       said: settings and method options by name, flat: what is fixed. Others are chosen so that they fit these.
       family: of the method; "" for none.
+      own: what the method has as its own, by option.
 
     Returns:
       A choice for each of `settings()` and `options(family)` that is not in `said`.
@@ -69,7 +70,7 @@ def choose(size: Size, said: Mapping[str, Any], family: str) -> dict[str, Choice
     values, chosen = dict(said), {}
     for name, chooser in (_SETTINGS | _OPTIONS.get(family, {})).items():
         if name not in said:
-            chosen[name] = chooser(size, values)
+            chosen[name] = chooser(size, values) or Choice(own.get(name))
             values[name] = chosen[name].value
     return chosen
 
@@ -107,13 +108,13 @@ def _model(size: Size, values: Mapping[str, Any]) -> Choice:
     return Choice("small_cnn", f"up to {LARGE} px, " + ("grey" if many else "few"))
 
 
-def _model_options(size: Size, values: Mapping[str, Any]) -> Choice:
+def _model_options(size: Size, values: Mapping[str, Any]) -> Choice | None:
     model = values["model"]
     if size.is_image and max(size.shape[:2]) > LARGE and model.startswith("resnet"):
         return Choice("stem=imagenet", "a quarter of the pixels a side")
     if not size.is_image and model == "mlp":
         return Choice("widths=256,tap_inputs=true", "one hidden layer; taps are for HAR")
-    return Choice(None)
+    return None
 
 
 # --- Training -------------------------------------------------------------------------------------------------------
@@ -197,31 +198,43 @@ def _margin(size: Size, values: Mapping[str, Any]) -> Choice:
     return Choice("balanced_softmax", "too few steps to learn them in") if short else Choice("mlp")
 
 
-def _strength(size: Size, values: Mapping[str, Any]) -> Choice:
+def _meta_ratio(size: Size, values: Mapping[str, Any]) -> Choice | None:
+    """The meta set are the surest examples, and they are not trained on: what is left has more wrong labels."""
+    if values["model"] != "bag_of_words":
+        return None
+    return Choice(0.02 if size.num_examples >= 1_000 else 0.05, "few of the surest kept apart")
+
+
+def _strength(size: Size, values: Mapping[str, Any]) -> Choice | None:
     """HAR's is of a sum over layers; the paper's 0.1 is that of thirty of them."""
     few = values["model"] in ("small_cnn", *_PERCEPTRONS) and values["form"] == "sum" and not values["strengths_file"]
-    return Choice(0.3, "few layers") if few else Choice(None)
+    return Choice(0.3, "few layers") if few else None
 
 
-def _early_learning(balanced: float, unbalanced: float, reason: str = "") -> _Chooser:
+def _early_learning(unbalanced: float, on_words: float, reason: str = "") -> _Chooser:
     """ELR takes a rare class for noise where λ is 2 or more: there, p − y + λ g keeps it at its frequent neighbour.
 
-    λ and β are the paper's for symmetric noise, and for noise that depends on the class where some class is rare.
+    λ and β are the paper's for symmetric noise, and for noise that depends on the class where some class is rare. What
+    is linear on words is unsure for long, and with λ of 1 and more may end at one class for all.
     """
 
-    def choose(size: Size, values: Mapping[str, Any]) -> Choice:
-        return Choice(unbalanced, reason) if size.imbalance >= UNBALANCED else Choice(balanced)
+    def choose(size: Size, values: Mapping[str, Any]) -> Choice | None:
+        if values["model"] == "bag_of_words":
+            return Choice(on_words, reason and "unsure of words for long")
+        return Choice(unbalanced, reason) if size.imbalance >= UNBALANCED else None
 
     return choose
 
 
 _ELR = {
-    "strength": _early_learning(3.0, 1.0, "a rare class must not pass for noise"),
-    "beta": _early_learning(0.7, 0.9),
+    "strength": _early_learning(1.0, 0.3, "a rare class must not pass for noise"),
+    "beta": _early_learning(0.9, 0.9),
 }
 
 _OPTIONS: dict[str, dict[str, _Chooser]] = {
-    "dynamic_loss": {"num_bins": _num_bins, "warmup_epochs": _warmup_epochs, "margin": _margin},
+    "dynamic_loss": {
+        "num_bins": _num_bins, "warmup_epochs": _warmup_epochs, "margin": _margin, "meta_ratio": _meta_ratio
+    },
     "har": {"strength": _strength},
     "har_drw": {"strength": _strength},
     "unif_reg": {"strength": _strength},

@@ -42,6 +42,7 @@ from robustjax.models import Variables
 FORMS = ("log", "kl")
 STORES = ("float32", "bfloat16")
 _CLIP = (1e-4, 1 - 1e-4)
+_GONE = 0.01  # of a mean class: a class with fewer targets is warned of
 
 
 class Student(NamedTuple):
@@ -203,9 +204,23 @@ def elr(
             "elr": findings.LogitGradient(amount * regularizers.early_learning_gradient(survey.seen, targets)),
         }
 
+    def warnings(state: ElrState) -> tuple[str, ...]:
+        if strength == 0:
+            return ()
+        believed = [np.asarray(base.recall_all(each.targets, task.num_examples)).argmax(-1) for each in state.students]
+        counts = np.sum([np.bincount(each, minlength=task.num_classes) for each in believed], axis=0)
+        gone = np.flatnonzero(counts < _GONE * counts.mean())
+        if not gone.size:
+            return ()
+        which = ", ".join(map(str, gone[:10])) + (" …" if len(gone) > 10 else "")
+        return (
+            f"ELR has given up the class(es) {which} (numbered from 0): hardly any target is of them, so that their "
+            f"labels count as noise. Try a smaller --strength than {strength:g}, or another method.",
+        )
+
     passes = tuple((base.Step(make_step(which), (base.Draw(name),)),) for which, name in enumerate(streams))
     stage = base.Stage(task.epochs, passes, plan=plan if networks == 2 else None)
-    return base.method(init, [stage], predict, inspect)
+    return base.method(init, [stage], predict, inspect, warnings)
 
 
 def _with(state: ElrState, which: int, student: Student) -> ElrState:
