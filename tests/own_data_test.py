@@ -330,6 +330,8 @@ def test_hugging_face_folders_need_the_package(monkeypatch, tmp_path):
         data.load(f"hf:{tmp_path}")
 
 
+# The package leaves files open.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_hugging_face_folders(tmp_path):
     datasets = pytest.importorskip("datasets")
     images = [Image.open(_image(tmp_path / f"{i}.png", (6, 6 + i % 2))) for i in range(20)]
