@@ -271,7 +271,9 @@ def test_a_csv_file_of_features(pictures):
 _ROWS = [(f"img/{i:02d}.png", "ab"[i % 2]) for i in range(12)]
 BAD_TABLES = {
     "no label": (("path", "kind"), _ROWS, {}, r"no column for the label, such as label, .*; it has path, kind"),
-    "no path": (("where", "label"), _ROWS, {}, r"no column for the path or the text, such as .*it has where, label"),
+    "no path": (
+        ("where", "label"), _ROWS, {}, r"no column for the path or the text, such as path, .*it has where, label"
+    ),
     "named": (("path", "label"), _ROWS, {"label": "species"}, r"no column 'species' \(label\); it has path, label"),
     "kind": (("path", "label"), _ROWS, {"lable": "x"}, "columns has 'lable'; accepted are path"),
     "twice": (("path", "label"), [*_ROWS, ("./img/03.png", "a")], {}, r"1 image\(s\) twice.*in rows 5 and 14"),

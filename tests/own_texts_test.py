@@ -104,6 +104,9 @@ def test_texts_are_for_text_options_and_no_others(tmp_path):
     rows = [(0.5, i % 2) for i in range(20)]
     with pytest.raises(ValueError, match="max_tokens is 4; 'csv:f' data are not texts"):
         data.load(_save(tmp_path / "f.csv", rows, ("feature", "label")), max_tokens=4)
+    np.savez(tmp_path / "f.npz", features=np.zeros((20, 3)), labels=labels)
+    with pytest.raises(ValueError, match="max_tokens is 4; 'f' data are not texts: leave it out"):
+        data.load(f"npz:{tmp_path / 'f.npz'}", max_tokens=4)
     with pytest.raises(ValueError, match="max_tokens is 4; 'arrays' data are not texts"):
         data.from_arrays(np.zeros((20, 3)), labels, max_tokens=4)
     with pytest.raises(ValueError, match=r"vocabulary is .*; 'mnist' data are numbered by their own words"):

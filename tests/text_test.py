@@ -234,7 +234,7 @@ def test_tokens_of_ones_own_reach_the_network_as_they_are(tmp_path):
         (["--model=bilstm", "--weak-augmentation=flip"], "--weak-augmentation='flip' is for uint8 images"),
         (
             ["--model=mlp", "--augmentation=none"],
-            "model='mlp' does not read texts; .*: bag_of_words, bilstm",
+            "model='mlp' does not read texts; .*: bag_of_words, bilstm is accepted",
         ),
         (["--model=bilstm", "--dataset=digits", "--augmentation=none"], "model='bilstm' reads token ids, .*uint8"),
         (["--model=bilstm", "--dataset=digits", "--max-tokens=9"], "--max-tokens is 9; 'digits' data are not texts"),
