@@ -649,3 +649,12 @@ def test_reliability_adds_up_to_the_calibration_error():
     edges = np.linspace(0, 1, 16)
     there = share > 0
     assert ((confidence > edges[:-1]) & (confidence <= edges[1:]))[there].all()
+
+
+def test_reviewed_labels_go_last_and_the_others_keep_their_order():
+    score, order = np.array([1, 1, 1, 0.5], np.float32), np.array([2, 0, 1, 3])
+    zeros = np.zeros(4, np.int32)
+    found = auditing.Audit(score, zeros, 3.5, 1.0, 4.0, order, order, np.eye(2), np.full(2, 0.5), zeros + 1, score)
+    trusted = audit._trusting(found, zeros, np.array([True, False, False, False]))
+    assert trusted.order.tolist() == [2, 1, 3, 0] and trusted.suspects.tolist() == [2, 1]
+    assert trusted.count == 2.5 and trusted.score.tolist() == [0, 1, 1, 0.5]

@@ -291,7 +291,7 @@ def examine(
     if dataset is not None and dataset.reviewed is not None:
         audit = _trusting(audit, evidence.given, dataset.reviewed[evidence.kept])
     audit = audit._replace(proposed=np.where(audit.score >= FLOOR, audit.alternative, audit.proposed))
-    order = ranking(audit)
+    order = audit.order
     count = min(int((audit.score > 0).sum()), max(int((audit.score >= FLOOR).sum()), math.ceil(MORE * audit.count)))
     listed = order[:count]
     if decided:
@@ -345,6 +345,7 @@ def _trusting(audit: auditing.Audit, given: np.ndarray, reviewed: np.ndarray) ->
     score = np.where(reviewed, 0, audit.score)
     of_reviewed = float(audit.score[reviewed].sum(dtype=np.float64))
     count = max(audit.count - of_reviewed, 0.0)
+    order = audit.order[np.argsort(reviewed[audit.order], kind="stable")]  # these last
     return audit._replace(
         score=score,
         proposed=np.where(reviewed, given, audit.proposed),
@@ -352,7 +353,8 @@ def _trusting(audit: auditing.Audit, given: np.ndarray, reviewed: np.ndarray) ->
         count=count,
         low=max(audit.low - of_reviewed, 0.0),
         high=max(audit.high - of_reviewed, count),
-        suspects=np.argsort(-score, kind="stable")[: 0 if audit.ranks_only else round(count)],
+        order=order,
+        suspects=order[: 0 if audit.ranks_only else round(count)],
     )
 
 
@@ -375,13 +377,6 @@ def noise_scores(evidence: Evidence) -> dict[str, np.ndarray]:
         if known.any():
             found[name] = np.where(known, score, np.median(score[known])).astype(np.float32)
     return found
-
-
-def ranking(audit: auditing.Audit) -> np.ndarray:
-    """All positions int64 [N], most suspicious first; equal scores in the order of `audit.order`."""
-    place = np.empty(len(audit.score), np.int64)
-    place[audit.order] = np.arange(len(audit.score))
-    return np.lexsort([place, -audit.score])
 
 
 def relabelled(audit: auditing.Audit, given: np.ndarray) -> np.ndarray:
