@@ -1,18 +1,20 @@
 """What a run's networks say of new inputs: `python -m experiments.predict RUN_DIR FILES… > predictions.csv`.
 
 A line an input: its path, the most probable class and that probability, then the probability of every class. Files are
-images, decoded and resized as the training images were; folders of them; `.npy` and `.npz` arrays, a row an input; and,
-of a run on texts, `.txt` files, a line a text, and `.csv` files with a column of texts. The run's data are not needed.
+images, decoded and resized as the training images were; folders of them; and `.npy` and `.npz` arrays, a row an input.
+Of a run on texts they are folders of `.txt` files, a file a text; a `.txt` file by its own name, a line a text; `.csv`
+files with a column of texts; and arrays of token ids. The run's data are not needed.
 """
 
 import argparse
 import collections
 import csv
+import functools
 import itertools
 import pathlib
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from experiments import launch
 
@@ -23,7 +25,7 @@ import numpy as np
 
 from experiments import complaints
 from experiments.runs import form, records, restore
-from robustjax.data import csv_source, image_files, tables
+from robustjax.data import csv_source, image_files, tables, text_files
 from robustjax.training import checkpoints
 
 _BATCH = 500
@@ -58,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         "files", metavar="FILES", nargs="+", help="image files, folders of them, .npy, .npz (or .txt, .csv)"
     )
     add_network_flags(parser)
-    parser.add_argument("--skip-bad", action="store_true", help="leave unreadable images out, and count them")
+    parser.add_argument("--skip-bad", action="store_true", help="leave unreadable files out, and count them")
     parser.add_argument("--key", metavar="NAME", help="array of an .npz file with several, column of a .csv file")
     parser.add_argument(
         "--scale", type=float, metavar="X", help="multiply float arrays by X and round: 255 for 0-1 pixels"
@@ -114,7 +116,7 @@ def _obey(argv: Sequence[str]) -> int:
         if getattr(sys.stdout, "left", False):  # | head
             return 0
     if not counts["done"]:
-        raise ValueError(f"none of the {counts['skipped']} files is a readable image.")
+        raise ValueError(f"none of the {counts['skipped']} files can be read.")
     told = [f"{counts['done']} predicted"]
     told += [f"{counts['resized']} of them resized to {'×'.join(map(str, run.form.shape[:2]))}"] * bool(
         counts["resized"]
@@ -154,9 +156,9 @@ def batches(
 
     Args:
       wanted: what the networks take.
-      files: images, folders of them, arrays or, for texts, lines.
+      files: as the command takes them.
       counts: counts what was "resized" and "skipped" so far.
-      skip_bad: pass over images that cannot be read.
+      skip_bad: pass over images and text files that cannot be read.
       key: the array of an `.npz` file with several, or the column of texts of a `.csv` file.
       scale: multiply floats and round them to uint8.
       size: of a batch.
@@ -164,11 +166,23 @@ def batches(
     Raises:
       ValueError: for a file that cannot be read, by its name.
     """
-    for kind, group in itertools.groupby(_expanded(files), lambda file: _kind(file, wanted)):
+    for kind, group in itertools.groupby(_expanded(files, wanted), lambda each: each[0]):
+        of_kind = [file for _, file in group]
         if kind == "images":
-            yield from _images(list(group), wanted, counts, skip_bad, size)
+            if not wanted.is_image:
+                also = ", .txt and .csv" if wanted.vocabulary is not None else ""
+                raise ValueError(
+                    f"{str(of_kind[0])!r}: the networks were trained on {wanted}; .npy, .npz{also} are accepted."
+                )
+            read = functools.partial(_image, wanted, counts=counts)
+            for names, some in _one_each(of_kind, read, counts, skip_bad, size):
+                yield Batch(names, np.stack(some))
             continue
-        for file in group:
+        if kind == "texts":
+            for names, some in _one_each(of_kind, text_files.read_text, counts, skip_bad, size):
+                yield Batch(names, some)
+            continue
+        for file in of_kind:
             rows = _lines(file) if kind == "lines" else _column(file, key) if kind == "table" else _array(file, key)
             for start in range(0, len(rows), size):
                 part = rows[start : start + size]
@@ -176,54 +190,58 @@ def batches(
                 yield Batch(names, part if isinstance(part, list) else _scaled(file, part, scale))
 
 
-def _expanded(files: Iterable[pathlib.Path]) -> Iterator[pathlib.Path]:
-    """The files, and those in the folders among them."""
+def _expanded(files: Iterable[pathlib.Path], wanted: form.Form) -> Iterator[tuple[str, pathlib.Path]]:
+    """The files, and those in the folders among them, each with its kind."""
+    of_texts = wanted.vocabulary is not None
     for file in files:
         if file.is_dir():
-            found = image_files.list_files(file)
+            found = (text_files if of_texts else image_files).list_files(file)
             if not found:
-                raise ValueError(f"{str(file)!r} has no image files in it.")
-            yield from found
+                raise ValueError(f"{str(file)!r} has no {'.txt' if of_texts else 'image'} files in it.")
+            yield from (("texts" if of_texts else "images", each) for each in found)
         else:
-            yield file
+            yield _kind(file, of_texts), file
 
 
-def _kind(file: pathlib.Path, wanted: form.Form) -> str:
+def _kind(file: pathlib.Path, of_texts: bool) -> str:
     suffix = file.suffix.lower()
     if suffix in (".npy", ".npz"):
         return "array"
-    of_texts = {".txt": "lines", ".csv": "table"} if wanted.vocabulary is not None else {}
-    return of_texts.get(suffix, "images")
+    return {".txt": "lines", ".csv": "table"}.get(suffix, "images") if of_texts else "images"
 
 
-def _images(
-    files: Sequence[pathlib.Path], wanted: form.Form, counts: collections.Counter[str], skip_bad: bool, size: int
-) -> Iterator[Batch]:
-    if not wanted.is_image:
-        also = ", .txt and .csv" if wanted.vocabulary is not None else ""
-        raise ValueError(f"{str(files[0])!r}: the networks were trained on {wanted}; .npy, .npz{also} are accepted.")
+def _image(wanted: form.Form, file: pathlib.Path, counts: collections.Counter[str]) -> np.ndarray:
+    """An image file as the networks take it, uint8 [H, W, C]."""
+    image, resized = image_files.read_image(file, wanted.shape)
+    counts["resized"] += resized
+    return image
+
+
+def _one_each(
+    files: Sequence[pathlib.Path],
+    read: Callable[[pathlib.Path], Any],
+    counts: collections.Counter[str],
+    skip_bad: bool,
+    size: int,
+) -> Iterator[tuple[list[str], list[Any]]]:
+    """Names and inputs of files that are an input each, `size` at a time; `read` raises ValueError for a bad one."""
     for start in range(0, len(files), size):
-        names, pixels = [], []
+        names, found = [], []
         for file in files[start : start + size]:
             try:
-                image, resized = image_files.read_image(file, wanted.shape)
+                found.append(read(file))
             except ValueError as error:
                 if not skip_bad:
                     raise ValueError(f"{error} (--skip-bad leaves such files out)") from error
                 counts["skipped"] += 1
                 continue
-            counts["resized"] += resized
             names.append(str(file))
-            pixels.append(image)
         if names:
-            yield Batch(names, np.stack(pixels))
+            yield names, found
 
 
 def _lines(file: pathlib.Path) -> list[str]:
-    try:
-        return file.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{str(file)!r} is no text in UTF-8: {error}.") from error
+    return text_files.read_text(file).splitlines()
 
 
 def _column(file: pathlib.Path, key: str | None) -> list[str]:

@@ -124,6 +124,55 @@ def test_archives_and_lists_of_texts_are_read_alike(tmp_path):
     assert len(given.test_inputs) == 10 and given.train_inputs.shape[1] == given.test_inputs.shape[1]
 
 
+def _folder(root, texts, labels, parts=("train", "test")):
+    """Text files below root/PART/neg or pos, every fifth of them of the second part."""
+    for i, (each, label) in enumerate(zip(texts, labels, strict=True)):
+        place = root / parts[i % 5 == 4] / ("pos" if label else "neg")
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{i:03}.txt").write_text(each, encoding="utf-8")
+    return f"folder:{root}"
+
+
+def test_a_folder_of_text_files_and_a_table_of_them_are_read_alike(tmp_path):
+    texts, labels = _texts(24)
+    spec = _folder(tmp_path / "f", texts, labels)
+    got = data.load(spec)
+    assert got.class_names == ("neg", "pos") and not got.test_held_out and len(got.test_labels) == 4
+    assert set(got.train_texts) == {each for i, each in enumerate(texts) if i % 5 != 4}
+    places = [int(name[-7:-4]) for name in got.train_ids]
+    assert got.train_ids[0] == "train/neg/000.txt" and got.train_labels.tolist() == labels[places].tolist()
+    assert got.train_texts == tuple(texts[i] for i in places)
+    rows = [
+        (f"f/{name}", "neg" if label == 0 else "pos")
+        for name, label in zip(got.train_ids, got.train_labels, strict=True)
+    ]
+    table = data.load(_save(tmp_path / "t.csv", rows, ("path", "label")), hold_out=False)
+    assert table.train_texts == got.train_texts and table.vocabulary == got.vocabulary
+    assert data.load(f"{_folder(tmp_path / 'held', texts, labels, ('', ''))}").test_held_out
+    with pytest.raises(ValueError, match=r"image_size is .*are texts: leave it out"):
+        data.load(spec, image_size=8)
+
+
+def test_text_files_that_cannot_be_read_are_named_or_left_out(tmp_path):
+    texts, labels = _texts(24)
+    spec = _folder(tmp_path / "f", texts, labels)
+    (tmp_path / "f" / "train" / "neg" / "000.txt").write_bytes("un café".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"1 of 24 text files .*neg/000\.txt' is no text in UTF-8.*skip_bad leaves"):
+        data.load(spec)
+    got = data.load(spec, skip_bad=True)
+    assert len(got.train_texts) == 19 and any("left out: 1 of 24 text files" in note for note in got.notes)
+    (tmp_path / "f" / "train" / "neg" / "000.txt").write_text("")
+    with pytest.raises(ValueError, match=r"1 empty text\(s\), the first in .*neg/000\.txt"):
+        data.load(spec)
+    (tmp_path / "none" / "a").mkdir(parents=True)
+    (tmp_path / "none" / "b").mkdir()
+    with pytest.raises(ValueError, match=r"has no images \(\.bmp, .*\) or no texts \(\.txt\) of a, b"):
+        data.load(f"folder:{tmp_path / 'none'}")
+    (tmp_path / "none" / "a" / "x.txt").write_text("good")
+    with pytest.raises(ValueError, match=r"none' has no texts \(\.txt\) of b"):
+        data.load(f"folder:{tmp_path / 'none'}")
+
+
 def test_a_hugging_face_set_of_texts(tmp_path):
     datasets = pytest.importorskip("datasets")
     texts, labels = _texts(20)
@@ -261,6 +310,38 @@ def test_other_texts_are_predicted_from_a_table(reviews, tmp_path, capsys):
     (tmp_path / "a.png").write_bytes(b"")
     assert predict.main([str(folder / "run"), str(tmp_path / "a.png")]) == 2
     assert ".npy, .npz, .txt and .csv are accepted" in capsys.readouterr().err
+
+
+def test_text_files_are_corrected_and_predicted_like_images(tmp_path, capsys):
+    texts, labels = _texts(160)
+    given = labels.copy()
+    given[::7] = 1 - given[::7]
+    spec, out = _folder(tmp_path / "f", texts, given), tmp_path / "run"
+    flags = ["--method=cross_entropy", "--epochs=8", "--parallel=single", "--compilation-cache=off"]
+    assert run.main([f"--dataset={spec}", *flags, f"--out={out}"]) == 0
+    with open(out / "suspects.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[0]["text"] == (tmp_path / "f" / rows[0]["id"]).read_text()
+    for place in (tmp_path / "fixed.csv", tmp_path / "fixed"):
+        assert audit.main([str(out), f"--apply={place}", "--accept-above=0"]) == 0
+        kind = "csv" if place.suffix else "folder"
+        again = data.load(f"{kind}:{place}")
+        assert len(again.train_texts) == 128 and set(again.train_texts) <= set(texts)
+        assert sum(labels[texts.index(each)] != label for each, label in
+                   zip(again.train_texts, again.train_labels, strict=True)) < 6  # of 18  # fmt: skip
+    new = tmp_path / "new"
+    new.mkdir()
+    (new / "b.txt").write_text("a good film\na lovely one")
+    (new / "c.txt").write_text("dull and poor")
+    capsys.readouterr()
+    assert predict.main([str(out), str(new), str(new / "b.txt")]) == 0
+    told = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert [row["label"] for row in told] == ["pos", "neg", "pos", "pos"] and told[2]["path"].endswith("b.txt:0")
+    (new / "a.txt").write_bytes(b"\xff")
+    assert predict.main([str(out), str(new)]) == 2
+    assert "is no text in UTF-8" in capsys.readouterr().err
+    assert predict.main([str(out), str(new), "--skip-bad"]) == 0
+    assert "2 predicted; 1 unreadable ones skipped" in capsys.readouterr().err
 
 
 # From Python.

@@ -1,4 +1,4 @@
-"""A folder of images, one sub-folder a class: `CLASS/*.png`, or `train/CLASS/*.png` and `test/CLASS/*.png`."""
+"""A folder of images or texts, one sub-folder a class: `CLASS/*.png`, or `train/CLASS/*.png` and `test/CLASS/*.png`."""
 
 import os
 from collections.abc import Sequence
@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from robustjax.data import image_files, text_files
 from robustjax.data.encoding import natural_key
-from robustjax.data.image_files import SUFFIXES, Listing, stamp
+from robustjax.data.image_files import Listing, stamp
 
+_KINDS = {"images": image_files.SUFFIXES, "texts": text_files.SUFFIXES}
 _TESTS = ("test", "validation", "val")
 
 
@@ -18,30 +20,30 @@ def _class_names(folder: Path) -> tuple[str, ...]:
     return tuple(sorted((name for name in names if not name.startswith((".", "__"))), key=natural_key))
 
 
-def _scan(folder: Path, class_names: Sequence[str]) -> list[tuple[str, int]]:
-    """The path of every image below `folder`, relative to it, with its label, by class and path."""
+def _scan(folder: Path, class_names: Sequence[str], suffixes: tuple[str, ...]) -> list[tuple[str, int]]:
+    """The path of every file with such a suffix below `folder`, relative to it, with its label, by class and path."""
     found = []
     for label, name in enumerate(class_names):
         paths = [
             os.path.relpath(os.path.join(place, file), folder)
             for place, _, files in os.walk(folder / name)
             for file in files
-            if file.lower().endswith(SUFFIXES) and not file.startswith(".")
+            if file.lower().endswith(suffixes) and not file.startswith(".")
         ]
         found += [(path, label) for path in sorted(paths, key=lambda path: path.split(os.sep))]
     return found
 
 
 def list_examples(root: Path) -> Listing:
-    """The images of a folder, with the class that the folder of each names.
+    """The images of a folder, or its text files where it has no image, with the class that the folder of each names.
 
     With a `train` folder in it, its sub-folders are the classes, and the test part is in `test`, `validation` or
     `val`, the first that is there, if any; without, the sub-folders of the folder itself are. Classes are numbered in
     the natural order of their folders' names. Raises FileNotFoundError where there are no such folders, and ValueError
-    for fewer than two classes, a class without training images or one that only the test part has.
+    for fewer than two classes, a class without a training example or one that only the test part has.
     """
     root = root.resolve()
-    wanted = "expected CLASS/ folders with images, or train/CLASS/ and, if there is a test part, test/CLASS/"
+    wanted = "expected CLASS/ folders with images or texts, or train/CLASS/ and, if there is a test part, test/CLASS/"
     if not root.is_dir():
         raise FileNotFoundError(f"{os.fspath(root)!r} is no folder; {wanted}")
     divided = (root / "train").is_dir()
@@ -54,20 +56,22 @@ def list_examples(root: Path) -> Listing:
         raise FileNotFoundError(f"{os.fspath(base)!r} lacks class folders; {wanted}")
     if len(class_names) < 2:
         raise ValueError(f"{os.fspath(base)!r} has 1 class folder, {class_names[0]!r}; expected at least 2")
-    entries = _scan(base, class_names)
+    found = ((kind, entries) for kind in _KINDS if (entries := _scan(base, class_names, _KINDS[kind])))
+    kind, entries = next(found, ("", []))  # images where both are there: texts beside them describe them
+    nothing = " or ".join(f"no {each} ({', '.join(_KINDS[each])})" for each in ([kind] if kind else _KINDS))
     empty = sorted(set(range(len(class_names))) - {label for _, label in entries})
     if empty:
         names = ", ".join(class_names[c] for c in empty)
-        raise ValueError(f"{os.fspath(base)!r} has no images ({', '.join(SUFFIXES)}) of {names}")
+        raise ValueError(f"{os.fspath(base)!r} has {nothing} of {names}")
     paths = [os.path.join("train", path) if divided else path for path, _ in entries]
     labels = [label for _, label in entries]
     if test is not None:
         there = _class_names(root / test)
         if unknown := [name for name in there if name not in class_names]:
             raise ValueError(f"{os.fspath(root / test)!r} has the class(es) {', '.join(unknown)}, which train has not")
-        tests = _scan(root / test, class_names)
+        tests = _scan(root / test, class_names, _KINDS[kind])
         if not tests:
-            raise ValueError(f"{os.fspath(root / test)!r} has no images ({', '.join(SUFFIXES)})")
+            raise ValueError(f"{os.fspath(root / test)!r} has {nothing}")
         paths += [os.path.join(test, path) for path, _ in tests]
         labels += [label for _, label in tests]
     full = [os.path.join(root, path) for path in paths]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from robustjax.data import csv_source, folder_source, hf_source, image_files, tables, text, tfds_source
+from robustjax.data import csv_source, folder_source, hf_source, image_files, tables, text, text_files, tfds_source
 from robustjax.data.array_cache import (
     Progress,
     channel_statistics,
@@ -113,8 +113,8 @@ def load(
     """A data set by name, as arrays.
 
     name: `digits` (scikit-learn's 8×8 digits, 130 a class for training); a TFDS image or text classification set, also
-    as `name/config:version`; or one's own data. These are `folder:PATH`, with images in `CLASS/`, or in `train/CLASS/`
-    and `test/CLASS/` (or `validation`, `val`); `csv:FILE`, a row for each image, feature vector or text
+    as `name/config:version`; or one's own data. These are `folder:PATH`, with images, or text files, in `CLASS/`, or in
+    `train/CLASS/` and `test/CLASS/` (or `validation`, `val`); `csv:FILE`, a row for each image, feature vector or text
     (`robustjax.data.tables.COLUMNS`); `hf:PATH`, what `save_to_disk` of Hugging Face's `datasets` wrote; and
     `npz:FILE`, with the arrays of `from_arrays` by their names (`NPZ` has others that are understood). Without a test
     part some of the training examples become one (`robustjax.data.held_out`); with true labels, these are what is
@@ -130,8 +130,8 @@ def load(
     vocabulary_size: texts only: ids of the padding, of unknown words and of the most frequent training words (20,000).
     vocabulary: texts of one's own only: the words by token id, in place of those of the training texts.
     columns: CSV and Hugging Face only: which column holds what, where its name does not tell, as {"label": "species"}.
-    skip_bad: leave out images that cannot be read, and texts without a word, of a folder, a CSV file or a Hugging Face
-    set.
+    skip_bad: leave out images and text files that cannot be read, and texts without a word, of a folder, a CSV file or
+    a Hugging Face set.
     hold_out: whether data of one's own without a test part give up some examples for one; otherwise that is empty.
     progress: called as progress(done, total) while images or texts are decoded.
 
@@ -144,7 +144,7 @@ def load(
     if kind == "digits":
         tfds_source.refuse(kind, "not resized", {"image_size": image_size})
     of_texts = {"max_tokens": max_tokens, "vocabulary_size": vocabulary_size, "vocabulary": vocabulary}
-    if kind in ("folder", "digits"):
+    if kind == "digits":
         tfds_source.refuse(kind, "not texts", of_texts)
     if kind not in ("csv", "hf"):
         tfds_source.refuse(kind, "no table", {"columns": columns})
@@ -193,6 +193,8 @@ def _from_listing(
     """The examples of a listing, divided into a training and a test part; `of_texts` are options of `text.number`."""
     without_test = listing.is_test is None
     words, train_texts = None, None
+    if text_files.are_listed(listing):
+        listing = text_files.read(listing, skip_bad)
     if listing.texts is None:
         tfds_source.refuse(listing.name, "not texts", dict(of_texts))
     if listing.texts is not None:
