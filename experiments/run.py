@@ -268,6 +268,8 @@ def _prepare(
     if by_size:
         console.print(defaults.describe(by_size, build.size_of(settings, dataset)))
     console.print(f"{named} on {settings.dataset} with {model}: {layout.describe()}")
+    if settings.parallel != "single" and (idle := parallel.describe_idle(layout)):
+        console.print(idle)
     for note in build.notes(settings, dataset) if not settings.quiet else ():
         console.print(note)
     console.print(build.describe(dataset, labels[0]) + (" (first seed)" if len(seeds) > 1 else ""))

@@ -1,6 +1,8 @@
 """Methods and models of one's own, by file: trained from the command line, restored, refused where they are none."""
 
 import json
+import pathlib
+import re
 import textwrap
 
 import numpy as np
@@ -135,6 +137,18 @@ def test_a_model_in_a_file_end_to_end(write, tmp_path, text):
     assert found.task.model.name == "Small"
     shapes = [leaf.shape for leaf in _leaves(found.states[0].learner.params)]
     assert (64, 8) in shapes and (8, 10) in shapes
+
+
+def test_what_the_page_shows_trains(tmp_path, monkeypatch):
+    """The page's loss and network, as they stand there, by the page's own flags."""
+    page = (pathlib.Path(__file__).parents[1] / "docs" / "own_code.md").read_text()
+    for code in re.findall(r"```python\n(# (\w+\.py)\n.*?)```", page, re.DOTALL):
+        (tmp_path / code[1]).write_text(code[0])
+    monkeypatch.chdir(tmp_path)
+    shown = re.findall(r"^python -m experiments\.run (--[^#\n]*)", page, re.MULTILINE)
+    assert [command.split()[0].partition(":")[0] for command in shown] == ["--loss=my_loss.py", "--model=my_network.py"]
+    for number, command in enumerate(shown):
+        assert train(tmp_path / str(number), "--epochs=1", *command.split()) == 0
 
 
 def _leaves(tree):

@@ -68,6 +68,9 @@ def test_auto_layout():
     assert parallel.make_layout(batch_size=6, devices=four).mode == "single"
     assert parallel.make_layout(seeds=8, batch_size=6, devices=four).lead == (4, 2)
     assert parallel.make_layout(seeds=6, batch_size=6, devices=four).lead == (3, 2)
+    told = [parallel.describe_idle(parallel.make_layout(seeds=k, batch_size=b)) for k, b in ((8, 6), (6, 6), (1, 6))]
+    assert told[0] == "" and told[1].startswith("1 of 4 devices are idle: seeds are spread")
+    assert told[2] == "3 of 4 devices are idle: one seed's batch is split where they divide --batch-size."
     assert parallel.make_layout(seeds=3, batch_size=6, devices=four[:1]).lead == (3,)
 
 

@@ -78,13 +78,13 @@ fitted = robustjax.fit(
 # %% [markdown]
 # ## What it does not believe
 #
-# The list of suspects, most suspicious first, and how many labels it takes for wrong, with an interval of 95 %.
+# The list of suspects, most suspicious first, and how many labels it takes for wrong, and at most how many (95 %).
 
 # %%
 suspects = fitted.suspects()
 columns = {name: list(suspects[name]) for name in ("id", "given", "proposed", "score")}
 wrong = fitted.audit["estimated_wrong"]
-print(f"estimated: {wrong['count']:.0f} labels are wrong ({wrong['low']:.0f} to {wrong['high']:.0f})")
+print(f"estimated: {wrong['count']:.0f} labels are wrong (at most {wrong['high']:.0f})")
 print(f"they are:  {np.sum(given != truth)}")
 for row in list(zip(*columns.values(), strict=True))[:8]:
     print("image {:>6}: given {:>10}, proposed {:>10}, score {:.2f}".format(*row))

@@ -111,6 +111,19 @@ def make_layout(
     return Layout("single", seeds, available[:1])
 
 
+def describe_idle(layout: Layout) -> str:
+    """A sentence on devices that a layout leaves idle, and what would use them; "" for none."""
+    there = jax.device_count()
+    if len(layout.devices) == there:
+        return ""
+    rule = (
+        "one seed's batch is split where they divide --batch-size"
+        if layout.seeds == 1
+        else "seeds are spread over the largest number of devices that divides --seeds"
+    )
+    return f"{there - len(layout.devices)} of {there} devices are idle: {rule}."
+
+
 def split_batch(layout: Layout, batch: Any) -> Any:
     """Within a program: shard the leading axis of every leaf over the data mesh (elsewhere: nothing).
 
