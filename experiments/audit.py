@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments import complaints
 from experiments.runs import artefacts, audit, corrected, directory, next_step, suspects
-from experiments.settings import build, config
+from experiments.settings import build, config, files
 from robustjax import data
 from robustjax._checks import check, load_array
 from robustjax.data import corruptions
@@ -132,11 +132,17 @@ def _examples(
     order = np.argsort(kept)
     kind, _, rest = settings.dataset.partition(":")
     place = pathlib.Path(rest).expanduser() if kind in ("folder", "csv") else None
+    earlier = settings.noise_file is not None  # it has another choice of examples and other labels than the data
+    gone = np.empty(0, np.int64)
+    if earlier and dataset is not None:
+        gone = np.setdiff1d(np.arange(len(dataset.train_labels)), kept)
     return corrected.Examples(
         kept[order], given[order], audit.example_ids(path, kept[order], dataset), audit.class_names(path, dataset),
         total=None if dataset is None else len(dataset.train_labels),
         labels=None if dataset is None else dataset.train_labels,
         root=place.parent if place is not None and kind == "csv" else place, table=place if kind == "csv" else None,
+        columns=files.parse_columns(settings.columns) or {}, gone=audit.example_ids(path, gone, dataset),
+        anew=earlier or settings.labels is not None,
     )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ from PIL import Image
 
 from experiments import complaints, predict
 from experiments.runs import environment, form, records, restore
-from robustjax import backend
+from robustjax import backend, filesystem
 from robustjax.data import array_cache, image_files, text
 from robustjax.training import checkpoints
 
@@ -366,7 +366,7 @@ if __name__ == "__main__":  # python load.py {takes}
 def _reading() -> str:
     """What load.py has of robustjax: how image files are decoded and resized."""
     parts = (
-        image_files.list_files, image_files.read_image, image_files.pixels, image_files._opened,
+        filesystem.files_below, image_files.list_files, image_files.read_image, image_files.pixels, image_files._opened,
         image_files._refuse_depth, image_files._eight_bits, array_cache.resize,
     )  # fmt: skip
     sources = "\n\n".join(inspect.getsource(part) for part in parts)

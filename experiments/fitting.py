@@ -4,7 +4,6 @@ It is the run that `python -m experiments.run` makes, with the same settings as 
 data that are in memory. A run is known by the content of its data and its settings: the same call again finds it.
 """
 
-import collections
 import concurrent.futures
 import dataclasses
 import difflib
@@ -25,6 +24,7 @@ from experiments.settings import catalogue, command_line, config
 from robustjax import user_code
 from robustjax.data import Dataset, encode_labels, from_arrays, image_files, tables, text
 from robustjax.data.array_cache import check_image_size, resize
+from robustjax.data.encoding import as_column, is_missing
 
 _OUTSIDE = 0.5  # floats this far beyond what was trained on, in parts of its range, are taken for other units
 
@@ -364,12 +364,9 @@ def _source(
     for name, values in columns.items():
         if values is not None and len(values) != count:
             raise ValueError(f"{name} has {len(values)} entries for {count} examples; expected one for each.")
-    rows = {name: None if values is None else _array(values)[read.kept] for name, values in columns.items()}
+    rows = {name: None if values is None else as_column(values)[read.kept] for name, values in columns.items()}
     called = [str(each) for each in (read.kept if rows["ids"] is None else rows["ids"])]
     position = {name: int(place) for name, place in zip(called, read.kept, strict=True)}
-    if len(position) < len(called):
-        again = next(name for name, count in collections.Counter(called).items() if count > 1)
-        raise ValueError(f"ids has {again!r} twice; expected each once.")
     dataset = from_arrays(
         read.inputs, rows["labels"], *_test(test, labels, read), class_names=class_names,
         true_labels=rows["true_labels"], groups=rows["groups"], ids=called, max_tokens=max_tokens,
@@ -559,7 +556,7 @@ def _texts(images: Any, column: str | None = None) -> Any:
         return _inputs(values) if found is None else found
     if column is None or column not in images.columns:
         raise ValueError(f"the frame lacks the column {column!r}, of the texts.")
-    values = ["" if each is None or each != each else each for each in _array(images[column])]  # missing ones are NaN
+    values = ["" if is_missing(each) else each for each in _array(images[column])]
     if (found := text.as_texts(values)) is None:
         raise ValueError(f"the frame's column {column!r} holds what is no text.")
     return found

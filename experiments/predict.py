@@ -25,6 +25,7 @@ import numpy as np
 
 from experiments import complaints
 from experiments.runs import form, records, restore
+from robustjax import filesystem
 from robustjax.data import csv_source, image_files, tables, text_files
 from robustjax.training import checkpoints
 
@@ -195,7 +196,7 @@ def _expanded(files: Iterable[pathlib.Path], wanted: form.Form) -> Iterator[tupl
     of_texts = wanted.vocabulary is not None
     for file in files:
         if file.is_dir():
-            found = (text_files if of_texts else image_files).list_files(file)
+            found = filesystem.files_below(file, (text_files if of_texts else image_files).SUFFIXES)
             if not found:
                 raise ValueError(f"{str(file)!r} has no {'.txt' if of_texts else 'image'} files in it.")
             yield from (("texts" if of_texts else "images", each) for each in found)
@@ -241,7 +242,8 @@ def _one_each(
 
 
 def _lines(file: pathlib.Path) -> list[str]:
-    return text_files.read_text(file).splitlines()
+    lines = text_files.read_text(file).split("\n")  # other separators, such as a form feed, are in a line
+    return lines if lines[-1] else lines[:-1]
 
 
 def _column(file: pathlib.Path, key: str | None) -> list[str]:

@@ -140,7 +140,7 @@ def execute(
     summary = None if settings.overwrite else directory.read_summary(path)
     if summary is not None:
         _check_finished(path, settings, summary, dataset)
-        if not cross_fit.missing(path, settings):
+        if not _lacks_cross_fit(path, settings, summary):
             console.print(f"{path} is complete already; --overwrite runs it again.")
             return summary
         settings = dataclasses.replace(settings, resume=True)
@@ -152,10 +152,10 @@ def execute(
         form.save(path, made.dataset, made.task)
         if summary is None:
             summary = _run(settings, made, path, resuming, command, console, on_epoch)
-        if cross_fit.missing(path, settings):
+        if _lacks_cross_fit(path, settings, summary):
             summary |= {"cross_fit": _cross_fit(settings, made, path, console)}
-            records.write_json_atomic(path / "summary.json", summary)
             _audit(made, path, console)
+            records.write_json_atomic(path / "summary.json", summary)  # last, so that it tells that all of this is done
     return summary
 
 
@@ -192,6 +192,12 @@ def _run(
     _audit(made, path, console)
     records.write_json_atomic(path / "summary.json", summary)
     return summary
+
+
+def _lacks_cross_fit(path: pathlib.Path, settings: config.Config, summary: Mapping[str, Any]) -> bool:
+    """Whether a finished run still needs the cross-fit that is asked for, or the audit by it."""
+    told = (summary.get("cross_fit") or {}).get("parts", 0)
+    return bool(cross_fit.missing(path, settings)) or settings.cross_fit not in (0, told)
 
 
 def _audit(made: Prepared, path: pathlib.Path, console: Console) -> None:
@@ -472,7 +478,7 @@ def _train(
             if over:
                 evidence.publish(path, seeds, gathered)
             if due or stopping or over:
-                evidence.keep(path, seeds, gathered, done, keep_checkpoints)
+                evidence.keep(path, seeds, gathered, done, keep_checkpoints + 1)  # until the checkpoint is there
                 meta = {"seconds": before + time.monotonic() - began, "seeds": seeds}
                 final = parallel.by_seed(layout, epoch.state)
                 save(done, final, meta)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pathlib
 
 try:
     import fcntl
@@ -9,6 +10,26 @@ except ImportError:  # not a POSIX system: there nothing is locked
     fcntl = None  # type: ignore[assignment, unused-ignore]
 
 LOCKS = fcntl is not None
+
+
+def files_below(folder: str | os.PathLike[str], suffixes: tuple[str, ...]) -> list[pathlib.Path]:
+    """The files below a folder that end in one of `suffixes`, in any case, in the order of the parts of their paths.
+
+    Links to folders are followed, each folder once; what is hidden (".name", as macOS and notebooks leave it) is not
+    there.
+    """
+    found, seen = [], set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            pathlib.Path(place, name) for name in files if name.lower().endswith(suffixes) and not name.startswith(".")
+        ]
+    return sorted(found, key=lambda path: path.parts)
 
 
 def lock(folder: str | os.PathLike[str]) -> int:

@@ -18,7 +18,7 @@ from experiments import run
 from experiments.pictures import page, style
 from experiments.runs import audit, corrected, next_step, suspects
 from robustjax import auditing, data, findings
-from robustjax.data import corruptions, duplicates
+from robustjax.data import corruptions, csv_source, duplicates
 from robustjax.training import evaluation
 
 NAMES = ["<script>alert(1)</script>", "=cat", "naïve 猫"]
@@ -475,10 +475,12 @@ def test_a_noise_file_leaves_out_what_goes(tmp_path):
     whole = examples._replace(kept=np.arange(4))
     corrected.write(tmp_path / "fixed.npy", whole, {0: 1})
     assert np.load(tmp_path / "fixed.npy").tolist() == [1, 1, 0, 1]
+    with pytest.raises(FileExistsError, match="there already; nothing is written over"):
+        corrected.write(tmp_path / "fixed.npy", whole, {0: 1})
     with pytest.raises(ValueError, match="1 examples are to be removed"):
-        corrected.write(tmp_path / "fixed.npy", whole, {0: None})
+        corrected.write(tmp_path / "other.npy", whole, {0: None})
     with pytest.raises(ValueError, match="no example of 'y'"):
-        corrected.write(tmp_path / "fixed.npz", whole, {1: 0, 3: None})
+        corrected.write(tmp_path / "other.npz", whole, {1: 0, 3: None})
     with pytest.raises(ValueError, match="no files"):
         corrected.write(tmp_path / "fixed.csv", whole, {})
     with pytest.raises(ValueError, match=r"ends in '\.txt'"):
@@ -522,13 +524,13 @@ def test_a_csv_file_of_a_folder_has_its_test_part(folder, tmp_path):
         ("images/train/y/3.png", "x", "train"), ("images/test/x/8.png", "x", "test"),
         ("images/test/y/9.png", "y", "test"),
     ]  # fmt: skip
-    corrected.write(tmp_path / "fixed.csv", folder, {0: 1, 1: None, 3: 0}, {0, 2})
-    read = data.load(f"csv:{tmp_path / 'fixed.csv'}", cache_dir=tmp_path / "cache")
+    corrected.write(tmp_path / "seen.csv", folder, {0: 1, 1: None, 3: 0}, {0, 2})
+    read = data.load(f"csv:{tmp_path / 'seen.csv'}", cache_dir=tmp_path / "cache")
     assert read.train_ids[:2] == ("images/train/x/1.png", "images/train/y/1.png")
     assert read.reviewed.tolist() == [True, True, False] and read.train_labels.tolist() == [1, 1, 0]
     (folder.root / "train/x/1.png").unlink()
     with pytest.raises(ValueError, match="1 of the examples are not where they were"):
-        corrected.write(tmp_path / "fixed.csv", folder, {0: 1})
+        corrected.write(tmp_path / "lost.csv", folder, {0: 1})
 
 
 def test_a_csv_file_of_a_csv_file_keeps_its_columns(folder, tmp_path):
@@ -537,7 +539,7 @@ def test_a_csv_file_of_a_csv_file_keeps_its_columns(folder, tmp_path):
         "species;file;note\nx;train/x/1.png;a\nx;train/x/2.png;b\ny;train/y/1.png;c\ny;train/y/3.png;d\n"
         "x;test/x/8.png;not trained on\n"
     )
-    examples = folder._replace(table=table)
+    examples = folder._replace(table=table, columns={"label": "species"})
     corrected.write(tmp_path / "fixed.csv", examples, {0: 1, 2: None})
     with open(tmp_path / "fixed.csv", newline="") as file:
         rows = list(csv.reader(file))
@@ -545,13 +547,100 @@ def test_a_csv_file_of_a_csv_file_keeps_its_columns(folder, tmp_path):
         ["species", "file", "note"], ["y", "images/train/x/1.png", "a"], ["x", "images/train/x/2.png", "b"],
         ["y", "images/train/y/3.png", "d"], ["x", "images/test/x/8.png", "not trained on"],
     ]  # fmt: skip
-    corrected.write(tmp_path / "fixed.csv", examples, {0: 1, 2: None}, {0})
+    corrected.write(tmp_path / "seen.csv", examples, {0: 1, 2: None}, {0})
     left = [row[1] for row in rows[1:4]]
     again = examples._replace(kept=np.arange(3), given=np.array([1, 0, 1]), ids=left, root=tmp_path,
-                              table=tmp_path / "fixed.csv")  # fmt: skip
+                              table=tmp_path / "seen.csv")  # fmt: skip
     corrected.write(tmp_path / "again.csv", again, {}, {2})
     with open(tmp_path / "again.csv", newline="") as file:
         assert [row["reviewed"] for row in csv.DictReader(file)] == ["yes", "", "yes", ""]  # the first as it was
+
+
+TEXTS = [("good", "x"), ("fine", "x"), ("bad", "y"), ("poor", "y"), ("great", "x"), ("dull", "y")]
+
+
+def _of_texts(path, header, rows, **more):
+    """Corrected labels' examples: the first four rows of a table, which are called by their number in the file."""
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+    given = np.array([0, 0, 1, 1])
+    return corrected.Examples(
+        np.arange(4), given, ["2", "3", "4", "5"], ["x", "y"], labels=given, root=path.parent, table=path, **more
+    )
+
+
+def _changed(examples, out, changes, reviewed=()):
+    """By row of the table, what it has become, of those that are another; the header too if it is."""
+    corrected.write(out, examples, changes, reviewed)
+    before, after = csv_source.read_rows(examples.table), csv_source.read_rows(out)
+    return {i: now for i, (old, now) in enumerate(zip(before, after, strict=True), 1) if old != now}
+
+
+def test_rows_are_found_by_their_number_whatever_columns_count_them(tmp_path):
+    """A column of numbers from 1 up holds all the row numbers of the training part too."""
+    rows = [(str(i), text, label, "train" if i < 5 else "test") for i, (text, label) in enumerate(TEXTS, 1)]
+    examples = _of_texts(tmp_path / "t.csv", ("id", "text", "label", "split"), rows)
+    assert _changed(examples, tmp_path / "a.csv", {1: 1}) == {3: ["2", "fine", "y", "train"]}
+    unsaid = [["", *row[1:]] for row in rows]  # as pandas writes an index without a name, here an empty one
+    examples = _of_texts(tmp_path / "u.csv", ("", "text", "label", "split"), unsaid)
+    assert data.load(f"csv:{tmp_path / 'u.csv'}").train_ids == ("2", "3", "4", "5")
+    assert _changed(examples, tmp_path / "b.csv", {2: 0}) == {4: ["", "bad", "x", "train"]}
+    moved = examples._replace(labels=None)  # which is so where the data are not what the run read
+    with pytest.raises(ValueError, match="is not as it was when the run read it, and its rows are told by their num"):
+        corrected.write(tmp_path / "c.csv", moved, {2: 0})
+
+
+def test_labels_are_corrected_where_training_reads_them(tmp_path):
+    doubled = [(text, label, label) for text, label in TEXTS]
+    examples = _of_texts(tmp_path / "t.csv", ("text", "old_label", "label"), doubled)
+    assert _changed(examples, tmp_path / "a.csv", {0: 1}) == {2: ["good", "x", "y"]}
+    raters = [(text, label, label, "y") for text, label in TEXTS]
+    examples = _of_texts(tmp_path / "r.csv", ("text", "rater1", "rater2", "rater3"), raters)
+    corrected.write(tmp_path / "b.csv", examples, {0: 1, 3: None}, {0})
+    after = csv_source.read_rows(tmp_path / "b.csv")
+    assert after[0] == ["text", "rater1", "rater2", "rater3", "label", "reviewed"]
+    assert after[1] == ["good", "x", "x", "y", "y", "yes"] and after[2] == ["fine", "x", "x", "y", "x", ""]
+    assert [row[0] for row in after[1:]] == ["good", "fine", "bad", "great", "dull"]
+    again = data.load(f"csv:{tmp_path / 'b.csv'}", hold_out=False)
+    assert again.train_labels.tolist() == [1, 0, 1, 0, 1] and again.annotations.shape == (5, 3)
+
+
+def test_a_second_round_keeps_what_the_first_has_decided(tmp_path):
+    examples = _of_texts(tmp_path / "t.csv", ("text", "label"), TEXTS)
+    second = examples._replace(
+        kept=np.array([0, 1, 3]), given=np.array([1, 0, 1]), ids=["2", "3", "5"], gone=["4"], anew=True
+    )
+    corrected.write(tmp_path / "b.csv", second, {2: 0})
+    assert csv_source.read_rows(tmp_path / "b.csv")[1:] == [
+        ["good", "y"], ["fine", "x"], ["poor", "x"], ["great", "x"], ["dull", "y"],
+    ]  # fmt: skip
+
+
+def test_files_are_listed_as_training_lists_them(folder, tmp_path):
+    """A class folder that is a link has its held-out files, and what macOS leaves is not there."""
+    elsewhere = tmp_path / "elsewhere"
+    (folder.root / "train" / "x").rename(elsewhere)
+    (folder.root / "train" / "x").symlink_to(elsewhere)
+    (elsewhere / "._1.png").write_bytes(b"")
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(elsewhere / "held_out.png")
+    corrected.write(tmp_path / "fixed.csv", folder, {0: 1})
+    names = [row[0] for row in csv_source.read_rows(tmp_path / "fixed.csv")[1:]]
+    assert sorted(name.removeprefix("images/") for name in names) == [
+        "test/x/8.png", "test/y/9.png", "train/x/1.png", "train/x/2.png", "train/x/held_out.png", "train/y/1.png",
+        "train/y/3.png",
+    ]  # fmt: skip
+
+
+def test_links_of_a_table_of_images_have_its_test_part(folder, tmp_path):
+    table = folder.root / "all.csv"
+    table.write_text(
+        "path,label,split\ntrain/x/1.png,x,train\ntrain/x/2.png,x,train\ntrain/y/1.png,y,train\n"
+        "train/y/3.png,y,train\ntest/x/8.png,x,test\ntest/y/9.png,y,test\n"
+    )
+    corrected.write(tmp_path / "out", folder._replace(table=table), {0: 1})
+    found = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png"))
+    assert found == ["test/x/8.png", "test/y/9.png", "train/x/2.png", "train/y/1-2.png", "train/y/1.png",
+                     "train/y/3.png"]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -276,9 +276,9 @@ BAD_TABLES = {
     ),
     "named": (("path", "label"), _ROWS, {"label": "species"}, r"no column 'species' \(label\); it has path, label"),
     "kind": (("path", "label"), _ROWS, {"lable": "x"}, "columns has 'lable'; accepted are path"),
-    "twice": (("path", "label"), [*_ROWS, ("./img/03.png", "a")], {}, r"1 image\(s\) twice.*in rows 5 and 14"),
+    "twice": (("path", "label"), [*_ROWS, ("./img/03.png", "a")], {}, r"1 path\(s\) twice.*in rows 5 and 14"),
     "blank": (("path", "label"), [*_ROWS[:3], ("img/03.png", "")], {}, r"1 row\(s\) without a label.*in row 5"),
-    "no place": (("path", "label"), [("", "a"), *_ROWS], {}, "a row without a path: row 2"),
+    "no place": (("path", "label"), [("", "a"), *_ROWS], {}, "a row without its path: row 2"),
     "one class": (("path", "label"), [(path, "a") for path, _ in _ROWS], {}, "all labels are 'a'; expected at least 2"),
     "not there": (("path", "label"), [*_ROWS, ("img/x.png", "a")], {}, r"x.png' \(there is no such file\); skip_bad"),
     "fields": (("path", "label"), [*_ROWS, ("img/x.png",)], {}, "1 fields in row 14, and 2 columns: path, label"),
@@ -317,7 +317,6 @@ def test_what_is_no_csv_file(tmp_path):
     for name, options, told in (
         ("npz:x.npz", {"columns": {"label": "x"}}, "columns is .*no table"),
         ("digits", {"skip_bad": True}, "skip_bad is True; .*not files of images"),
-        ("folder:x", {"max_tokens": 3}, "max_tokens is 3"),
     ):
         with pytest.raises(ValueError, match=told):
             data.load(name, **options)

@@ -140,6 +140,8 @@ def write(path: pathlib.Path, seeds: Sequence[int], dataset: Dataset | None, cle
     found = examine(
         evidence, names, ids, dataset=dataset, clean=clean, decided=suspects.decided_ids(path / "suspects.csv")
     )
+    if dataset is None:
+        found.facts["test_held_out"] = directory.read_description(path).get("test_held_out")
     write_tables(path, found)
     for name, array in (("labels", evidence.given.astype(np.int64)), ("pred_probs", evidence.pred_probs)):
         partial = path / f"{name}.npy.partial"

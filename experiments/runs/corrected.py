@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from robustjax.data import corruptions, csv_source
+from robustjax.data import corruptions, csv_source, folder_source, tables
 
 # What decides about labels: of no use beside corrected ones.
 _LABELLING = ("dataset", "labels", "noise", "noise_rate", "noise_form", "noise_file", "imbalance", "imbalance_ratio",
@@ -26,8 +26,6 @@ _LABELLING = ("dataset", "labels", "noise", "noise_rate", "noise_form", "noise_f
 
 
 _REVIEWED, _YES = "reviewed", "yes"  # the column of a CSV file, which `tables.COLUMNS` knows
-
-_TESTS = ("test", "validation", "val")  # folders of test parts, as `data.load` takes them
 
 
 class Examples(NamedTuple):
@@ -43,6 +41,9 @@ class Examples(NamedTuple):
         if unknown.
       root: the folder that the paths are below; None if the examples are no files.
       table: the CSV file that names the examples; None for none.
+      columns: which of its columns hold what, as far as that was said.
+      gone: ids of those that an earlier correction, which the run was trained on, left out.
+      anew: whether the labels of all are to be written, as they are no longer those of the folder or the table.
     """
 
     kept: np.ndarray
@@ -53,6 +54,9 @@ class Examples(NamedTuple):
     labels: np.ndarray | None = None
     root: pathlib.Path | None = None
     table: pathlib.Path | None = None
+    columns: Mapping[str, str] = {}
+    gone: Collection[str] = ()
+    anew: bool = False
 
 
 def write(
@@ -61,15 +65,17 @@ def write(
     """Write corrected labels; returns the flag that trains on them.
 
     Args:
-      out: a file that ends in .npz, .npy or .csv, or a folder that does not exist or is empty.
+      out: a file that ends in .npz, .npy or .csv, or a folder; not there yet, or an empty folder.
       examples: as they were.
       changes: by place among `examples`, the new class number; None for one that goes.
       reviewed: places of those that somebody has looked at, which only a CSV file tells.
 
     Raises:
       ValueError: `out` cannot say what is asked for, or a class is left without an example. Nothing is written.
-      FileExistsError: the folder is not empty.
+      FileExistsError: it is there already.
     """
+    if out.exists() and (out.is_file() or any(out.iterdir())):
+        raise FileExistsError(f"apply={str(out)!r} is there already; nothing is written over, so choose another name.")
     given, stays = examples.given.copy(), np.ones(len(examples.given), bool)
     for place, label in changes.items():
         stays[place] = label is not None
@@ -85,7 +91,7 @@ def write(
             _write_labels(out, examples, given, stays)
             return f"--labels={shlex.quote(str(out))}"
         case ".csv":
-            _write_csv(out, examples, given, stays, {examples.ids[place] for place in reviewed})
+            _write_csv(out, examples, given, stays, changes, {examples.ids[place] for place in reviewed})
             return f"--dataset=csv:{shlex.quote(str(out))}"
         case "":
             _write_links(out, examples, given, stays)
@@ -133,7 +139,12 @@ def _write_labels(out: pathlib.Path, examples: Examples, given: np.ndarray, stay
 
 
 def _write_csv(
-    out: pathlib.Path, examples: Examples, given: np.ndarray, stays: np.ndarray, reviewed: Collection[str]
+    out: pathlib.Path,
+    examples: Examples,
+    given: np.ndarray,
+    stays: np.ndarray,
+    changed: Collection[int],
+    reviewed: Collection[str],
 ) -> None:
     if examples.table is None:
         home, everything = out.absolute().parent, _everything(out, examples, given, stays)
@@ -145,71 +156,95 @@ def _write_csv(
         needed = (True, True, any(part == "test" for _, _, part in everything), bool(reviewed))
         rows = [list(itertools.compress(row, needed)) for row in rows]
     else:
-        rows = _rewritten(out, examples, given, stays, reviewed)
+        rows = _rewritten(out, examples, given, stays, changed, reviewed)
     partial = out.with_name(out.name + ".partial")
     with open(partial, "w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
     os.replace(partial, out)
 
 
+def _table(out: pathlib.Path, examples: Examples) -> csv_source.Table:
+    """The table that the examples are from; ValueError where it is there no more or has others."""
+    assert examples.table is not None
+    try:
+        table = csv_source.read_table(examples.table, examples.columns)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{str(examples.table)!r}, which the examples are from, cannot be read: {error}.") from error
+    if missing := set(examples.ids) - set(table.ids):
+        raise ValueError(
+            f"apply={str(out)!r}: {str(examples.table)!r} has not all the run's examples any more; {min(missing)!r} is "
+            "not in it."
+        )
+    return table
+
+
+def _labels_of(out: pathlib.Path, examples: Examples, table: csv_source.Table) -> tuple[int | None, list[str]]:
+    """Which column of a table holds the labels, None where there are only annotators'; and each row's label."""
+    if "label" in table.found:
+        at = table.header.index(table.found["label"])
+        return at, [row[at].strip() for row in table.rows]
+    if "label" in table.header:  # which the run was told to pass over, as it would be again
+        raise ValueError(
+            f"apply={str(out)!r}: the labels are those of annotators, and {str(examples.table)!r} has a column 'label' "
+            "that the run did not read; FILE.npz is accepted."
+        )
+    columns = dict(zip(table.header, zip(*table.rows, strict=True), strict=True))
+    said = tables.answers(columns, table.found, repr(str(examples.table)))
+    return None, [said.class_names[label] for label in said.labels.tolist()]
+
+
 def _rewritten(
-    out: pathlib.Path, examples: Examples, given: np.ndarray, stays: np.ndarray, reviewed: Collection[str]
+    out: pathlib.Path,
+    examples: Examples,
+    given: np.ndarray,
+    stays: np.ndarray,
+    changed: Collection[int],
+    reviewed: Collection[str],
 ) -> list[list[str]]:
     """The table that the examples are from, with the labels corrected; all else stays as it is.
 
-    Which columns hold what follows from what they hold: the ids those of all examples, the labels those of most.
+    Where annotators' labels are all that it has, the labels are a column of their own, which `data.load` takes then.
     """
+    table = _table(out, examples)
+    if examples.labels is None and not {"path", "id"} & table.found.keys():
+        raise ValueError(
+            f"apply={str(out)!r}: {str(examples.table)!r} is not as it was when the run read it, and its rows are told "
+            "by their number: bring it back, or write FILE.npz."
+        )
+    at, names = _labels_of(out, examples, table)
+    header, rows = table.header, table.rows
+    marks = header.index(table.found["reviewed"]) if "reviewed" in table.found else None
+    for place, name in (("label", at), (_REVIEWED, marks if reviewed else 0)):
+        if name is None:
+            header, rows = [*header, place], [[*row, ""] for row in rows]
+    at = header.index("label") if at is None else at
+    marks = header.index(_REVIEWED) if marks is None and reviewed else marks
     assert examples.table is not None
-    try:
-        header, *rows = csv_source.read_rows(examples.table)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{str(examples.table)!r}, which the examples are from, cannot be read: {error}.") from error
-    place = {name: number for number, name in enumerate(examples.ids)}
-    columns = list(map(list, zip(*rows, strict=True)))
-    keyed = [[cell.strip().replace(os.sep, "/") for cell in column] for column in columns]
-    keyed.append([str(line) for line in range(2, 2 + len(rows))])  # what features without an id are called
-    keys = next((column for column in keyed if place.keys() <= set(column)), None)
-    if keys is None:
-        raise ValueError(
-            f"apply={str(out)!r}: {str(examples.table)!r} has no column with all the run's examples any more."
-        )
-    before = {number: examples.class_names[label] for number, label in enumerate(examples.given.tolist())}
-    known = [(line, place[key]) for line, key in enumerate(keys) if key in place]
-    agreeing = [sum(column[line].strip() == before[at] for line, at in known) / len(known) for column in columns]
-    labels = int(np.argmax(agreeing))
-    if agreeing[labels] < 0.5:
-        raise ValueError(
-            f"apply={str(out)!r}: no column of {str(examples.table)!r} has the labels; FILE.npz is accepted."
-        )
-    marks = next((number for number, name in enumerate(header) if name.strip().lower() == _REVIEWED), None)
-    if marks is None and reviewed:
-        marks, header = len(header), [*header, _REVIEWED]
-        rows = [[*row, ""] for row in rows]
     home, there = out.absolute().parent, examples.table.absolute().parent
     moved = [
         number
-        for number, column in enumerate(columns)
+        for number, column in enumerate(map(list, zip(*table.rows, strict=True)))
         if home != there and all(cell.strip() and (there / cell.strip()).is_file() for cell in column)
     ]
+    place_of = {name: number for number, name in enumerate(examples.ids)}
     found = [header]
-    for line, row in enumerate(rows):
-        at = place.get(keys[line])
-        if at is not None and not stays[at]:
+    for key, row, name in zip(table.ids, map(list, rows), names, strict=True):
+        place = place_of.get(key)
+        if key in examples.gone or (place is not None and not stays[place]):
             continue
-        changed = list(row)
-        if marks is not None and at is not None and examples.ids[at] in reviewed:
-            changed[marks] = _YES
-        if at is not None and given[at] != examples.given[at]:
-            changed[labels] = examples.class_names[given[at]]
+        if place is not None and (examples.anew or place in changed):
+            name = examples.class_names[given[place]]
+        if row[at].strip() != name:
+            row[at] = name
+        if marks is not None and key in reviewed:
+            row[marks] = _YES
         for number in moved:
-            changed[number] = _seen_from(home, there / row[number].strip())
-        found.append(changed)
+            row[number] = _seen_from(home, there / row[number].strip())
+        found.append(row)
     return found
 
 
 def _write_links(out: pathlib.Path, examples: Examples, given: np.ndarray, stays: np.ndarray) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"apply={str(out)!r} is there already, and not an empty folder; choose another.")
     if bad := [name for name in examples.class_names if name in ("", ".", "..") or "/" in name or os.sep in name]:
         raise ValueError(
             f"apply={str(out)!r}: the class {bad[0]!r} cannot be the name of a folder; FILE.csv is accepted."
@@ -228,36 +263,51 @@ def _everything(
 ) -> list[tuple[pathlib.Path, str, str]]:
     """Every file with its class and its part, "train" or "test"; what was set apart keeps its class.
 
-    Of a folder without a test part that is in "train": who reads it sets the same apart again.
+    Of data without a test part that is in "train": who reads it sets the same apart again.
     """
-    root = examples.root
-    if root is None:
+    listed = _listed(out, examples)
+    if lost := [name for name in examples.ids if name not in listed or not listed[name][0].is_file()]:
         raise ValueError(
-            f"apply={str(out)!r}: the examples of this run are no files; FILE.npz and FILE.npy are accepted."
-        )
-    if lost := [name for name in examples.ids if not (root / name).is_file()]:
-        raise ValueError(
-            f"apply={str(out)!r}: {len(lost)} of the examples are not where they were, the first is "
-            f"{str(root / lost[0])!r}; FILE.npz is accepted."
+            f"apply={str(out)!r}: {len(lost)} of the examples are not where they were, the first is {lost[0]!r}; "
+            "FILE.npz is accepted."
         )
     found = [
-        (root / name, examples.class_names[label], "train")
+        (listed[name][0], examples.class_names[label], "train")
         for name, label, stay in zip(examples.ids, given.tolist(), stays.tolist(), strict=True)
         if stay
     ]
-    if examples.table is not None:
-        return found
-    divided = (root / "train").is_dir()
-    test = next((part for part in _TESTS if (root / part).is_dir()), None) if divided else None
-    mine, endings = set(examples.ids), {pathlib.PurePath(name).suffix.lower() for name in examples.ids}
-    for path in sorted(root.glob("**/*")):
-        inner = path.relative_to(root)
-        inside = not divided or inner.parts[0] in ("train", test)
-        if inside and inner.as_posix() not in mine and path.suffix.lower() in endings and path.is_file():
-            name = inner.parts[1 if divided else 0]
-            if name in examples.class_names:
-                found.append((path, name, "test" if divided and inner.parts[0] == test else "train"))
-    return found
+    mine = {*examples.ids, *examples.gone}
+    return found + [each for name, each in listed.items() if name not in mine]
+
+
+def _listed(out: pathlib.Path, examples: Examples) -> dict[str, tuple[pathlib.Path, str, str]]:
+    """By id, all files of the folder or table that the examples are from, with the classes and parts that these say."""
+    table = None if examples.table is None else _table(out, examples)
+    if examples.root is None or (table is not None and "path" not in table.found):
+        raise ValueError(
+            f"apply={str(out)!r}: the examples of this run are no files; FILE.npz and FILE.npy are accepted."
+        )
+    if table is None:
+        try:
+            listing = folder_source.list_examples(examples.root)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"apply={str(out)!r}: the examples are not where they were: {error}.") from error
+        names, kept, is_test = listing.ids or (), np.arange(len(listing.labels)), listing.is_test
+        paths = list(map(pathlib.Path, listing.places))
+        labels = [listing.class_names[label] for label in listing.labels.tolist()]
+    else:
+        names, kept, is_test = table.ids, np.arange(len(table.rows)), None
+        at = table.header.index(table.found["path"])
+        paths = [examples.root / row[at].strip() for row in table.rows]
+        labels = _labels_of(out, examples, table)[1]
+        if "split" in table.found:
+            at = table.header.index(table.found["split"])
+            kept, is_test, _ = tables.choose_parts(tables.parts_of([row[at] for row in table.rows], "split"), "split")
+    tested = np.zeros(len(kept), bool) if is_test is None else is_test
+    return {
+        names[i]: (paths[i], labels[i], "test" if test else "train")
+        for i, test in zip(kept.tolist(), tested.tolist(), strict=True)
+    }
 
 
 def _seen_from(home: pathlib.Path, path: pathlib.Path) -> str:

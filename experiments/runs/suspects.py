@@ -46,9 +46,9 @@ class Row(NamedTuple):
 def write(path: pathlib.Path, rows: Sequence[Row]) -> pathlib.Path | None:
     """Write rows; decisions in a file that is there are kept.
 
-    A decision stays with its example as long as that has the label that was judged; "relabel" becomes the class that
-    was proposed then, where another one is proposed now. Where a decision has lost its row (`decided_ids` tells which
-    are needed) or its label, the old file is set aside.
+    A decision stays with its example as long as that has the label, and the text, that was judged; "relabel" becomes
+    the class that was proposed then, where another one is proposed now. Where a decision has lost its row
+    (`decided_ids` tells which are needed), its label or its text, the old file is set aside.
 
     Returns:
       Where the old file was set aside; None if it was not.
@@ -60,7 +60,7 @@ def write(path: pathlib.Path, rows: Sequence[Row]) -> pathlib.Path | None:
     now, lost = [], False
     for row in rows:
         old = before.pop(row.id, None)
-        if old is not None and old.given == row.given:
+        if old is not None and old.given == row.given and (old.text == row.text or "" in (old.text, row.text)):
             row = row._replace(decision=_pinned(old, row))
         elif old is not None:
             lost = True

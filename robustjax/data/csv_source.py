@@ -5,6 +5,7 @@ import csv
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,6 +15,35 @@ from robustjax.data.image_files import Listing, stamp
 _DELIMITERS = (",", "\t", ";", "|")
 
 
+class Table(NamedTuple):
+    """A CSV file, and what is known of its columns before any of them is understood."""
+
+    header: list[str]
+    rows: list[list[str]]
+    """N of them, each as long as the header."""
+    found: dict[str, str]
+    """Which column holds what (`tables.find_columns`)."""
+    ids: list[str]
+    """What each row's example is called, N different ones: the id, else the path, else the number of the row."""
+
+
+def read_table(file: Path, columns: Mapping[str, str]) -> Table:
+    """A CSV file with a row for each example; raises what `list_examples` does of its form."""
+    what = repr(os.fspath(file))
+    rows, header = _rows(file, what)
+    found = tables.find_columns(header, columns, what, ("path", "label"))
+    ids = list(map(str, range(2, 2 + len(rows))))
+    if "path" in found:
+        at = header.index(found["path"])
+        ids = [row[at].strip().replace(os.sep, "/") for row in rows]
+        _refuse_repeated([row[at] for row in rows], what, "path")
+    if "id" in found:
+        at = header.index(found["id"])
+        ids = [row[at].strip() for row in rows]
+        _refuse_repeated(ids, what, "id")
+    return Table(header, rows, found, ids)
+
+
 def list_examples(file: Path, columns: Mapping[str, str]) -> Listing:
     """The images that a CSV file names, or the features or texts in it, with what its columns say of them.
 
@@ -21,15 +51,12 @@ def list_examples(file: Path, columns: Mapping[str, str]) -> Listing:
     usual names). Paths are relative to the file's folder. The text is UTF-8; commas, semicolons or tabs divide it.
 
     Raises FileNotFoundError where there is no such file, and ValueError for one that is no such table, a column that is
-    not there, an image that is named twice, a label that is missing, or fewer than two classes.
+    not there, an image or an id that is there twice, a label that is missing, or fewer than two classes.
     """
     file = file.resolve()
     what = repr(os.fspath(file))
-    rows, header = _rows(file, what)
-    found = tables.find_columns(header, columns, what, ("path", "label"))
+    header, rows, found, ids = read_table(file, columns)
     table = dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
-    if "path" in found:
-        _refuse_duplicates(table[found["path"]], what)
     kept, is_test, notes = np.arange(len(rows)), None, tuple[str, ...]()
     if "split" in found:
         kept, is_test, notes = tables.choose_parts(tables.parts_of(table[found["split"]], what, 2), what)
@@ -45,21 +72,19 @@ def list_examples(file: Path, columns: Mapping[str, str]) -> Listing:
         groups=said.groups,
         annotations=said.annotations,
         reviewed=said.reviewed,
+        ids=tuple(ids[i] for i in kept.tolist()),
         notes=(f"columns of {file.name}: {used}.", *notes, *said.notes),
     )
     if "path" not in found:
-        listing = listing._replace(ids=tuple(table.get(found.get("id", ""), map(str, kept + 2))))
         if "text" in found:
             places = [f"{file.name}, row {row}" for row in kept + 2]
             return listing._replace(texts=tuple(table[found["text"]]), places=places)
         return listing._replace(inputs=_features(table, tables.feature_columns(header, found), what, kept + 2))
-    given = [path.strip().replace(os.sep, "/") for path in table[found["path"]]]
-    paths = [os.path.join(file.parent, path) for path in given]
+    paths = [os.path.join(file.parent, path.strip()) for path in table[found["path"]]]
     return listing._replace(
         fetch=paths.__getitem__,
         places=paths,
         stamps=[stamp(path) for path in paths],
-        ids=tuple(table.get(found.get("id", ""), given)),
     )
 
 
@@ -117,16 +142,17 @@ def _rows(file: Path, what: str) -> tuple[list[list[str]], list[str]]:
     return rest, header
 
 
-def _refuse_duplicates(paths: list[str], what: str) -> None:
-    paths = [path.strip() for path in paths]
-    if "" in paths:
-        raise ValueError(f"{what} has a row without a path: row {paths.index('') + 2}")
-    normal = list(map(os.path.normpath, paths))
+def _refuse_repeated(values: list[str], what: str, kind: str) -> None:
+    """ValueError for an example without a path or an id, or one that is named twice."""
+    values = [value.strip() for value in values]
+    if "" in values:
+        raise ValueError(f"{what} has a row without its {kind}: row {values.index('') + 2}")
+    normal = list(map(os.path.normpath, values)) if kind == "path" else values
     if len(set(normal)) == len(normal):
         return
     first: dict[str, int] = {}
-    again = [i for i, path in enumerate(normal) if first.setdefault(path, i) != i]
+    again = [i for i, value in enumerate(normal) if first.setdefault(value, i) != i]
     raise ValueError(
-        f"{what} names {len(again):,} image(s) twice, the first {paths[again[0]]!r}, in rows "
+        f"{what} names {len(again):,} {kind}(s) twice, the first {values[again[0]]!r}, in rows "
         f"{first[normal[again[0]]] + 2} and {again[0] + 2}; expected each once"
     )

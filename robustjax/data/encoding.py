@@ -32,7 +32,7 @@ def encode_labels(
     >>> encode_labels(["dog"], ["dog", "cat"])[0].tolist()
     [0]
     """
-    array = np.asarray(labels)
+    array = as_column(labels)
     if array.ndim == 2 and array.shape[1] == 1:  # how MedMNIST and scikit-learn's columns come
         array = array[:, 0]
     if array.dtype.kind not in "OSUTb":
@@ -102,9 +102,33 @@ def majority(annotations: npt.ArrayLike) -> np.ndarray:
     return np.take_along_axis(array, votes.argmax(1)[:, None], 1)[:, 0].astype(np.int32)
 
 
+def as_column(values: npt.ArrayLike) -> np.ndarray:
+    """Values as an array, in which what is missing beside names stays what it is and becomes no name.
+
+    >>> as_column(["cat", float("nan")]).tolist()
+    ['cat', nan]
+    """
+    array = np.asarray(values)
+    if array.dtype.kind in "UST" and array.ndim == 1 and isinstance(values, list | tuple):
+        array = np.empty(len(values), object)
+        array[:] = values
+    return array
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value of a column is none: None, nan, or what pandas has for them.
+
+    >>> is_missing(None), is_missing(float("nan")), is_missing("nan")
+    (True, True, False)
+    """
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(value, float | np.floating) and bool(np.isnan(value))
+
+
 def _text(label: Any) -> str:
     """The name of a label; "" for one that is missing."""
-    if label is None or label != label:  # nan is unequal to itself
+    if is_missing(label):
         return ""
     return (label.decode() if isinstance(label, bytes) else str(label)).strip()
 

@@ -3,15 +3,16 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from robustjax.data import image_files, text_files
+from robustjax.data import image_files, tables, text_files
 from robustjax.data.encoding import natural_key
 from robustjax.data.image_files import Listing, stamp
+from robustjax.filesystem import files_below
 
 _KINDS = {"images": image_files.SUFFIXES, "texts": text_files.SUFFIXES}
-_TESTS = ("test", "validation", "val")
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
@@ -24,21 +25,34 @@ def _scan(folder: Path, class_names: Sequence[str], suffixes: tuple[str, ...]) -
     """The path of every file with such a suffix below `folder`, relative to it, with its label, by class and path."""
     found = []
     for label, name in enumerate(class_names):
-        paths = [
-            os.path.relpath(os.path.join(place, file), folder)
-            for place, _, files in os.walk(folder / name)
-            for file in files
-            if file.lower().endswith(suffixes) and not file.startswith(".")
-        ]
-        found += [(path, label) for path in sorted(paths, key=lambda path: path.split(os.sep))]
+        found += [(os.path.relpath(path, folder), label) for path in files_below(folder / name, suffixes)]
     return found
+
+
+class _Parts(NamedTuple):
+    """The folders of a divided set, by their names; None for what is not there."""
+
+    train: str | None
+    test: str | None
+    unused: str | None
+    """A validation part beside a test part."""
+
+
+def _parts(names: Sequence[str]) -> _Parts:
+    """Which of the folders `names` is which part (`tables.PARTS`); a validation part is the test part without one."""
+    by_part: dict[str, str] = {}
+    for name in names:
+        by_part.setdefault(tables.PARTS.get(name.lower(), ""), name)
+    tests = [by_part[part] for part in ("test", "validation") if part in by_part]
+    return _Parts(by_part.get("train"), *[*tests, None, None][:2])
 
 
 def list_examples(root: Path) -> Listing:
     """The images of a folder, or its text files where it has no image, with the class that the folder of each names.
 
-    With a `train` folder in it, its sub-folders are the classes, and the test part is in `test`, `validation` or
-    `val`, the first that is there, if any; without, the sub-folders of the folder itself are. Classes are numbered in
+    With a folder `train` in it its sub-folders are the classes, and the test part is in `test` or, without that, in
+    `validation` (`training`, `Testing`, `valid`, `dev` and the like do as well); without it, or where it has no
+    sub-folders but is a class beside others, the sub-folders of the folder itself are. Classes are numbered in
     the natural order of their folders' names. Raises FileNotFoundError where there are no such folders, and ValueError
     for fewer than two classes, a class without a training example or one that only the test part has.
     """
@@ -46,12 +60,16 @@ def list_examples(root: Path) -> Listing:
     wanted = "expected CLASS/ folders with images or texts, or train/CLASS/ and, if there is a test part, test/CLASS/"
     if not root.is_dir():
         raise FileNotFoundError(f"{os.fspath(root)!r} is no folder; {wanted}")
-    divided = (root / "train").is_dir()
-    test = next((part for part in _TESTS if (root / part).is_dir()), None) if divided else None
-    base = root / "train" if divided else root
-    class_names = _class_names(base)
-    if not divided and set(class_names) & set(_TESTS):
-        raise FileNotFoundError(f"{os.fspath(root)!r} lacks train/CLASS/ beside its test part; {wanted}")
+    class_names = _class_names(root)
+    parts = _parts(class_names)
+    divided = parts.train is not None and bool(
+        _class_names(root / parts.train) or {*class_names} <= {parts.train, parts.test, parts.unused}
+    )
+    test = parts.test if divided else None
+    base = root / str(parts.train) if divided else root
+    class_names = _class_names(base) if divided else class_names
+    if not divided and parts.test is not None and _class_names(root / parts.test):
+        raise FileNotFoundError(f"{os.fspath(root)!r} has {parts.test}/CLASS/ and no train/CLASS/ beside it; {wanted}")
     if not class_names:
         raise FileNotFoundError(f"{os.fspath(base)!r} lacks class folders; {wanted}")
     if len(class_names) < 2:
@@ -63,7 +81,7 @@ def list_examples(root: Path) -> Listing:
     if empty:
         names = ", ".join(class_names[c] for c in empty)
         raise ValueError(f"{os.fspath(base)!r} has {nothing} of {names}")
-    paths = [os.path.join("train", path) if divided else path for path, _ in entries]
+    paths = [os.path.join(str(parts.train), path) if divided else path for path, _ in entries]
     labels = [label for _, label in entries]
     if test is not None:
         there = _class_names(root / test)
@@ -84,4 +102,5 @@ def list_examples(root: Path) -> Listing:
         places=full,
         stamps=[stamp(path) for path in full],
         ids=tuple(path.replace(os.sep, "/") for path in paths),
+        notes=(f"{parts.unused}/ is not used, since there is {parts.test}/.",) if divided and parts.unused else (),
     )

@@ -48,7 +48,7 @@ def list_examples(root: Path, columns: Mapping[str, str]) -> Listing:
     whole = datasets.concatenate_datasets(list(parts.values()))
     feature = whole.features[found["label"]] if "label" in found else None
     names = list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
-    wanted = [name for key in ("label", "true_label", "group", "id") if (name := found.get(key))]
+    wanted = [name for key in ("label", "true_label", "group", "id", "reviewed") if (name := found.get(key))]
     wanted += found["annotators"].split("+") if "annotators" in found else []
     table: dict[str, list[Any]] = {name: list(whole[name]) for name in wanted}
     said = tables.answers(table, found, what, class_names=names)
@@ -67,8 +67,7 @@ def list_examples(root: Path, columns: Mapping[str, str]) -> Listing:
         notes=(f"columns of {root.name}: {', '.join(f'{k}={v}' for k, v in found.items())}.", *notes, *said.notes),
     )
     if "features" in found:
-        vectors = whole.with_format("numpy")[found["features"]][:]
-        return listing._replace(inputs=np.stack(list(vectors)).astype(np.float32))
+        return listing._replace(inputs=_vectors(whole[found["features"]], f"{what} ({found['features']})"))
     places = [f"{root.name}, row {i}" for i in range(len(whole))]
     if "text" in found:
         return listing._replace(texts=tuple(each or "" for each in whole[found["text"]]), places=places)
@@ -82,6 +81,17 @@ def list_examples(root: Path, columns: Mapping[str, str]) -> Listing:
 
     prints = [f"{part._fingerprint} {i}" for part in parts.values() for i in range(len(part))]
     return listing._replace(fetch=fetch, places=places, stamps=prints)
+
+
+def _vectors(column: Any, what: str) -> np.ndarray:
+    """The feature vectors of a column, float32 [N, D]."""
+    rows = [np.asarray(row, np.float32) for row in column]
+    if bad := [i for i, row in enumerate(rows) if row.shape != rows[0].shape]:
+        raise ValueError(f"{what} has {rows[bad[0]].size} numbers in row {bad[0]}, and {rows[0].size} in row 0")
+    result = np.stack(rows)
+    if (wrong := np.argwhere(~np.isfinite(result))).size:
+        raise ValueError(f"{what} has {result[tuple(wrong[0])]} in row {wrong[0][0]}; finite numbers are expected")
+    return result
 
 
 def _columns(datasets: Any, features: Any, columns: Mapping[str, str], what: str) -> dict[str, str]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from robustjax.data.array_cache import Progress, Reader, Record, decode_once, resize
 from robustjax.data.held_out import hold_out_test
+from robustjax.filesystem import files_below
 
 if TYPE_CHECKING:  # Pillow is imported where images are read
     from PIL.Image import Image
@@ -152,7 +153,7 @@ def pixels(source: Source, grey: bool) -> np.ndarray:
 
 def list_files(folder: Path) -> list[Path]:
     """The image files below a folder, by their suffix, in the order of the paths."""
-    return sorted(path for path in folder.glob("**/*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    return files_below(folder, SUFFIXES)
 
 
 def read_image(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, bool]:

@@ -1,5 +1,6 @@
 """Data sets as arrays: the embedded digits, TFDS image and text sets, and one's own files and arrays."""
 
+import collections
 import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -292,8 +293,10 @@ def _check_inputs(images: npt.ArrayLike, name: str) -> np.ndarray:
     array = np.asarray(images)
     if array.ndim < 2 or array.size == 0:
         raise ValueError(f"{name} has shape {array.shape}; expected [N, height, width, channels] or [N, …], not empty")
-    if array.dtype == np.uint8:
+    if array.dtype == np.uint8 and array.ndim > 2:
         return array[..., None] if array.ndim == 3 else array
+    if array.ndim == 2 and (array.dtype == np.uint8 or (array.dtype.kind == "i" and array.min() < 0)):
+        return array.astype(np.float32)  # no token ids, so numbers of a feature vector each
     if np.issubdtype(array.dtype, np.floating):
         bad = ~np.isfinite(array)
         if bad.any():
@@ -340,7 +343,8 @@ def from_arrays(
     """A Dataset from your own arrays, checked.
 
     Inputs: uint8 images [N, H, W, C] (or [N, H, W]: one channel), or finite floats or integers [N, …], which become
-    float32 and int32; floats [N, D] are features; or strings [N], texts, which become token ids. Labels [N]: strings or
+    float32 and int32; floats [N, D] are features, as are bytes and integers below 0, other integers [N, L] token ids
+    (which `notes` of the result tells); or strings [N], texts, which become token ids. Labels [N]: strings or
     integers (`encode_labels`); every class needs a training example, and there must be two. Without test inputs some
     training examples are held out to test with (`robustjax.data.held_out`), which `test_held_out` of the result tells.
 
@@ -398,10 +402,15 @@ def from_arrays(
     votes = None if annotations is None else _check_votes(annotations, num_classes)
     grouped = None if groups is None else encode_labels(groups, name="groups")[0]
     called = None if ids is None else tuple(map(str, ids))
+    if called is not None and len(set(called)) < len(called):
+        twice = next(name for name, count in collections.Counter(called).items() if count > 1)
+        raise ValueError(f"ids has {twice!r} twice; expected each once")
     for key, rows in (("true_labels", truth), ("annotations", votes), ("groups", grouped), ("ids", called)):
         if rows is not None:
             _check_length(rows, len(train), key)
     notes: tuple[str, ...] = ()
+    if train.dtype == np.int32 and train.ndim == 2:
+        notes = (f"the integers {list(train.shape)} are read as token ids of texts; features are floats (`astype`).",)
     without_test = tested is None
     if test is None or tested is None:
         listing = image_files.divide(
@@ -418,7 +427,7 @@ def from_arrays(
             ),
             hold_out,
         )
-        held, notes = np.asarray(listing.is_test), listing.notes
+        held, notes = np.asarray(listing.is_test), (*notes, *listing.notes)
         kept = np.flatnonzero(~held)
         tested = (labels if truth is None else truth)[held]
         test, train, labels = train[held], train[kept], labels[kept]
@@ -532,7 +541,9 @@ def _from_npz(path: Path, image_size: tuple[int, int] | None, hold_out: bool, of
     for key, others in NPZ.items():
         other = next((each for each in others if each in arrays), None)
         if key not in arrays and other is not None:
-            arrays[key] = arrays.pop(other)
+            array = arrays.pop(other)
+            numbers = array.ndim == 2 and array.dtype.kind in "iu" and (other == "X" or other.endswith("features"))
+            arrays[key] = array.astype(np.float32) if numbers else array
     pairs = [("train_inputs", "train_labels"), *([("test_inputs", "test_labels")] if "test_inputs" in arrays else [])]
     required = [key for pair in pairs for key in pair if key != "train_labels" or "annotations" not in arrays]
     if missing := [key for key in required if key not in arrays]:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from robustjax.data.encoding import check_repeated, encode_labels, majority
+from robustjax.data.encoding import check_repeated, encode_labels, is_missing, majority
 
 # What a column may be called, in any case, where nobody says which one it is; the first that is there is it.
 _PATHS = (
@@ -34,11 +34,12 @@ COLUMNS: Mapping[str, Sequence[str]] = {
 # What the columns of several annotators begin with, and those of the numbers of a feature vector.
 _ANNOTATOR, _FEATURE = ("annotator", "rater"), "feature"
 INPUTS = ("path", "features", "text")  # one of them is what the network sees
-_SPLITS = {
+PARTS: Mapping[str, str] = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("test", "testing"), "test"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
 }
+"""What the parts of a data set may be called, in lower case."""
 _NONE = ("", "nan", "none", "<na>")  # where there is no label; an annotator may also have put down a −1
 _NO = (*_NONE, "0", "false", "no", "n")  # of a column of yes and no
 
@@ -105,11 +106,11 @@ def feature_columns(there: Sequence[str], found: Mapping[str, str]) -> list[str]
 
 def parts_of(values: Sequence[str], what: str, first_row: int = 0) -> np.ndarray:
     """What each value of a split column says, str [N]: train, test or validation; messages count from `first_row`."""
-    known = {value: _SPLITS.get(value.strip().lower(), "") for value in set(values)}
+    known = {value: PARTS.get(value.strip().lower(), "") for value in set(values)}
     if wrong := sorted(value for value, part in known.items() if not part):
         first = list(values).index(wrong[0])
         raise ValueError(
-            f"{what} has {wrong[0]!r} in its split column (row {first + first_row}); accepted are {', '.join(_SPLITS)}"
+            f"{what} has {wrong[0]!r} in its split column (row {first + first_row}); accepted are {', '.join(PARTS)}"
         )
     return np.array([known[value] for value in values])
 
@@ -203,7 +204,12 @@ def answers(
 
 def _missing(values: Sequence[Any], none: Sequence[str] = (*_NONE, "-1")) -> np.ndarray:
     """Where a table has no label, bool [N]: None, or one of the texts `none`."""
-    blank = {value: value is None or str(value).strip().lower() in none for value in set(values)}
+    try:
+        kinds = set(values)
+    except TypeError as error:
+        first = next(i for i, value in enumerate(values) if isinstance(value, list | dict))
+        raise ValueError(f"row {first} has {values[first]!r}; expected one value an example") from error
+    blank = {value: is_missing(value) or str(value).strip().lower() in none for value in kinds}
     return np.fromiter((blank[value] for value in values), bool, len(values))
 
 

@@ -12,11 +12,6 @@ SUFFIXES = (".txt",)
 _THREADS = 8
 
 
-def list_files(folder: Path) -> list[Path]:
-    """The text files below a folder, by their suffix, in the order of the paths."""
-    return sorted(path for path in folder.glob("**/*") if path.suffix.lower() in SUFFIXES and path.is_file())
-
-
 def read_text(path: str | os.PathLike[str]) -> str:
     """What is in a text file. Raises ValueError, with its path, for one that is not UTF-8 or cannot be read."""
     try:
