@@ -690,8 +690,8 @@ def forward_correction(
     transition = jnp.asarray(transition, log_p.dtype)
     # log Σ_i p_i T_iy without leaving the log domain: finite also where every supported p_i underflows.
     if is_integer(labels):
-        as_distribution(labels, log_p)  # checks shape and range
-        return -jax.nn.logsumexp(log_p, axis=-1, b=transition.T[jnp.asarray(labels)])
+        known = jnp.sum(as_distribution(labels, log_p), axis=-1)  # 1, or NaN for a traced label that is no class
+        return -jax.nn.logsumexp(log_p, axis=-1, b=transition.T[jnp.asarray(labels)]) * known
     return -expect(jax.nn.logsumexp(log_p[..., :, None], axis=-2, b=transition), labels)
 
 
@@ -1019,8 +1019,9 @@ def _truncated_excess(logits: ArrayLike, labels: ArrayLike, q: float, k: float) 
 
 
 def _normalized(values: Array) -> Array:
-    """Values over their sum; a class that is masked takes no part in it."""
-    return values / jnp.sum(jnp.where(values >= -MASKED / 10, 0, values), axis=-1, keepdims=True)
+    """Values over their sum; a class that is masked takes no part in it, and of a class that is sure all are 0."""
+    total = jnp.sum(jnp.where(values >= -MASKED / 10, 0, values), axis=-1, keepdims=True)
+    return jnp.where(total > 0, values / jnp.where(total > 0, total, 1), 0)
 
 
 def _weighted_divergence(labels: Array, log_views: Array, weights: Array, clip: Clip | None) -> Array:

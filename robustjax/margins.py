@@ -11,7 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from robustjax._checks import check, check_positive_counts
-from robustjax._probabilities import at_least_float32, common_dtype, hyper
+from robustjax._probabilities import at_least_float32, common_dtype, hyper, promote
 
 
 def ldam_margins(class_counts: ArrayLike, max_margin: float = 0.5) -> Array:
@@ -41,7 +41,7 @@ def class_balanced_weights(class_counts: ArrayLike, beta: float) -> Array:
     Cui et al., Class-Balanced Loss Based on Effective Number of Samples, 2019.
 
     Args:
-      class_counts: `[C]`, examples a class, all positive.
+      class_counts: `[C]`, examples a class, all positive; traced, a class may have none, and has weight 0 then.
       beta: in [0, 1); 0 gives ones, values near 1 give weights proportional to 1 / n_c.
 
     Returns:
@@ -54,7 +54,8 @@ def class_balanced_weights(class_counts: ArrayLike, beta: float) -> Array:
     counts = _positive_counts(class_counts)
     check("beta", beta, lambda b: (b >= 0) & (b < 1), "in [0, 1)")
     # expm1 and log1p: 1 - 0.9999^n has lost three digits in float32 when formed directly.
-    weights = 1.0 / -jnp.expm1(counts * jnp.log1p(jnp.asarray(-(1.0 - beta), counts.dtype)))
+    known = jnp.maximum(counts, 1)
+    weights = jnp.where(counts > 0, 1.0 / -jnp.expm1(known * jnp.log1p(jnp.asarray(-(1.0 - beta), counts.dtype))), 0)
     return weights * (weights.size / jnp.sum(weights))
 
 
@@ -65,7 +66,7 @@ def deferred_weights(epoch: ArrayLike, class_counts: ArrayLike, *, start_epoch: 
 
     Args:
       epoch: the current epoch, from 0; may be traced.
-      class_counts: `[C]`, examples a class, all positive.
+      class_counts: `[C]`, as in `class_balanced_weights`.
       start_epoch: the first epoch with weights.
       beta: as in `class_balanced_weights`.
 
@@ -250,6 +251,8 @@ def weighted_mean(values: ArrayLike, weights: ArrayLike) -> Array:
       2.0
     """
     values, weights = common_dtype(values, weights)
+    if jnp.issubdtype(values.dtype, jnp.floating):
+        values, weights = promote(values), promote(weights)
     total = jnp.sum(weights)
     return jnp.sum(weights * values) / jnp.where(total > 0, total, 1)
 

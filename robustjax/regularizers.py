@@ -73,7 +73,7 @@ def sparsity_strength(epoch: ArrayLike, *, initial: float, growth: float, every:
     """SR's regularisation weight, initial · growth^⌊epoch / every⌋.
 
     Args:
-      epoch: int `[...]`, from 0; may be traced.
+      epoch: `[...]`, from 0, also within an epoch; may be traced.
       initial: the weight at epoch 0.
       growth: the factor, at least 1.
       every: epochs between two multiplications, at least 1.
@@ -88,7 +88,9 @@ def sparsity_strength(epoch: ArrayLike, *, initial: float, growth: float, every:
     check("growth", growth, lambda g: g >= 1, "at least 1")
     check("every", every, lambda r: r >= 1, "at least 1")
     # lax.pow takes an integer exponent; the operator ** would promote it, which strict promotion refuses.
-    return initial * jax.lax.pow(jnp.asarray(growth, float), jnp.asarray(epoch) // every)
+    times = jnp.asarray(epoch) // every
+    dtype = times.dtype if jnp.issubdtype(times.dtype, jnp.floating) else float
+    return initial * jax.lax.pow(jnp.asarray(growth, dtype), times)
 
 
 def clipped_probabilities(logits: ArrayLike, clip: Clip | None = (1e-4, 1 - 1e-4)) -> Array:

@@ -99,7 +99,7 @@ def exponential(base: float, factor: float, *, every: int = 1) -> Schedule:
 
     def schedule(epochs: Any) -> jax.Array:
         now = _time(epochs)
-        return base * jnp.power(jnp.asarray(factor, now.dtype), jnp.floor(now / every))
+        return base * jnp.power(jnp.asarray(factor, now.dtype), jnp.floor_divide(now, every))
 
     return schedule
 

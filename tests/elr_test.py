@@ -259,6 +259,7 @@ def test_presets_are_the_papers():
     [
         ({"beta": 1.0}, r"beta=1.0 must be in \[0, 1\)"),
         ({"strength": -1.0}, "strength=-1"),
+        ({"strength": float("nan")}, "strength=nan"),
         ({"networks": 3}, "networks=3 is none of 1, 2"),
         ({"early_learning": "l2"}, "early_learning='l2' is none of log, kl"),
         ({"target_store": "int8"}, "target_store='int8'"),

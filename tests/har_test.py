@@ -290,6 +290,31 @@ def test_classes_are_reweighted_late():
     assert losses_at[0] == losses_at[1] != losses_at[2]
 
 
+def test_a_class_that_no_label_names_takes_no_weight():
+    """As after a correction; without care every weight is not a number, or 0, from the reweighting on."""
+    task = toys.task(epochs=3, normalize=True)
+    method = toys.method("har_drw", task, balance=0.9, weighting="uniform", pretrain_epochs=0)
+    labels = (np.arange(toys.N) % (toys.C - 1)).astype(np.int32)
+    state = method.init(jax.random.key(0), labels)
+    batch = base.Batch(
+        toys.resident().train_inputs[:16], labels[:16], np.arange(16, dtype=np.int32), np.ones(16, np.float32)
+    )
+    ((step,),) = method.stages[0].passes
+    metrics = jit(step.apply)(state, {"train": batch}, clock_at(method, task, 2), jax.random.key(0))[1]
+    assert metrics["unregularized_loss"][0] > 0 and metrics["regularizer"][0] > 0
+
+
+def test_numbers_out_of_range_are_refused_from_python_too():
+    for name, options, message in (
+        ("har_drw", {"balance": 1.5}, r"balance=1.5 must be in \[0, 1\)"),
+        ("dynamic_loss", {"meta_learning_rate": -0.003}, "meta_learning_rate=-0.003 must be positive"),
+        ("dynamic_loss", {"corrector_warmup_steps": -5}, "corrector_warmup_steps=-5 must be at least 0"),
+        ("mw_net", {"meta_weight_decay": float("nan")}, "meta_weight_decay=nan"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            methods.get(name)(toys.task(normalize=True), **options)
+
+
 def test_groups_of_examples(monkeypatch):
     """Two groups that are no classes: their strengths, their counts, and each example's own, from one survey."""
     seen = []

@@ -195,6 +195,8 @@ def test_given_labels_and_nothing_left_out_and_bad_positions():
             labelling.corrupt(LABELS, 10, 0, without=np.array(without))
     with pytest.raises(ValueError, match=r"limit=998 must be .* at most 997"):
         labelling.corrupt(LABELS, 10, 0, limit=998, without=np.array([0, 999, 5]))
+    with pytest.raises(ValueError, match=r"limit=60 takes 20 of each class, and class 2 has 5: 15 is accepted"):
+        labelling.corrupt(np.repeat([0, 1, 2], [50, 40, 5]), 3, 0, limit=60)
 
 
 def test_labels_are_those_of_before_trusted_sets_existed():

@@ -491,13 +491,23 @@ def test_a_masked_class_takes_part_in_nothing():
     assert losses.cross_entropy(masked, np.array([3, 3, 3])).min() == np.float32(1e30)
 
 
-def test_labels_out_of_range_are_told_or_nan():
+@each_loss
+def test_labels_out_of_range_are_told_or_nan(loss):
+    compiled = quick_jit(loss)
     for wrong in (-1, 4):
         labels = np.array([0, wrong], np.int32)
         with pytest.raises(ValueError, match="labels must be class indices"):
-            losses.cross_entropy(LOGITS[:2], labels)
-        values = jax.jit(losses.cross_entropy)(LOGITS[:2], labels)
+            loss(LOGITS[:2], labels)
+        values = compiled(LOGITS[:2], labels)
         assert np.isfinite(values[0]) and np.isnan(values[1])
+
+
+def test_normalised_losses_where_one_class_is_all_there_is():
+    """A class is sure where all others have minus infinity: no loss is left to be normalised."""
+    logits, labels = np.float32([[1, -np.inf], [1, -np.inf]]), np.array([0, 0], np.int32)
+    for loss in (losses.normalized_cross_entropy, losses.normalized_focal):
+        values, gradient = jax.value_and_grad(lambda z, loss=loss: loss(z, labels).sum())(logits)
+        assert values == 0 and not np.isnan(gradient).any()
 
 
 def test_second_derivatives_are_finite():

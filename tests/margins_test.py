@@ -34,6 +34,12 @@ def test_deferred_weights_switch_once_and_trace():
     np.testing.assert_allclose(schedule(80), margins.class_balanced_weights(COUNTS, 0.9999), rtol=1e-5)
 
 
+def test_a_class_without_examples_has_no_weight_and_takes_none():
+    weights = jax.jit(lambda counts: margins.class_balanced_weights(counts, 0.9))(np.array([50, 0, 5]))
+    both = margins.class_balanced_weights([50, 5], 0.9)
+    np.testing.assert_allclose(weights, 3 / 2 * np.array([both[0], 0, both[1]]), rtol=1e-5)
+
+
 def test_inverse_frequency_weights():
     np.testing.assert_allclose(margins.inverse_frequency_weights(COUNTS), [1, 10, 100, 1000])
 
@@ -92,6 +98,8 @@ def test_example_weights_and_their_mean():
     np.testing.assert_array_equal(margins.example_weights(np.eye(3)[labels], weights), [4, 1, 2])
     np.testing.assert_allclose(margins.weighted_mean([1.0, 2.0, 3.0], [4.0, 1.0, 0.0]), 6 / 5)
     assert margins.weighted_mean([1.0, 2.0], [0.0, 0.0]) == 0
+    many = np.full(70_000, 200, np.float16)  # of which half precision can hold neither the sum nor the number
+    assert margins.weighted_mean(many, np.ones_like(many)) == 200
 
 
 def test_margins_feed_ldam():

@@ -43,7 +43,7 @@ def test_a_step_is_on_mixed_inputs_and_mixed_labels():
     method = methods.get("cross_entropy")(task, mixup=1.0)
     state, batch, (new, metrics) = one_step(method, task)
     key = jax.random.key(2)
-    mix = mixup.draw_mix(jax.random.fold_in(key, 1), 8, 1.0)
+    mix = mixup.draw_mix(jax.random.fold_in(key, 2), 8, 1.0)
     assert 0.02 < mix.share < 0.98
     x = task.plain(batch.inputs)
     x = mix.share * x + (1 - mix.share) * x[mix.partner]

@@ -52,6 +52,9 @@ def _perturb(leaf):
         ("preact_resnet18", 10, (1, 32, 32, 3), {}, 11_171_274),
         ("cnn4", 10, (1, 28, 28, 1), {}, 422_090),
         ("cnn8", 10, (1, 32, 32, 3), {}, 1_639_794),
+        ("resnet50", 1000, (1, 224, 224, 3), {}, 25_557_032),  # torchvision's, as the next
+        ("vgg19_bn", 1000, (1, 224, 224, 3), {}, 143_678_248),
+        ("inception_resnet_v2", 1000, (1, 299, 299, 3), {}, 55_843_464),  # timm's
         ("resnet18", 1000, (1, 224, 224, 3), {"stem": "imagenet"}, 11_689_512),  # torchvision's resnet18
         ("resnet32", 10, (1, 32, 32, 3), {"head": "cosine"}, 464_144),  # no bias
     ],
@@ -62,9 +65,10 @@ def test_number_of_parameters(name, num_classes, shape, options, size):
 
 @pytest.mark.parametrize("name", [name for name in names() if not reads_tokens(name)])
 def test_every_model_maps_images_to_logits_and_features(name):
-    model, images = get_model(name, 7), jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    side = 75 if name == "inception_resnet_v2" else 32
+    model, images = get_model(name, 7), jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
-    logits, stats = jax.eval_shape(lambda v, x: model.apply(*v, x, train=True), variables, images)
+    logits, stats = jax.eval_shape(lambda v, x: model.apply(*v, x, train=True, key=jax.random.key(0)), variables, images)
     features = jax.eval_shape(lambda v, x: model.features(*v, x)[0], variables, images)
     assert (logits.shape, logits.dtype) == ((2, 7), jnp.float32)
     assert features.shape == (2, variables.params["head"]["kernel"].shape[0])

@@ -129,6 +129,8 @@ def test_sharpening_jacobian():
 def test_sparsity_strength_steps():
     strengths = regularizers.sparsity_strength(np.arange(11), initial=4.0, growth=2.0, every=5)
     np.testing.assert_array_equal(strengths, [4] * 5 + [8] * 5 + [16])
+    with backend.enable_x64(True):  # whose floats are not those of the clock
+        assert regularizers.sparsity_strength(jnp.float32(9.5), initial=4.0, growth=2.0, every=5) == 8
 
 
 TARGETS = np.concatenate([np.eye(4)[[0] * 11], np.full((6, 4), 0.25), np.zeros((5, 4))]).astype(np.float32)

@@ -322,6 +322,9 @@ def test_somebody_elses_folder_is_left_alone(tmp_path, capsys):
         (["--noise=none", "--noise-rate=0.3"], "--noise-rate"),
         (["--resume", "--overwrite"], "contradict"),
         (["--data-seed=0", "--noise-file=nowhere.npz"], "nowhere.npz"),
+        (["--noise-file=a.npz", "--noise=symmetric", "--noise-rate=0.2"], "--noise='symmetric': --noise-file says all"),
+        (["--noise-file=a.npz", "--train-examples=50"], "--train-examples=50: --noise-file says all"),
+        (["--method=elr", "--weak-augmentation=crop"], "--weak-augmentation is Dynamic Loss's second view"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_written(tmp_path, monkeypatch, capsys, flags, message):

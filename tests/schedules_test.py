@@ -50,6 +50,13 @@ def test_no_dtype_is_promoted_unasked(name):
         np.testing.assert_array_equal(found, expected)
 
 
+def test_exponential_drops_when_it_says_so_also_compiled():
+    """Compiled, a division by 41 came out just below the whole number."""
+    for every in (5, 41, 47, 55):
+        rates = jax.jit(schedules.exponential(1.0, 0.5, every=every))(np.float32([every - 1, every, 2 * every]))
+        np.testing.assert_array_equal(rates, [1, 0.5, 0.25])
+
+
 def test_multistep_drops_at_the_start_of_a_milestone():
     schedule = schedules.multistep(1.0, (80, 100), 0.1)
     rates = schedule(jnp.array([0.0, 79.99, 80.0, 99.9, 100.0, 119.9]))

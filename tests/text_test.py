@@ -158,9 +158,8 @@ def test_the_only_text_and_label_are_found_and_two_are_refused(tmp_path):
 def test_options_for_another_kind_of_data_are_named(reviews, tmp_path):
     with pytest.raises(ValueError, match=r"image_size is .*'robustjax_reviews' data are texts: leave it out"):
         _load(reviews, tmp_path, image_size=8)
-    for name in ("digits", f"folder:{tmp_path}"):
-        with pytest.raises(ValueError, match=r"max_tokens is 8; .* data are not texts: leave it out"):
-            data.load(name, cache_dir=tmp_path, max_tokens=8)
+    with pytest.raises(ValueError, match=r"max_tokens is 8; .* data are not texts: leave it out"):
+        data.load("digits", cache_dir=tmp_path, max_tokens=8)
     with pytest.raises(ValueError, match="vocabulary size is 1"):
         _load(reviews, tmp_path, vocabulary_size=1)
     assert not list(tmp_path.rglob("*.npy"))
@@ -170,7 +169,11 @@ def test_number_of_tokens_of_plain_arrays():
     labels = np.array([0, 1, 0])
     ids = np.array([[3, 4, 0], [5, 0, 0], [1, 2, 3]])
     assert data.from_arrays(ids, labels, ids + 2, labels).num_tokens == 8
+    assert any("are read as token ids" in note for note in data.from_arrays(ids, labels, ids, labels).notes)
     assert data.from_arrays(ids, labels, ids - 1, labels).num_tokens is None
+    for numbers in (ids - 1, ids.astype(np.uint8)):  # features: each has a mean and a spread
+        got = data.from_arrays(numbers, labels, numbers, labels)
+        assert got.train_inputs.dtype == np.float32 and len(got.mean) == 3 and not got.notes
     assert data.from_arrays(ids / 2, labels, ids / 2, labels).num_tokens is None
     grey = ids.astype(np.uint8)[..., None]
     assert data.from_arrays(grey, labels, grey, labels).num_tokens is None
@@ -231,7 +234,10 @@ def test_tokens_of_ones_own_reach_the_network_as_they_are(tmp_path):
     ("given", "message"),
     [
         (["--model=bilstm", "--augmentation=crop"], r"augmentation='crop' is for uint8 images .*int32 \[64, 256\]"),
-        (["--model=bilstm", "--weak-augmentation=flip"], "--weak-augmentation='flip' is for uint8 images"),
+        (
+            ["--model=bilstm", "--method=dynamic_loss", "--weak-augmentation=flip"],
+            "--weak-augmentation='flip' is for uint8 images",
+        ),
         (
             ["--model=mlp", "--augmentation=none"],
             "model='mlp' does not read texts; .*: bag_of_words, bilstm is accepted",

@@ -213,12 +213,11 @@ def _rewritten(
         )
     at, names = _labels_of(out, examples, table)
     header, rows = table.header, table.rows
+    if at is None:
+        at, header, rows = len(header), [*header, "label"], [[*row, ""] for row in rows]
     marks = header.index(table.found["reviewed"]) if "reviewed" in table.found else None
-    for place, name in (("label", at), (_REVIEWED, marks if reviewed else 0)):
-        if name is None:
-            header, rows = [*header, place], [[*row, ""] for row in rows]
-    at = header.index("label") if at is None else at
-    marks = header.index(_REVIEWED) if marks is None and reviewed else marks
+    if marks is None and reviewed:
+        marks, header, rows = len(header), [*header, _REVIEWED], [[*row, ""] for row in rows]
     assert examples.table is not None
     home, there = out.absolute().parent, examples.table.absolute().parent
     moved = [
@@ -292,7 +291,7 @@ def _listed(out: pathlib.Path, examples: Examples) -> dict[str, tuple[pathlib.Pa
             listing = folder_source.list_examples(examples.root)
         except (OSError, ValueError) as error:
             raise ValueError(f"apply={str(out)!r}: the examples are not where they were: {error}.") from error
-        names, kept, is_test = listing.ids or (), np.arange(len(listing.labels)), listing.is_test
+        names, kept, is_test = list(listing.ids or ()), np.arange(len(listing.labels)), listing.is_test
         paths = list(map(pathlib.Path, listing.places))
         labels = [listing.class_names[label] for label in listing.labels.tolist()]
     else:

@@ -45,10 +45,13 @@ def make_optimizer(config: Config) -> Callable[[Any], optax.GradientTransformati
 
 def size_of(config: Config, dataset: Dataset) -> defaults.Size:
     """What the settings that nobody has named are chosen by; the examples that are not trained on are not counted."""
-    count = min(len(dataset.train_labels), config.train_examples or len(dataset.train_labels))
+    labels = dataset.train_labels
+    if config.noise_file is not None:
+        labels = corruptions.load_noise(config.noise_file, clean_labels=labels).given
+    count = min(len(labels), config.train_examples or len(labels))
     count = round((count - min(config.trusted_examples, count)) * (1 - config.validation_split))
     inputs = dataset.train_inputs
-    sizes = class_counts(dataset.train_labels, dataset.num_classes)
+    sizes = class_counts(labels, dataset.num_classes)
     imbalance = max(config.imbalance_ratio, sizes.max() / sizes[sizes > 0].min())
     return defaults.Size(
         inputs.shape[1:], inputs.dtype.name, dataset.num_tokens, max(1, count), dataset.num_classes, float(imbalance)
@@ -265,6 +268,7 @@ def corrupt(config: Config, dataset: Dataset, seed: int, pool: Dataset | None = 
         if config.trusted is None:
             chosen = without = labelling.draw_trusted(true, dataset.num_classes, config.trusted_examples, data_seed)
         trusted = labelling.Labels(chosen, true[chosen], true[chosen])
+    _check_defined(config, dataset)
     if config.noise_file is not None:
         kept, given = corruptions.load_noise(config.noise_file, clean_labels=dataset.train_labels)
         check_labels(given, dataset.num_classes, f"the labels of {config.noise_file!r}")
@@ -295,6 +299,22 @@ def corrupt(config: Config, dataset: Dataset, seed: int, pool: Dataset | None = 
     if config.batch_size > len(labels.train.kept):
         raise ValueError(f"batch_size={config.batch_size} is larger than the training set of {len(labels.train.kept)}.")
     return labels
+
+
+def _check_defined(config: Config, dataset: Dataset) -> None:
+    """ValueError for noise or imbalance that is defined for other data sets only, in words of the command line."""
+    name = corruptions.base_name(dataset.name)
+    of_groups = (config.noise == "heteroskedastic", "noise"), (config.imbalance.startswith("step_rare"), "imbalance")
+    for wanted, field, known in (
+        (config.noise == "asymmetric", "noise", corruptions.ASYMMETRIC_MAPS),
+        *((asked, field, corruptions.HETEROSKEDASTIC_GROUPS) for asked, field in of_groups),
+    ):
+        if wanted and name not in known:
+            raise ValueError(
+                f"{field}={getattr(config, field)!r} says which classes are alike, and is defined for "
+                f"{', '.join(known)}; {dataset.name!r} has no such classes: another {field} is accepted, or "
+                "--noise-file=FILE.npz with labels of your own making."
+            )
 
 
 def _given(config: Config, dataset: Dataset) -> np.ndarray | None:

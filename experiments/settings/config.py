@@ -108,7 +108,9 @@ class Config:
         0.0, "training", "epochs of linear learning-rate warm-up from a tenth, at least 0"
     )
     augmentation: str = setting("none", "training", "strong view, pieces joined by '-', e.g. crop-flip-autoaugment")
-    weak_augmentation: str = setting("none", "training", "weak view, likewise")
+    weak_augmentation: str = setting(
+        "none", "training", "weak view, likewise; of Dynamic Loss and of methods of one's own"
+    )
     precision: str = setting("float32", "training", "compute type of the network", choices=("float32", "bfloat16"))
 
     seed: int = setting(0, "run", "first seed, in [0, 4294967295]")
@@ -146,6 +148,9 @@ class Config:
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Config) if field.name not in ("options", "by_size"))
 _SPARSE = composable.options_of(sparse.sparse_terms)
+
+# What makes labels wrong and classes unequal, in place of which a noise file is.
+_CORRUPTION = ("noise", "noise_rate", "noise_form", "imbalance", "imbalance_ratio", "train_examples")
 
 # Settings that change where or how a run is carried out, but not its result.
 _NOT_IDENTITY = (
@@ -320,6 +325,8 @@ def _refuse_foreign(
     unused = [key for key in _SPARSE[1:] if key in given]
     if unused and "regularizer" in options and _regularizer(given, options) == "none":
         raise ValueError(f"--{unused[0]} needs --regularizer=sparse.")
+    if given.get("weak_augmentation", "none") != "none" and known.family != "dynamic_loss" and known.paper:
+        raise ValueError(f"--weak-augmentation is Dynamic Loss's second view; method={name!r} has --augmentation only.")
     if given.get("recipe") is not None:
         _refuse_recipe(given, method, name)
     if given.get("groups") is not None and "weighting" not in options:
@@ -337,6 +344,8 @@ def _settings(given: Mapping[str, Any], method: str, recipe: recipes.Recipe) -> 
     settings = {**recipe.settings, **{k: v for k, v in given.items() if k in FIELDS}, "method": method}
     if settings.get("labels") is not None:  # real noise in place of the recipe's
         settings |= {name: given.get(name, getattr(Config, name)) for name in ("noise", "noise_rate")}
+    if settings.get("noise_file") is not None:  # which holds a choice of examples, too
+        settings |= {name: given.get(name, getattr(Config, name)) for name in _CORRUPTION}
     if settings.get("trusted") is not None:  # trusted examples from elsewhere in place of the recipe's
         settings |= {"trusted_examples": given.get("trusted_examples", Config.trusted_examples)}
     if user_code.find(settings.get("model", "")):
@@ -402,6 +411,10 @@ def check(config: Config) -> None:
         config.labels is None or config.noise_file is None, "labels", "--noise-file holds labels too: give one of them"
     )
     need(config.labels is None or config.noise == "none", "noise", "--labels are what they are: --noise=none")
+    for name in _CORRUPTION if config.noise_file is not None else ():
+        need(
+            getattr(config, name) == getattr(Config, name), name, "--noise-file says all labels and which examples stay"
+        )
     need(config.imbalance != "none" or config.imbalance_ratio == 1, "imbalance_ratio", "a ratio needs --imbalance=KIND")
     need(config.cross_fit != 1, "cross_fit", "0, or at least 2 parts are accepted")
     last = config.seed + config.seeds - 1

@@ -67,7 +67,14 @@ def _existing(spec: str, file: str) -> pathlib.Path:
 def _fit(labels: np.ndarray, dataset: Dataset) -> np.ndarray:
     """Labels [N] or [N, A] as int32, or a ValueError unless they are of the classes, one (a row) for each example."""
     if len(labels) != len(dataset.train_labels):
-        raise ValueError(f"it has labels of {len(labels)} examples; {dataset.name} has {len(dataset.train_labels)}")
+        more = (
+            f" for training, and {len(dataset.test_labels)} are held out for a test part"
+            if dataset.test_held_out
+            else ""
+        )
+        raise ValueError(
+            f"it has labels of {len(labels)} examples; {dataset.name} has {len(dataset.train_labels)}{more}"
+        )
     if labels.max() >= dataset.num_classes:
         raise ValueError(f"it has the label {labels.max()}; {dataset.name} has {dataset.num_classes} classes, from 0")
     return labels.astype(np.int32)

@@ -42,7 +42,7 @@ def _resolve_mapping(
 ) -> Mapping[int, int]:
     """The class map of asymmetric noise: the one given, or the data set's published one."""
     if mapping is None:
-        base = _base_name(dataset)
+        base = base_name(dataset)
         if base not in ASYMMETRIC_MAPS:
             raise ValueError(
                 f"asymmetric noise is not defined for dataset {dataset!r}: pass mapping={{class: its new class, …}}, "
@@ -60,8 +60,12 @@ def _resolve_mapping(
     return mapping
 
 
-def _base_name(dataset: str | None) -> str:
-    """'cifar10' from 'cifar10:3.0.2' or 'cifar10/plain:3.0.2'."""
+def base_name(dataset: str | None) -> str:
+    """A data set's name without its version and its config.
+
+    >>> base_name("cifar10/plain:3.0.2")
+    'cifar10'
+    """
     return (dataset or "").split(":")[0].split("/")[0]
 
 
@@ -74,7 +78,7 @@ def noisy_groups(dataset: str | None) -> tuple[tuple[int, ...], ...]:
     >>> noisy_groups("cifar10")
     ((1, 9), (3, 5))
     """
-    base = _base_name(dataset)
+    base = base_name(dataset)
     if base not in HETEROSKEDASTIC_GROUPS:
         raise ValueError(
             f"heteroskedastic noise is not defined for dataset {dataset!r}: pass groups=[[class, class, …], …], "
@@ -146,7 +150,7 @@ def transition_matrix(
             return (1 - r) * np.eye(c) + r / c
         return _group_matrix(c, r, [range(c)])
     if kind == "heteroskedastic":
-        if groups is None and _base_name(dataset) == "imdb_reviews":
+        if groups is None and base_name(dataset) == "imdb_reviews":
             if c != 2:
                 raise ValueError(f"num_classes is {c}; imdb_reviews has 2 classes")
             return np.array([[1 - r / 8, r / 8], [r, 1 - r]])
@@ -275,8 +279,8 @@ def asymmetric(
     """
     r = check_rate(rate)
     check_choice("form", form, ASYMMETRIC_FORMS)
-    known = mapping is None and _base_name(dataset) in ASYMMETRIC_MAPS
-    c = (100 if _base_name(dataset) == "cifar100" else 10) if known else None
+    known = mapping is None and base_name(dataset) in ASYMMETRIC_MAPS
+    c = (100 if base_name(dataset) == "cifar100" else 10) if known else None
     clean = check_labels(labels, c)
     flips = _resolve_mapping(dataset, mapping, c, form)
     if not form.startswith("sequential"):

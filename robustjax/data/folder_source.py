@@ -29,6 +29,15 @@ def _scan(folder: Path, class_names: Sequence[str], suffixes: tuple[str, ...]) -
     return found
 
 
+def _is_utf8(name: str) -> bool:
+    """Whether a file's name is a text; other bytes, of old archives, cannot be written into tables."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class _Parts(NamedTuple):
     """The folders of a divided set, by their names; None for what is not there."""
 
@@ -92,6 +101,8 @@ def list_examples(root: Path) -> Listing:
             raise ValueError(f"{os.fspath(root / test)!r} has {nothing}")
         paths += [os.path.join(test, path) for path, _ in tests]
         labels += [label for _, label in tests]
+    if (bad := next((path for path in paths if not _is_utf8(path)), None)) is not None:
+        raise ValueError(f"{os.fsencode(os.path.join(root, bad))!r}: the name is not UTF-8; rename it")
     full = [os.path.join(root, path) for path in paths]
     return Listing(
         f"folder:{root.name}",

@@ -92,6 +92,12 @@ def corrupt(
         if not num_classes <= limit <= len(kept):
             raise ValueError(f"limit={limit} must be at least the {num_classes} classes and at most {len(kept)}.")
         sizes = [limit // num_classes] * num_classes
+        there = np.bincount(labels[kept], minlength=num_classes)
+        if there.min() < sizes[0]:
+            raise ValueError(
+                f"limit={limit} takes {sizes[0]} of each class, and class {there.argmin()} has {there.min()}: "
+                f"{there.min() * num_classes} is accepted."
+            )
         kept = kept[corruptions.subsample(labels[kept], sizes, np.random.default_rng(seed))]
     if imbalance in ("long_tailed", "step"):
         profile = corruptions.long_tailed_counts if imbalance == "long_tailed" else corruptions.step_counts

@@ -295,8 +295,8 @@ def _check_inputs(images: npt.ArrayLike, name: str) -> np.ndarray:
         raise ValueError(f"{name} has shape {array.shape}; expected [N, height, width, channels] or [N, …], not empty")
     if array.dtype == np.uint8 and array.ndim > 2:
         return array[..., None] if array.ndim == 3 else array
-    if array.ndim == 2 and (array.dtype == np.uint8 or (array.dtype.kind == "i" and array.min() < 0)):
-        return array.astype(np.float32)  # no token ids, so numbers of a feature vector each
+    if array.dtype == np.uint8:
+        return array.astype(np.float32)  # no images and no token ids, so numbers of a feature vector
     if np.issubdtype(array.dtype, np.floating):
         bad = ~np.isfinite(array)
         if bad.any():
@@ -367,6 +367,8 @@ def from_arrays(
     }  # fmt: skip
     train = _check_inputs(train_inputs, "train_inputs")
     test = None if test_inputs is None else _check_inputs(test_inputs, "test_inputs")
+    if train.ndim == 2 and any(each.dtype == np.int32 and each.min() < 0 for each in (train, test) if each is not None):
+        train, test = train.astype(np.float32), None if test is None else test.astype(np.float32)  # no token ids
     if not (written := train.dtype.kind == "O"):
         tfds_source.refuse(name, "not texts", of_texts)
     if test is not None and (train.shape[1:] != test.shape[1:] or train.dtype != test.dtype):

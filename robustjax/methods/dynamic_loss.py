@@ -13,6 +13,7 @@ code's is the default.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -216,6 +217,10 @@ def dynamic_loss(
     check_choice("views", views, (1, 2))
     if num_bins < 1 or meta_every < 1 or hidden < 1:
         raise ValueError(f"num_bins={num_bins}, meta_every={meta_every} and hidden={hidden} must be at least 1.")
+    if meta_learning_rate is not None and not 0 < meta_learning_rate < math.inf:
+        raise ValueError(f"meta_learning_rate={meta_learning_rate} must be positive and finite.")
+    if corrector_warmup_steps < 0:
+        raise ValueError(f"corrector_warmup_steps={corrector_warmup_steps} must be at least 0.")
     if not 0 < meta_ratio <= primary_ratio <= 1:
         raise ValueError(f"0 < meta_ratio <= primary_ratio <= 1 is needed, got {meta_ratio} and {primary_ratio}.")
     base.check_warmup(task, warmup_epochs)
@@ -237,7 +242,7 @@ def dynamic_loss(
             ),
             "margin": init_margin(keys[2], num_classes, form=margin, hidden=hidden, net=meta_net),
         }
-        primary_size, meta_size = sampling_sizes(int(counts.min()), primary_ratio, meta_ratio)
+        primary_size, meta_size = sampling_sizes(int(counts[counts > 0].min()), primary_ratio, meta_ratio)
         return DynamicLossState(
             learner=base.init_learner(keys[0], task),
             meta_params=meta_params,

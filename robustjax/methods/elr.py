@@ -26,6 +26,7 @@ see the same, as the paper has it.
 
 import functools
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -104,8 +105,8 @@ def elr(
     Raises:
       ValueError: an option out of its range.
     """
-    if strength < 0:
-        raise ValueError(f"strength={strength} must be at least 0.")
+    if not 0 <= strength < math.inf:
+        raise ValueError(f"strength={strength} must be at least 0 and finite.")
     if not 0 <= beta < 1:
         raise ValueError(f"beta={beta} must be in [0, 1).")
     check_choice("networks", networks, (1, 2))

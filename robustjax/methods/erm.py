@@ -82,7 +82,8 @@ def erm(
         *view_keys, model_key = jax.random.split(key, views + 1)
         seen, labels = [task.strong(view_key, batch.inputs) for view_key in view_keys], batch.labels
         if mixup:
-            mix = draw_mix(jax.random.fold_in(key, 1), len(labels), mixup)
+            # Below views + 1 `fold_in` gives the very keys that `split` has given.
+            mix = draw_mix(jax.random.fold_in(key, views + 1), len(labels), mixup)
             seen = [apply_mix(view, mix) for view in seen]
             labels = apply_mix(jax.nn.one_hot(labels, task.num_classes), mix)
         inputs = jnp.concatenate(seen)

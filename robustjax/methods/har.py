@@ -212,6 +212,8 @@ def har(
         raise ValueError(f"pretrain_epochs={pretrain_epochs} must be at least 0.")
     if not 0 <= reweight_from <= 1:
         raise ValueError(f"reweight_from={reweight_from} must be in [0, 1].")
+    if not 0 <= balance < 1:
+        raise ValueError(f"balance={balance} must be in [0, 1).")
     if weighting == "uniform" and strengths_file:
         raise ValueError(f"weighting='uniform' and strengths_file={strengths_file!r} contradict each other.")
     if pretrain_epochs and (weighting == "uniform" or strengths_file):

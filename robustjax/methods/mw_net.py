@@ -56,7 +56,7 @@ def mw_net(
     check_choice("virtual", virtual, VIRTUAL)
     if hidden < 1 or (meta_batch_size is not None and meta_batch_size < 1):
         raise ValueError(f"hidden={hidden} and meta_batch_size={meta_batch_size} must be at least 1.")
-    if not meta_learning_rate > 0 or meta_weight_decay < 0:
+    if not meta_learning_rate > 0 or not meta_weight_decay >= 0:
         raise ValueError(
             f"meta_learning_rate={meta_learning_rate} must be positive and meta_weight_decay={meta_weight_decay} at "
             "least 0."

@@ -15,9 +15,11 @@ from robustjax.models import layers
 from robustjax.models.bag_of_words import BagOfWords
 from robustjax.models.base import Model, Taps, Variables, from_linen
 from robustjax.models.cnn import ConvNet, Mlp, sr_cnn
+from robustjax.models.inception_resnet import InceptionResNet
 from robustjax.models.lstm import BiLstm
 from robustjax.models.preact_resnet import PreActResNet
-from robustjax.models.resnet import ResNet, cifar, wide
+from robustjax.models.resnet import TORCHVISION_50, ResNet, cifar, wide
+from robustjax.models.vgg import VGG19, Vgg
 
 __all__ = ["Model", "Taps", "Variables", "from_linen", "get_model", "names", "reads_tokens"]
 
@@ -29,10 +31,13 @@ _REGISTRY: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "resnet10": (ResNet, wide(1, 1, 1, 1) | {"stem": "imagenet"}),  # ImageNet-LT
     "resnet18": (ResNet, wide(2, 2, 2, 2)),
     "resnet34": (ResNet, wide(3, 4, 6, 3)),  # SR on CIFAR-100 (initialization="kaiming_xavier"), ELR
+    "resnet50": (ResNet, wide(3, 4, 6, 3) | TORCHVISION_50),  # Clothing1M, SR on WebVision
     "preact_resnet18": (PreActResNet, {"blocks": (2, 2, 2, 2)}),  # ELR+, DivideMix, Dynamic Loss without a tail
     "preact_resnet34": (PreActResNet, {"blocks": (3, 4, 6, 3)}),  # PLC
     "cnn4": (ConvNet, sr_cnn((32,), (64,), hidden=128)),  # SR on MNIST
     "cnn8": (ConvNet, sr_cnn((64, 64), (128, 128), (196, 196), hidden=256)),  # SR on CIFAR-10
+    "vgg19_bn": (Vgg, {"stages": VGG19, "initialization": "torchvision_vgg"}),  # ANIMAL-10N
+    "inception_resnet_v2": (InceptionResNet, {}),  # WebVision
     "small_cnn": (ConvNet, {"stages": ((32,), (64,), (64,))}),  # 8×8 to 28×28 images on a CPU
     "mlp": (Mlp, {}),
     "linear": (Mlp, {"widths": (), "tap_inputs": True}),  # on features of another network
@@ -81,8 +86,9 @@ def get_model(name: str, num_classes: int, *, dtype: Any = jnp.float32, **overri
       num_classes: C, at least 1.
       dtype: of the activations; parameters, batch statistics and logits are at least float32.
       **overrides: options of every network, `initialization` ("torch": PyTorch's defaults; "kaiming_normal": HAR's;
-        "kaiming_xavier": SR's, Kaiming uniform convolutions and Xavier uniform linear layers), `head` ("linear", or
-        "cosine" for LDAM's classifier: features and weights of length 1, no bias), `unbiased_running_variance`
+        "kaiming_xavier": SR's, Kaiming uniform convolutions and Xavier uniform linear layers; "torchvision" and
+        "torchvision_vgg": Kaiming normal by fan-out, and linear layers as PyTorch's or N(0, 0.01²)), `head` ("linear",
+        or "cosine" for LDAM's classifier: features and weights of length 1, no bias), `unbiased_running_variance`
         (PyTorch's running variance, or Flax's with False, the default);
         and the fields of the network's own class, such as `stages`, `widths` or `blocks`; a whole
         number where numbers are expected is one of them.

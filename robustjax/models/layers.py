@@ -22,6 +22,7 @@ Initializer = Callable[..., jax.Array]
 kaiming_uniform: Initializer = initializers.variance_scaling(2.0, "fan_in", "uniform")  # gain √2, for ReLU
 kaiming_normal: Initializer = initializers.variance_scaling(2.0, "fan_in", "normal")
 xavier_uniform: Initializer = initializers.variance_scaling(1.0, "fan_avg", "uniform")
+kaiming_fan_out: Initializer = initializers.variance_scaling(2.0, "fan_out", "normal")
 torch_default: Initializer = initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # Kaiming uniform with a = √5
 
 
@@ -36,6 +37,8 @@ INITIALIZATIONS = {
     "torch": Weights(torch_default, torch_default),
     "kaiming_normal": Weights(kaiming_normal, kaiming_normal),  # HAR
     "kaiming_xavier": Weights(kaiming_uniform, xavier_uniform),  # SR
+    "torchvision": Weights(kaiming_fan_out, torch_default),  # its ResNets
+    "torchvision_vgg": Weights(kaiming_fan_out, initializers.normal(0.01)),
 }
 
 
@@ -138,23 +141,25 @@ def conv(
     name: str,
     init: Initializer,
     dtype: jnp.dtype,
-    size: int = 3,
+    size: int | tuple[int, int] = 3,
     stride: int = 1,
     use_bias: bool = False,
+    pad: bool = True,
 ) -> jax.Array:
-    """A `size`×`size` convolution inside a compact module, [B, H, W, C] -> [B, H', W', features].
+    """A convolution of `size`, a side or both, inside a compact module, [B, H, W, C] -> [B, H', W', features].
 
-    Pads by size//2 on every side, as PyTorch's networks do: XLA's "SAME" pads a strided convolution of an even-sized
-    image on the far side only.
+    Pads by size//2 on every side, as PyTorch's networks do, or not at all: XLA's "SAME" pads a strided convolution of
+    an even-sized image on the far side only.
     """
+    window = (size, size) if isinstance(size, int) else size
     return nn.Conv(
         features,
-        (size, size),
+        window,
         strides=(stride, stride),
-        padding=((size // 2, size // 2),) * 2,
+        padding=[(side // 2, side // 2) if pad else (0, 0) for side in window],
         use_bias=use_bias,
         kernel_init=init,
-        bias_init=uniform_bias(size * size * x.shape[-1]),
+        bias_init=uniform_bias(math.prod(window) * x.shape[-1]),
         dtype=dtype,
         param_dtype=at_least_float32(dtype),
         name=name,
@@ -249,7 +254,7 @@ class Kit(NamedTuple):
 
     Attributes:
       images: [B, H, W, C] -> the same in the network's dtype; ValueError for another rank.
-      conv: (x [B, H, W, C], features, *, name, size=3, stride=1, use_bias=False) -> [B, H', W', features].
+      conv: (x [B, H, W, C], features, *, name, size=3, stride=1, use_bias=False, pad=True) -> [B, H', W', features].
       linear: (x [B, D], features, *, name) -> [B, features].
       norm: (*, name, tapped=True) -> `BatchNorm`.
       classify: features [B, D] -> (logits [B, C], features), both in at least float32; the last layer, "head".

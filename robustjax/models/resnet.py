@@ -7,6 +7,17 @@ from flax import linen as nn
 from robustjax.models import layers
 
 
+def _shortcut(x: jax.Array, width: int, stride: int, form: str, kit: layers.Kit, train: bool) -> jax.Array:
+    """What of a block's input is added to its output, inside its compact module."""
+    if stride == 1 and x.shape[-1] == width:
+        return x
+    if form == "pad":
+        missing = width - x.shape[-1]
+        return jnp.pad(x[:, ::stride, ::stride], ((0, 0), (0, 0), (0, 0), (missing // 2, missing - missing // 2)))
+    x = kit.conv(x, width, name="shortcut_conv", size=1, stride=stride)
+    return kit.norm(name="shortcut_norm")(x, train=train)
+
+
 class BasicBlock(nn.Module):
     """conv, norm, ReLU, conv, norm, plus the shortcut, ReLU."""
 
@@ -22,19 +33,35 @@ class BasicBlock(nn.Module):
         y = conv(x, self.width, name="conv1", stride=self.stride)
         y = nn.relu(norm(name="norm1")(y, train=train))
         y = norm(name="norm2")(conv(y, self.width, name="conv2"), train=train)
-        if self.stride != 1 or x.shape[-1] != self.width:
-            if self.shortcut == "pad":
-                missing = self.width - x.shape[-1]
-                x = x[:, :: self.stride, :: self.stride]
-                x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (missing // 2, missing - missing // 2)))
-            else:
-                x = conv(x, self.width, name="shortcut_conv", size=1, stride=self.stride)
-                x = norm(name="shortcut_norm")(x, train=train)
-        return nn.relu(y + x)
+        return nn.relu(y + _shortcut(x, self.width, self.stride, self.shortcut, self.kit, train))
+
+
+_EXPANSION = 4  # channels that leave a bottleneck, in those of its middle
+
+
+class Bottleneck(nn.Module):
+    """1×1 conv, norm, ReLU, 3×3 conv, norm, ReLU, 1×1 conv to four times the width, norm, plus the shortcut, ReLU.
+
+    The stride is the middle convolution's, as in torchvision.
+    """
+
+    width: int
+    stride: int
+    shortcut: str
+    kit: layers.Kit
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Maps [B, H, W, C] to [B, ⌈H/stride⌉, ⌈W/stride⌉, 4 width]."""
+        conv, norm, out = self.kit.conv, self.kit.norm, _EXPANSION * self.width
+        y = nn.relu(norm(name="norm1")(conv(x, self.width, name="conv1", size=1), train=train))
+        y = nn.relu(norm(name="norm2")(conv(y, self.width, name="conv2", stride=self.stride), train=train))
+        y = norm(name="norm3")(conv(y, out, name="conv3", size=1), train=train)
+        return nn.relu(y + _shortcut(x, out, self.stride, self.shortcut, self.kit, train))
 
 
 class ResNet(nn.Module):
-    """A residual network of basic blocks on images.
+    """A residual network of basic blocks, or of bottlenecks, on images.
 
     Attributes:
       kit: the layers, with the number of classes and the common options of `get_model` in them.
@@ -45,6 +72,7 @@ class ResNet(nn.Module):
       stem: "cifar" (3×3, stride 1) or "imagenet" (7×7, stride 2, then 3×3 max-pooling with stride 2).
       shortcut: where shapes change, "pad" (option A: subsample, pad channels with zeros on both sides) or "conv"
         (option B: 1×1 convolution and norm).
+      bottleneck: whether blocks are `Bottleneck`s, which give four times the channels of `widths`.
       tap_stem: whether the stem's norm is tapped. HAR's code leaves it out: 30 taps in ResNet-32.
     """
 
@@ -55,6 +83,7 @@ class ResNet(nn.Module):
     stem_width: int
     stem: str = "cifar"
     shortcut: str = "conv"
+    bottleneck: bool = False
     tap_stem: bool = True
 
     @nn.compact
@@ -70,8 +99,12 @@ class ResNet(nn.Module):
         for stage, (blocks, width, stride) in enumerate(zip(self.blocks, self.widths, self.strides, strict=True), 1):
             for block in range(1, blocks + 1):
                 name = f"stage{stage}_block{block}"
-                x = BasicBlock(width, stride if block == 1 else 1, self.shortcut, kit, name=name)(x, train=train)
+                kind = Bottleneck if self.bottleneck else BasicBlock
+                x = kind(width, stride if block == 1 else 1, self.shortcut, kit, name=name)(x, train=train)
         return kit.classify(layers.average(x))
+
+
+TORCHVISION_50 = {"bottleneck": True, "stem": "imagenet", "initialization": "torchvision"}
 
 
 def cifar(depth: int) -> dict:
