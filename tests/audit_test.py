@@ -406,6 +406,23 @@ def test_decisions_about_other_labels_are_set_aside(copy):
     assert not any(row.decision for row in suspects.read(copy / "suspects.csv"))
 
 
+def test_decisions_stay_with_the_text_that_they_are_about(tmp_path):
+    """Rows are called by their number: one more at the top of a table, and each is called as its neighbour was."""
+    rows = [suspects.Row(str(i), "a", "b", 0.9, 0.9, "", text=f"text {i}") for i in range(3)]
+    suspects.write(tmp_path / "s.csv", [rows[0], rows[1]._replace(decision="remove"), rows[2]])
+    moved = [row._replace(text=f"text {i - 1}") for i, row in enumerate(rows)]
+    aside = suspects.write(tmp_path / "s.csv", moved)
+    assert suspects.read(aside)[1].decision == "remove"
+    assert not any(row.decision for row in suspects.read(tmp_path / "s.csv"))
+
+
+def test_an_audit_without_the_data_knows_what_was_held_out(copy):
+    description = json.loads((copy / "config.json").read_text())
+    for held_out in (True, False):
+        (copy / "config.json").write_text(json.dumps(description | {"test_held_out": held_out}))
+        assert audit.write(copy, [0, 1], None).facts["test_held_out"] is held_out
+
+
 @pytest.mark.parametrize("delimiter", [";", "\t"])
 def test_files_as_spreadsheets_save_them(copy, delimiter):
     rows = suspects.read(copy / "suspects.csv")

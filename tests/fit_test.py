@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import robustjax
-from experiments import fitting
+from experiments import fitting, run
 from experiments.runs import artefacts, cross_fit, directory, records, restore
 from experiments.settings import build
 from robustjax import backend
@@ -83,6 +83,17 @@ def test_every_example_is_predicted_by_a_network_that_has_not_seen_it(fitted):
     trained = cross_fit.predictions(settings, dataset, None, altered, parts, 0, numbers, epochs=2)
     for k, (of, (found,)) in zip(numbers, trained, strict=True):
         assert of == [k] and np.array_equal(found, before[parts.part == k]) == (k == own)
+
+
+def test_a_run_killed_before_the_audit_of_its_cross_fit_audits_then(fitted, monkeypatch):
+    summary = directory.read_summary(fitted.path)
+    told = summary.pop("cross_fit")
+    records.write_json_atomic(fitted.path / "summary.json", summary)  # as it is until the audit is done
+    audited = []
+    monkeypatch.setattr(run.audit, "after_run", lambda *args: audited.append(1) or "")
+    monkeypatch.setattr(cross_fit, "predictions", lambda *args, **more: iter(()))  # none is trained again
+    again = fitting.fit(IMAGES, GIVEN, out=fitted.path, cross_fit=2, **SMALL)
+    assert audited == [1] and again.summary["cross_fit"]["agreement"] == told["agreement"]
 
 
 def test_a_cross_fit_that_is_stopped_goes_on(fitted, tmp_path, monkeypatch):

@@ -68,7 +68,9 @@ def test_every_model_maps_images_to_logits_and_features(name):
     side = 75 if name == "inception_resnet_v2" else 32
     model, images = get_model(name, 7), jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
-    logits, stats = jax.eval_shape(lambda v, x: model.apply(*v, x, train=True, key=jax.random.key(0)), variables, images)
+    logits, stats = jax.eval_shape(
+        lambda v, x: model.apply(*v, x, train=True, key=jax.random.key(0)), variables, images
+    )
     features = jax.eval_shape(lambda v, x: model.features(*v, x)[0], variables, images)
     assert (logits.shape, logits.dtype) == ((2, 7), jnp.float32)
     assert features.shape == (2, variables.params["head"]["kernel"].shape[0])

@@ -1,5 +1,6 @@
 """Sources of one's own data: folders, CSV files, archives and arrays; what is held out, classes, duplicates."""
 
+import os
 import pickle
 import shutil
 import sys
@@ -15,6 +16,18 @@ from robustjax import data
 from robustjax.data import encode_labels, encoding, folder_source, held_out, image_files, inspection
 
 # Labels.
+
+
+class NAType:
+    """As pandas' value for what is missing: asked whether it equals anything, it does not say."""
+
+    def __eq__(self, other):
+        return self
+
+    def __bool__(self):
+        raise TypeError("boolean value of NA is ambiguous")
+
+    __hash__ = object.__hash__
 
 
 def test_labels_of_all_kinds_become_indices_with_their_names():
@@ -36,6 +49,8 @@ def test_labels_of_all_kinds_become_indices_with_their_names():
     ("labels", "names", "told"),
     [
         (["a", None, "b"], None, r"y has 1 missing label\(s\), the first None at index 1"),
+        (["a", float("nan"), "b"], None, r"y has 1 missing label\(s\), the first nan at index 1"),
+        (["a", NAType(), "b"], None, r"y has 1 missing label\(s\), the first .* at index 1"),
         (np.array(["a", float("nan")], object), None, "missing label.*nan at index 1"),
         (["a", ""], None, "missing label.*'' at index 1"),
         (["a", "zebu"], ["a", "b"], "y holds 1 label.*no class, the first .*'zebu'.* at index 1; the classes are a, b"),
@@ -155,6 +170,47 @@ def test_a_folder_of_class_folders(tmp_path):
         np.testing.assert_array_equal(image, np.asarray(Image.open(root / path)))
     again = data.load(f"folder:{root}", cache_dir=tmp_path / "cache")
     assert again.train_ids == got.train_ids
+
+
+@pytest.mark.parametrize(
+    ("train", "test"), [("train", "valid"), ("Train", "Test"), ("training", "testing"), ("train", "dev")]
+)
+def test_parts_of_a_folder_have_the_names_that_they_have_elsewhere(tmp_path, train, test):
+    _flat(tmp_path / "mine" / train)
+    _flat(tmp_path / "mine" / test, 4)
+    got = data.load(f"folder:{tmp_path / 'mine'}", cache_dir=tmp_path / "cache")
+    assert got.class_names == ("c9", "c10") and not got.test_held_out
+    assert (len(got.train_labels), len(got.test_labels)) == (12, 4) and got.train_ids[0] == f"{train}/c9/00.png"
+    _flat(tmp_path / "mine" / "Validation", 2)
+    listing = folder_source.list_examples(tmp_path / "mine")
+    if test.lower().startswith("test"):
+        assert listing.notes == (f"Validation/ is not used, since there is {test}/.",)
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    for name in ("bus", "train", "dev"):
+        for i in range(4):
+            _image(tmp_path / "mine" / name / f"{i}.png")
+    listing = folder_source.list_examples(tmp_path / "mine")
+    assert listing.class_names == ("bus", "dev", "train") and listing.is_test is None and len(listing.labels) == 12
+    (tmp_path / "mine" / "test" / "bus").mkdir(parents=True)
+    (tmp_path / "mine" / "train").rename(tmp_path / "mine" / "tram")
+    with pytest.raises(FileNotFoundError, match=r"has test/CLASS/ and no train/CLASS/"):
+        folder_source.list_examples(tmp_path / "mine")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_are_no_text_are_told(tmp_path):
+    root = _flat(tmp_path / "mine")
+    (root / "c9" / "00.png").rename(os.fsdecode(os.fsencode(root / "c9") + b"/caf\xe9.png"))
+    with pytest.raises(ValueError, match=r"caf\\xe9.png': the name is not UTF-8; rename it"):
+        folder_source.list_examples(root)
+
+
+def test_ids_are_there_once():
+    images, labels = np.zeros((6, 2, 2), np.uint8), [0, 1] * 3
+    with pytest.raises(ValueError, match="ids has 'a' twice; expected each once"):
+        data.from_arrays(images, labels, ids=list("abcdea"))
 
 
 def test_sizes_are_chosen_kept_and_said(tmp_path):
@@ -278,6 +334,10 @@ BAD_TABLES = {
     "kind": (("path", "label"), _ROWS, {"lable": "x"}, "columns has 'lable'; accepted are path"),
     "twice": (("path", "label"), [*_ROWS, ("./img/03.png", "a")], {}, r"1 path\(s\) twice.*in rows 5 and 14"),
     "blank": (("path", "label"), [*_ROWS[:3], ("img/03.png", "")], {}, r"1 row\(s\) without a label.*in row 5"),
+    "same ids": (
+        ("path", "label", "patient"), [(*row, i // 3) for i, row in enumerate(_ROWS)], {"id": "patient"},
+        r"names 8 id\(s\) twice, the first '0', in rows 2 and 3"
+    ),
     "no place": (("path", "label"), [("", "a"), *_ROWS], {}, "a row without its path: row 2"),
     "one class": (("path", "label"), [(path, "a") for path, _ in _ROWS], {}, "all labels are 'a'; expected at least 2"),
     "not there": (("path", "label"), [*_ROWS, ("img/x.png", "a")], {}, r"x.png' \(there is no such file\); skip_bad"),
@@ -352,6 +412,26 @@ def test_hugging_face_folders(tmp_path):
     np.testing.assert_array_equal(got.train_inputs[0], np.asarray(images[0]))
     with pytest.raises(ValueError, match="no column 'nope'"):
         data.load(f"hf:{tmp_path / 'one'}", columns={"label": "nope"})
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_hugging_face_sets_that_hold_other_things(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    vectors = np.arange(40, dtype=np.float32).reshape(20, 2).tolist()
+
+    def load(name, **columns):
+        datasets.Dataset.from_dict(columns).save_to_disk(tmp_path / name)
+        return data.load(f"hf:{tmp_path / name}")
+
+    labels = ["a", "b"] * 10
+    got = load("reviewed", vector=vectors, label=labels, reviewed=["yes", ""] * 10)
+    assert got.reviewed.sum() == (got.train_labels == 0).sum()
+    with pytest.raises(ValueError, match=r"\['a'\]; expected one value an example"):
+        load("lists", vector=vectors, label=[[each] for each in labels])
+    with pytest.raises(ValueError, match=r"\(vector\) has nan in row 3"):
+        load("nan", vector=[*vectors[:3], [1.0, float("nan")], *vectors[4:]], label=labels)
+    with pytest.raises(ValueError, match=r"\(vector\) has 1 numbers in row 3, and 2 in row 0"):
+        load("ragged", vector=[*vectors[:3], [1.0], *vectors[4:]], label=labels)
 
 
 # What is said before a run.

@@ -299,6 +299,11 @@ def test_other_texts_are_predicted_from_a_table(reviews, tmp_path, capsys):
     rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
     assert [row["label"] for row in rows] == ["positive", "negative"] and rows[1]["path"].endswith("new.csv:1")
     assert predict.main([str(folder / "run"), str(tmp_path / "new.csv"), "--key=number"]) == 0
+    (tmp_path / "new.txt").write_text("good\x0cgreat\u2028fine\ndull\r\n", encoding="utf-8", newline="")
+    capsys.readouterr()
+    assert predict.main([str(folder / "run"), str(tmp_path / "new.txt")]) == 0
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert [row["path"][-5:] for row in rows] == ["txt:0", "txt:1"]
     _save(tmp_path / "none.csv", [(1, "good")], ("number", "words"))
     for flags, told in (
         ([], "no column of texts, such as text; it has number, words"),
