@@ -135,7 +135,9 @@ def _examples(
     earlier = settings.noise_file is not None  # it has another choice of examples and other labels than the data
     gone = np.empty(0, np.int64)
     if earlier and dataset is not None:
-        gone = np.setdiff1d(np.arange(len(dataset.train_labels)), kept)
+        trusted = path / f"trusted-seed{seed}.npz"  # which are set apart, and not left out
+        apart = corruptions.load_noise(trusted).kept if trusted.exists() and not settings.trusted else kept
+        gone = np.setdiff1d(np.arange(len(dataset.train_labels)), np.concatenate([kept, apart]))
     return corrected.Examples(
         kept[order], given[order], audit.example_ids(path, kept[order], dataset), audit.class_names(path, dataset),
         total=None if dataset is None else len(dataset.train_labels),

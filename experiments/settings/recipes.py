@@ -210,11 +210,11 @@ METHODS: dict[tuple[str, ...], Recipe] = {
     ("elr_plus", "mnist", "asymmetric"): _elr("λ and β as for CIFAR-10, asymmetric noise", 1.0, 0.9),
     # Large sets of real noise, which TFDS does not have: --dataset=folder:DIR --recipe=clothing1m, and so on.
     ("elr", "clothing1m"): _elr(
-        "appendix G: Clothing1M (pretrained ResNet-50 there); λ and β as for CIFAR-10", 3.0, 0.7, epochs=10,
+        "appendix G: Clothing1M (a pretrained --model=resnet50 there); λ and β as for CIFAR-10", 3.0, 0.7, epochs=10,
         batch_size=64, learning_rate=0.001, weight_decay=1e-3, schedule="multistep:5:0.01",
     ),
     ("elr", "webvision"): _elr(
-        "appendix G: WebVision (InceptionResNet-v2 there); λ and β as for CIFAR-10", 3.0, 0.7, epochs=120,
+        "appendix G: WebVision (there --model=inception_resnet_v2); λ and β as for CIFAR-10", 3.0, 0.7, epochs=120,
         batch_size=32, learning_rate=0.02, weight_decay=5e-4, schedule="multistep:40,80:0.01",
     ),
     ("elr_plus", "clothing1m"): _elr(

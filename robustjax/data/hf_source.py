@@ -67,7 +67,9 @@ def list_examples(root: Path, columns: Mapping[str, str]) -> Listing:
         notes=(f"columns of {root.name}: {', '.join(f'{k}={v}' for k, v in found.items())}.", *notes, *said.notes),
     )
     if "features" in found:
-        return listing._replace(inputs=_vectors(whole[found["features"]], f"{what} ({found['features']})"))
+        return listing._replace(
+            inputs=_vectors(whole.with_format("numpy")[found["features"]][:], f"{what} ({found['features']})")
+        )
     places = [f"{root.name}, row {i}" for i in range(len(whole))]
     if "text" in found:
         return listing._replace(texts=tuple(each or "" for each in whole[found["text"]]), places=places)
