@@ -5,6 +5,7 @@ import html
 import html.parser
 import json
 import os
+import pathlib
 import re
 import shlex
 
@@ -646,6 +647,16 @@ def test_files_are_listed_as_training_lists_them(folder, tmp_path):
         "test/x/8.png", "test/y/9.png", "train/x/1.png", "train/x/2.png", "train/x/held_out.png", "train/y/1.png",
         "train/y/3.png",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["fixed.csv", "fixed"])
+def test_a_folder_may_be_named_from_where_one_is(folder, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    out = pathlib.Path(name)
+    flag = corrected.write(out, folder._replace(root=pathlib.Path("images")), {0: 1}, {0})
+    assert len(data.load(flag.removeprefix("--dataset="), cache_dir=tmp_path / "cache").train_labels) == 4
+    if name == "fixed.csv":
+        assert csv_source.read_rows(out)[1] == ["images/train/x/1.png", "y", "train", "yes"]
 
 
 def test_links_of_a_table_of_images_have_its_test_part(folder, tmp_path):

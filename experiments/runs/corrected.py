@@ -148,12 +148,10 @@ def _write_csv(
 ) -> None:
     if examples.table is None:
         home, everything = out.absolute().parent, _everything(out, examples, given, stays)
-        assert examples.root is not None  # or there would be nothing
         rows = [["path", "label", "split", _REVIEWED]]
-        for path, name, part in everything:
-            seen = path.relative_to(examples.root).as_posix() in reviewed
-            rows.append([_seen_from(home, path), name, part, _YES if seen else ""])
-        needed = (True, True, any(part == "test" for _, _, part in everything), bool(reviewed))
+        for key, (path, name, part) in everything.items():
+            rows.append([_seen_from(home, path), name, part, _YES if key in reviewed else ""])
+        needed = (True, True, any(part == "test" for _, _, part in everything.values()), bool(reviewed))
         rows = [list(itertools.compress(row, needed)) for row in rows]
     else:
         rows = _rewritten(out, examples, given, stays, changed, reviewed)
@@ -252,15 +250,15 @@ def _write_links(out: pathlib.Path, examples: Examples, given: np.ndarray, stays
     partial = out.with_name(out.name + ".partial")
     if partial.exists():
         shutil.rmtree(partial)
-    for path, name, part in everything:
+    for path, name, part in everything.values():
         _link(path, partial / part / name / path.name)
     os.replace(partial, out)
 
 
 def _everything(
     out: pathlib.Path, examples: Examples, given: np.ndarray, stays: np.ndarray
-) -> list[tuple[pathlib.Path, str, str]]:
-    """Every file with its class and its part, "train" or "test"; what was set apart keeps its class.
+) -> dict[str, tuple[pathlib.Path, str, str]]:
+    """By id every file with its class and its part, "train" or "test"; what was set apart keeps its class.
 
     Of data without a test part that is in "train": who reads it sets the same apart again.
     """
@@ -270,13 +268,13 @@ def _everything(
             f"apply={str(out)!r}: {len(lost)} of the examples are not where they were, the first is {lost[0]!r}; "
             "FILE.npz is accepted."
         )
-    found = [
-        (listed[name][0], examples.class_names[label], "train")
+    found = {
+        name: (listed[name][0], examples.class_names[label], "train")
         for name, label, stay in zip(examples.ids, given.tolist(), stays.tolist(), strict=True)
         if stay
-    ]
+    }
     mine = {*examples.ids, *examples.gone}
-    return found + [each for name, each in listed.items() if name not in mine]
+    return found | {name: each for name, each in listed.items() if name not in mine}
 
 
 def _listed(out: pathlib.Path, examples: Examples) -> dict[str, tuple[pathlib.Path, str, str]]:
@@ -292,7 +290,7 @@ def _listed(out: pathlib.Path, examples: Examples) -> dict[str, tuple[pathlib.Pa
         except (OSError, ValueError) as error:
             raise ValueError(f"apply={str(out)!r}: the examples are not where they were: {error}.") from error
         names, kept, is_test = list(listing.ids or ()), np.arange(len(listing.labels)), listing.is_test
-        paths = list(map(pathlib.Path, listing.places))
+        paths = [examples.root / name for name in names]
         labels = [listing.class_names[label] for label in listing.labels.tolist()]
     else:
         names, kept, is_test = table.ids, np.arange(len(table.rows)), None
