@@ -147,8 +147,8 @@ def test_what_the_page_shows_trains(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shown = re.findall(r"^python -m experiments\.run (--[^#\n]*)", page, re.MULTILINE)
     assert [command.split()[0].partition(":")[0] for command in shown] == ["--loss=my_loss.py", "--model=my_network.py"]
-    for number, command in enumerate(shown):
-        assert train(tmp_path / str(number), "--epochs=1", *command.split()) == 0
+    for number, (command, quick) in enumerate(zip(shown, ("--model=mlp", "--method=cross_entropy"), strict=True)):
+        assert train(tmp_path / str(number), "--epochs=1", quick, *command.split()) == 0
 
 
 def _leaves(tree):
