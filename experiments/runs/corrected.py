@@ -91,7 +91,7 @@ def write(
             _write_labels(out, examples, given, stays)
             return f"--labels={shlex.quote(str(out))}"
         case ".csv":
-            _write_csv(out, examples, given, stays, changes, {examples.ids[place] for place in reviewed})
+            _write_csv(out, examples, given, stays, {examples.ids[place] for place in reviewed})
             return f"--dataset=csv:{shlex.quote(str(out))}"
         case "":
             _write_links(out, examples, given, stays)
@@ -139,12 +139,7 @@ def _write_labels(out: pathlib.Path, examples: Examples, given: np.ndarray, stay
 
 
 def _write_csv(
-    out: pathlib.Path,
-    examples: Examples,
-    given: np.ndarray,
-    stays: np.ndarray,
-    changed: Collection[int],
-    reviewed: Collection[str],
+    out: pathlib.Path, examples: Examples, given: np.ndarray, stays: np.ndarray, reviewed: Collection[str]
 ) -> None:
     if examples.table is None:
         home, everything = out.absolute().parent, _everything(out, examples, given, stays)
@@ -154,7 +149,7 @@ def _write_csv(
         needed = (True, True, any(part == "test" for _, _, part in everything.values()), bool(reviewed))
         rows = [list(itertools.compress(row, needed)) for row in rows]
     else:
-        rows = _rewritten(out, examples, given, stays, changed, reviewed)
+        rows = _rewritten(out, examples, given, stays, reviewed)
     partial = out.with_name(out.name + ".partial")
     with open(partial, "w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
@@ -192,12 +187,7 @@ def _labels_of(out: pathlib.Path, examples: Examples, table: csv_source.Table) -
 
 
 def _rewritten(
-    out: pathlib.Path,
-    examples: Examples,
-    given: np.ndarray,
-    stays: np.ndarray,
-    changed: Collection[int],
-    reviewed: Collection[str],
+    out: pathlib.Path, examples: Examples, given: np.ndarray, stays: np.ndarray, reviewed: Collection[str]
 ) -> list[list[str]]:
     """The table that the examples are from, with the labels corrected; all else stays as it is.
 
@@ -229,7 +219,7 @@ def _rewritten(
         place = place_of.get(key)
         if key in examples.gone or (place is not None and not stays[place]):
             continue
-        if place is not None and (examples.anew or place in changed):
+        if place is not None and (examples.anew or given[place] != examples.given[place]):
             name = examples.class_names[given[place]]
         if row[at].strip() != name:
             row[at] = name
@@ -279,31 +269,26 @@ def _everything(
 
 def _listed(out: pathlib.Path, examples: Examples) -> dict[str, tuple[pathlib.Path, str, str]]:
     """By id, all files of the folder or table that the examples are from, with the classes and parts that these say."""
-    table = None if examples.table is None else _table(out, examples)
-    if examples.root is None or (table is not None and "path" not in table.found):
-        raise ValueError(
-            f"apply={str(out)!r}: the examples of this run are no files; FILE.npz and FILE.npy are accepted."
-        )
-    if table is None:
-        try:
+    nothing = f"apply={str(out)!r}: the examples of this run are no files; FILE.npz and FILE.npy are accepted."
+    if examples.root is None:
+        raise ValueError(nothing)
+    try:
+        if examples.table is None:
             listing = folder_source.list_examples(examples.root)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"apply={str(out)!r}: the examples are not where they were: {error}.") from error
-        names, kept, is_test = list(listing.ids or ()), np.arange(len(listing.labels)), listing.is_test
+        else:
+            listing = csv_source.list_examples(examples.table, examples.columns)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"apply={str(out)!r}: the examples are not where they were: {error}.") from error
+    if not listing.stamps:  # which files have
+        raise ValueError(nothing)
+    names = listing.ids or ()
+    paths: Sequence[str | pathlib.Path] = listing.places
+    if examples.table is None:  # below the root as it was named, not where links in its path lead
         paths = [examples.root / name for name in names]
-        labels = [listing.class_names[label] for label in listing.labels.tolist()]
-    else:
-        names, kept, is_test = table.ids, np.arange(len(table.rows)), None
-        at = table.header.index(table.found["path"])
-        paths = [examples.root / row[at].strip() for row in table.rows]
-        labels = _labels_of(out, examples, table)[1]
-        if "split" in table.found:
-            at = table.header.index(table.found["split"])
-            kept, is_test, _ = tables.choose_parts(tables.parts_of([row[at] for row in table.rows], "split"), "split")
-    tested = np.zeros(len(kept), bool) if is_test is None else is_test
+    tested = np.zeros(len(names), bool) if listing.is_test is None else listing.is_test
     return {
-        names[i]: (paths[i], labels[i], "test" if test else "train")
-        for i, test in zip(kept.tolist(), tested.tolist(), strict=True)
+        name: (pathlib.Path(path), listing.class_names[label], "test" if test else "train")
+        for name, path, label, test in zip(names, paths, listing.labels.tolist(), tested.tolist(), strict=True)
     }
 
 

@@ -6,6 +6,19 @@ from flax import linen as nn
 from robustjax.models import layers
 
 
+def conv_stages(
+    kit: layers.Kit, x: jax.Array, stages: tuple[tuple[int, ...], ...], pools: int, *, use_bias: bool, train: bool
+) -> jax.Array:
+    """Stages of (3×3 convolution, norm, ReLU), 2×2 max-pooling after the first `pools`, inside a compact module."""
+    for stage, widths in enumerate(stages, 1):
+        for i, width in enumerate(widths, 1):
+            x = kit.conv(x, width, name=f"stage{stage}_conv{i}", use_bias=use_bias)
+            x = nn.relu(kit.norm(name=f"stage{stage}_norm{i}")(x, train=train))
+        if stage <= pools:
+            x = layers.max_pool(x)
+    return x
+
+
 class ConvNet(nn.Module):
     """Stages of (3×3 convolution, norm, ReLU), 2×2 max-pooling after the first ones, a classifier.
 
@@ -30,13 +43,7 @@ class ConvNet(nn.Module):
         """Maps images [B, H, W, C'] to (logits [B, C], features [B, D])."""
         kit = self.kit
         x = kit.images(x)
-        for stage, widths in enumerate(self.stages, 1):
-            for i, width in enumerate(widths, 1):
-                name = f"stage{stage}_conv{i}"
-                x = kit.conv(x, width, name=name, use_bias=self.conv_bias)
-                x = nn.relu(kit.norm(name=f"stage{stage}_norm{i}")(x, train=train))
-            if stage <= self.pools:
-                x = layers.max_pool(x)
+        x = conv_stages(kit, x, self.stages, self.pools, use_bias=self.conv_bias, train=train)
         x = layers.average(x) if self.pooling == "average" else layers.flatten(x)
         if self.hidden:
             x = kit.linear(x, self.hidden, name="hidden")

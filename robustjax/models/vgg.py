@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from robustjax.models import layers
+from robustjax.models.cnn import conv_stages
 
 VGG19 = ((64,) * 2, (128,) * 2, (256,) * 4, (512,) * 4, (512,) * 4)
 
@@ -47,11 +48,7 @@ class Vgg(nn.Module):
         """Maps images [B, H, W, C'] to (logits [B, C], features [B, hidden])."""
         kit = self.kit
         x = kit.images(x)
-        for stage, widths in enumerate(self.stages, 1):
-            for i, width in enumerate(widths, 1):
-                x = kit.conv(x, width, name=f"stage{stage}_conv{i}", use_bias=True)
-                x = nn.relu(kit.norm(name=f"stage{stage}_norm{i}")(x, train=train))
-            x = layers.max_pool(x)
+        x = conv_stages(kit, x, self.stages, len(self.stages), use_bias=True, train=train)
         x = layers.flatten(_adaptive_average(x, self.side))
         for i in (1, 2):
             x = nn.relu(kit.linear(x, self.hidden, name=f"linear{i}"))
