@@ -102,6 +102,73 @@ def clean_probability(values: ArrayLike, weights: ArrayLike | None = None, *, no
     return gaussian_posterior(fit_gaussian_mixture(values, weights), values)[..., 0]
 
 
+def class_clean_probability(values: ArrayLike, labels: ArrayLike, num_classes: int) -> Array:
+    """The probability that a label is right, `[N]`, by a mixture of two Gaussians for each class.
+
+    ROLT+ (Wei et al., Robust Long-Tailed Learning under Label Noise, 2021, authors' code): a class's values are brought
+    to [0, 1] by themselves, and the fit has scikit-learn's own settings. So a class of small values throughout has
+    its suspects too.
+
+    Args:
+      values: `[N]`, smaller where a label is rather right: losses, or distances to a prototype.
+      labels: int `[N]`, the given classes.
+      num_classes: C.
+    """
+    values, labels = promote(values), jnp.asarray(labels)
+
+    def of_class(which: Array) -> Array:
+        weights = (labels == which).astype(values.dtype)
+        scaled = min_max(values, weights)
+        mixture = fit_gaussian_mixture(scaled, weights, max_steps=100, tolerance=1e-3, regularization=1e-6)
+        return gaussian_posterior(mixture, scaled)[:, 0]
+
+    # One class after the other: all at once would take C times the memory.
+    def add(found: Array, which: Array) -> tuple[Array, None]:
+        return jnp.where(labels == which, of_class(which), found), None
+
+    return jax.lax.scan(add, jnp.zeros_like(values), jnp.arange(num_classes, dtype=labels.dtype))[0]
+
+
+def prototype_distances(
+    features: ArrayLike, labels: ArrayLike, num_classes: int, weights: ArrayLike | None = None
+) -> Array:
+    """Squared distances `[N]` of examples to the prototype of their class.
+
+    Features are centred by their mean over all examples and scaled to length 1; a prototype is the mean of those of its
+    class (ROLT+, authors' code, which does not scale the prototypes again).
+
+    Args:
+      features: `[N, D]`.
+      labels: int `[N]`.
+      num_classes: C.
+      weights: `[N]`, how much an example counts in its class's prototype; all 1 by default. A class in which none
+        counts is taken as if all did.
+    """
+    features, labels = promote(features), jnp.asarray(labels)
+    features = features - jnp.mean(features, axis=0)
+    lengths = jnp.linalg.norm(features, axis=-1, keepdims=True)
+    features = features / jnp.where(lengths > 0, lengths, 1)
+    weights = jnp.ones(len(labels), features.dtype) if weights is None else jnp.asarray(weights).astype(features.dtype)
+    total = jax.ops.segment_sum(weights, labels, num_classes)
+    weights = jnp.where(total[labels] > 0, weights, 1)
+    sums = jax.ops.segment_sum(weights[:, None] * features, labels, num_classes)
+    total = jax.ops.segment_sum(weights, labels, num_classes)
+    prototypes = sums / jnp.where(total > 0, total, 1)[:, None]
+    return jnp.sum(jnp.square(features - prototypes[labels]), axis=-1)
+
+
+def prototype_clean_probability(features: ArrayLike, labels: ArrayLike, num_classes: int) -> Array:
+    """ROLT+'s probability that a label is right, `[N]`, from features `[N, D]`: how near an example is to its class.
+
+    `class_clean_probability` of `prototype_distances`, once more with the prototypes of those that are probably right.
+    """
+
+    def given(weights: Array | None) -> Array:
+        return class_clean_probability(prototype_distances(features, labels, num_classes, weights), labels, num_classes)
+
+    return given(given(None) > 0.5)
+
+
 def min_max(values: ArrayLike, weights: ArrayLike | None = None) -> Array:
     """(v − min v) / (max v − min v) `[N]`, with both taken over positive `weights` [N]; 0 if all values are equal."""
     values, weights = _values_and_weights(values, weights, keep_all=True)

@@ -25,7 +25,7 @@ EPOCHS = 8
 # "custom" is whatever its user's loss is; tests/custom_loss_test.py is about it.
 NAMES = tuple(name for name in methods.names() if name != "custom")
 # Baselines, which have tests of their own, and cost more compiling than all others: they wait for a release.
-BASELINES = ("co_teaching", "mw_net", "dividemix", "nlnl")
+BASELINES = ("co_teaching", "mw_net", "dividemix", "dividemix_bs", "rolt_plus", "nlnl")
 # The first of the methods of each file but theirs.
 FIRST = tuple(
     name for name in {toys.factory(name).__module__: name for name in reversed(NAMES)}.values() if name not in BASELINES
@@ -313,7 +313,7 @@ def accuracy(name: str, kind: str, options: tuple[tuple[str, Any], ...] = ()) ->
     return toys.accuracy(toys.method(name, given.task, **dict(options)), given)
 
 
-@each_method(fast=("gce",), names=WHOLE, costly=("dividemix",))
+@each_method(fast=("gce",), names=WHOLE, costly=("dividemix", "rolt_plus"))
 def test_beats_cross_entropy_where_its_mechanism_acts(name):
     kind, options = WHERE.get(name, ("noise", {}))
     assert accuracy(name, kind, tuple(options.items())) > accuracy("cross_entropy", kind) + MARGIN

@@ -159,8 +159,11 @@ def sharpened(probs: np.ndarray, temperature: float) -> np.ndarray:
     return powers / powers.sum(1, keepdims=True)
 
 
-def by_hand(task: base.Task, found: Setting, which: int, strength: float):
-    """The objective's parts and total, its gradient, and the batch statistics after the step."""
+def by_hand(task: base.Task, found: Setting, which: int, strength: float, counts=(1, 1, 1), class_weights=(1, 1, 1)):
+    """The objective's parts and total, its gradient, and the batch statistics after the step.
+
+    `counts` are the prior of balanced softmax, `class_weights` those of the labelled loss.
+    """
     own, peer = found.state.learners[which], found.state.learners[1 - which]
     x, u, y = found.labeled.inputs, found.unlabeled.inputs, np.asarray(found.labeled.labels)
 
@@ -179,17 +182,18 @@ def by_hand(task: base.Task, found: Setting, which: int, strength: float):
 
     inputs, wanted = mixed(np.concatenate([x, x, u, u])), mixed(np.concatenate([refined, refined, guessed, guessed]))
     a, b = np.tile(found.labeled.mask, 2), np.tile(found.unlabeled.mask, 2)
+    weighted = a * np.tile(np.asarray(class_weights, np.float32)[y], 2)
 
     def objective(params: Any) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
         logits, stats = task.model.apply(params, own.stats, inputs, train=True, key=jax.random.key(0))
         p = jax.nn.softmax(logits)
-        supervised, guesses = p[: 2 * ROWS], p[2 * ROWS :]
+        supervised, guesses = jax.nn.softmax(logits[: 2 * ROWS] + jnp.log(jnp.asarray(counts, float))), p[2 * ROWS :]
         cross_entropy = -jnp.sum(wanted[: 2 * ROWS] * jnp.log(supervised), 1)
         errors = jnp.mean((guesses - wanted[2 * ROWS :]) ** 2, 1)
         mask = np.concatenate([a, b])
         average = jnp.sum(p * mask[:, None], 0) / max(mask.sum(), 1)
         parts = {
-            "labeled_loss": jnp.sum(a * cross_entropy) / max(a.sum(), 1),
+            "labeled_loss": jnp.sum(weighted * cross_entropy) / max(weighted.sum(), 1e-6),
             "unlabeled_loss": jnp.sum(b * errors) / max(b.sum(), 1),
             "prior_penalty": jnp.sum(jnp.log(1 / CLASSES / average) / CLASSES) * (a.sum() > 0).astype(jnp.float32),
         }
@@ -220,6 +224,50 @@ def test_a_step_is_the_formula(monkeypatch, which, epoch, part, strength):
     chex.assert_trees_all_close(new.params, stepped, rtol=1e-4, atol=1e-6)
     chex.assert_trees_all_close(new.stats, stats, rtol=1e-5)  # of the mixed pass alone
     chex.assert_trees_all_equal(after.learners[1 - which], found.state.learners[1 - which])
+
+
+def test_balanced_softmax_and_class_weights_are_of_the_labeled_part_alone(monkeypatch):
+    """Ten, nine and one label; weights from the middle of the run on, of mixed examples by their own labels."""
+    task = make_task()
+    method = methods.get("dividemix_bs")(task, **OPTIONS, reweight_from=0.5)
+    counts = np.array([10, 9, 1])
+    found = Setting(method)
+    found.state = found.state._replace(class_counts=jnp.asarray(counts, jnp.float32))
+    assert method.init(jax.random.key(0), np.zeros(3, int)).class_counts.tolist() == [3, 1, 1]  # a prior of 0 is none
+    monkeypatch.setattr(dividemix, "draw_mix", lambda key, size, alpha, *, keep_larger: found.mix)
+    weights = 1 / ((1 - 0.9999**counts) / (1 - 0.9999))
+    for epoch, class_weights in ((3, (1, 1, 1)), (4, 3 * weights / weights.sum())):
+        after, metrics = found.step(method, task, 0, epoch)
+        strength = 5.0 * (epoch - 2) / 4
+        total, parts, gradient, _ = by_hand(task, found, 0, strength, counts, class_weights)
+        np.testing.assert_allclose(metrics["loss"][0] / metrics["loss"][1], total, rtol=1e-4)
+        np.testing.assert_allclose(
+            metrics["labeled_loss"][0] / metrics["labeled_loss"][1], parts["labeled_loss"], rtol=1e-4
+        )
+        stepped = jax.tree.map(lambda p, g: p - RATE * g, found.state.learners[0].params, gradient)
+        chex.assert_trees_all_close(after.learners[0].params, stepped, rtol=1e-4, atol=1e-5)
+
+
+def test_rolt_divides_each_class_by_its_prototype():
+    """Features, not logits, are looked at; each network trains on the other's division, as in DivideMix."""
+    task, labels = make_task(), np.arange(N) % CLASSES
+    method = methods.get("rolt_plus")(task, **OPTIONS)
+    rng = np.random.default_rng(2)
+
+    def features(wrong):
+        true = np.where(wrong, (labels + 1) % CLASSES, labels)
+        return jnp.asarray(np.eye(CLASSES, 7)[true] + 0.05 * rng.normal(size=(N, 7)), jnp.float32)
+
+    first, second = np.arange(N) % 7 == 0, np.arange(N) % 5 == 1
+    survey = base.Survey((features(first), features(second)), jnp.asarray(labels), labels)
+    state = method.init(jax.random.key(0), labels)
+    assert state.class_counts == {}
+    _, plan = jit(method.stages[1].plan)(state, survey, clock_at(method, task, 2), jax.random.key(1))
+    assert [drawn(plan[f"unlabeled_{which}"]) for which in (0, 1)] == [
+        set(np.flatnonzero(wrong).tolist()) for wrong in (second, first)
+    ]
+    seen = method.stages[1].look(state, jnp.ones((2, INPUTS)))
+    assert [each.shape for each in seen] == [(2, 7), (2, 7)]
 
 
 @pytest.mark.parametrize(
@@ -317,6 +365,9 @@ def test_it_finds_the_wrong_labels():
         ({"alpha": 0.0}, "alpha=0.0"),
         ({"unlabeled_strength": -1.0}, "unlabeled_strength=-1.0"),
         ({"ramp_epochs": 0.0}, "ramp_epochs=0.0"),
+        ({"labeled_loss": "mae"}, "labeled_loss='mae'"),
+        ({"division": "loss"}, "division='loss'"),
+        ({"reweight_from": 1.5}, "reweight_from=1.5"),
     ],
 )
 def test_refusals(options, message):

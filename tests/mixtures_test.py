@@ -248,3 +248,68 @@ def test_beta_weights_are_copies():
     copies = np.random.default_rng(1).integers(0, 4, 80)
     weighted, repeated = fit_beta(values, copies), fit_beta(np.repeat(values, copies))
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3), weighted, repeated)
+
+
+# --- Each class by itself: ROLT+ ------------------------------------------------------------------------------------
+
+
+def blobs():
+    """Features of 60, 30 and 8 examples of three classes, of which directions alone tell, 30 % of the labels wrong."""
+    rng = np.random.default_rng(5)
+    true = np.repeat(np.arange(3), (60, 30, 8))
+    wrong = rng.random(len(true)) < 0.3
+    labels = np.where(wrong, (true + 1) % 3, true)
+    directions = np.eye(3, 4)[true] + 0.1 * rng.normal(size=(len(true), 4))
+    return (rng.uniform(1, 2, (len(true), 1)) * directions + 5).astype(np.float32), labels, wrong
+
+
+def by_hand_distances(features, labels, counts):
+    centred = features - features.mean(0)
+    unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    prototypes = np.stack([unit[(labels == c) & counts].mean(0) for c in range(3)])
+    return np.sum((unit - prototypes[labels]) ** 2, 1)
+
+
+def test_prototypes_are_of_centred_directions():
+    features, labels, _ = blobs()
+    distances = quick_jit(mixtures.prototype_distances, static_argnames=("num_classes",))
+    everyone, some = np.ones(len(labels), bool), np.arange(len(labels)) % 2 > 0
+    np.testing.assert_allclose(
+        distances(features, labels, num_classes=3, weights=everyone), by_hand_distances(features, labels, everyone),
+        rtol=1e-4, atol=1e-6,
+    )  # fmt: skip
+    found = distances(features, labels, num_classes=3, weights=some)
+    np.testing.assert_allclose(found, by_hand_distances(features, labels, some), rtol=1e-4, atol=1e-6)
+    # Of a class in which none counts all do; a class that no label names, and features at the mean, do no harm.
+    none_of_last = some & (labels != 2)
+    wanted = by_hand_distances(features, labels, none_of_last | (labels == 2))
+    found = distances(features, labels, num_classes=4, weights=none_of_last)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+    assert np.isfinite(distances(np.ones_like(features), labels, num_classes=3)).all()
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_class_has_a_mixture_of_its_own():
+    """As scikit-learn fits each, and in a class of small values throughout the larger ones are suspects too."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(2), (80, 40))
+    wrong = rng.random(120) < 0.3
+    values = ((np.where(wrong, 0.7, 0.2) + 0.05 * rng.normal(size=120)) * np.where(labels == 0, 1, 0.05)).astype(
+        np.float32
+    )
+    found = quick_jit(mixtures.class_clean_probability, static_argnames=("num_classes",))(values, labels, num_classes=3)
+    for which in range(2):
+        own = values[labels == which]
+        own = (own - own.min()) / (own.max() - own.min())
+        _, _, posterior = reference(own, max_iter=100, tol=1e-3, reg_covar=1e-6)
+        np.testing.assert_allclose(found[labels == which], posterior[:, 0], atol=1e-2)
+    assert ((np.asarray(found) < 0.5) == wrong).mean() > 0.95
+    together = np.asarray(clean_probability(values)) < 0.5
+    assert not together[labels == 1].any()  # by one mixture for all, no label of the second class is suspect
+
+
+def test_prototypes_find_the_wrong_labels_of_a_rare_class():
+    features, labels, wrong = blobs()
+    found = quick_jit(mixtures.prototype_clean_probability, static_argnames=("num_classes",))
+    suspects = np.asarray(found(features, labels, num_classes=3)) < 0.5
+    assert (suspects == wrong).mean() > 0.95

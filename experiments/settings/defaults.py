@@ -231,6 +231,12 @@ _ELR = {
     "beta": _early_learning(0.9, 0.9),
 }
 
+_DIVIDEMIX: dict[str, _Chooser] = {
+    "warmup_epochs": _warmup_epochs,
+    "unlabeled_strength": lambda size, values: Choice(0.0, "no strong augmentation"),
+    "ramp_epochs": lambda size, values: Choice(4.0),
+}
+
 _OPTIONS: dict[str, dict[str, _Chooser]] = {
     "dynamic_loss": {
         "num_bins": _num_bins, "warmup_epochs": _warmup_epochs, "margin": _margin, "meta_ratio": _meta_ratio
@@ -243,9 +249,6 @@ _OPTIONS: dict[str, dict[str, _Chooser]] = {
         "average_ramp_steps": lambda size, values: Choice(values["epochs"] * _steps(size, values) // 5, "a fifth")
     },
     "co_teaching": {"forget_rate": lambda size, values: Choice(0.2, "of unknown noise; say what you expect")},
-    "dividemix": {
-        "warmup_epochs": _warmup_epochs,
-        "unlabeled_strength": lambda size, values: Choice(0.0, "no strong augmentation"),
-        "ramp_epochs": lambda size, values: Choice(4.0),
-    },
+    "dividemix": _DIVIDEMIX,
+    "rolt_plus": _DIVIDEMIX,
 }  # fmt: skip

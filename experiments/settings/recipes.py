@@ -184,6 +184,14 @@ def _dividemix(source: str, warmup_epochs: int, unlabeled_strength: float) -> Re
     )  # fmt: skip
 
 
+def _rolt_plus() -> Recipe:
+    like = _dividemix("", 50, 25.0)
+    settings = {"noise": "frequency_proportional", "imbalance": "long_tailed", "imbalance_ratio": 100.0}
+    return Recipe(
+        like.settings | settings, like.options, ("ROLT+ (2021), code: ratio 100, 50 % noise, its warm-up of 50 epochs",)
+    )
+
+
 _NEGATIVE_ALONE: dict[str, Any] = {"selective_from": 1.0, "positive_from": 1.0}
 
 # What a method changes in a data set's protocol: (method, data set), or (method, data set, kind of corruption) for what
@@ -298,6 +306,10 @@ METHODS: dict[tuple[str, ...], Recipe] = {
         "ours: few examples that are guessed well need no squared error; tried on seeds 100 to 102",
         {"warmup_epochs": 10, "unlabeled_strength": 0.0, "ramp_epochs": 4.0}, learning_rate=0.05,
     ),
+    **{("rolt_plus", dataset): _rolt_plus() for dataset in ("cifar10", "cifar100")},
+    **{("rolt_plus", dataset): _recipe("as DivideMix here", {
+        "warmup_epochs": warmup, "unlabeled_strength": 0.0, "ramp_epochs": 4.0}, **settings)
+       for dataset, warmup, settings in (("mnist", 5, {}), ("digits", 10, {"learning_rate": 0.05}))},
     ("forward", "cifar100"): _recipe("Patrini et al. (CVPR 2017), code: the surest example", {"percentile": 100.0}),
 }  # fmt: skip
 

@@ -13,8 +13,14 @@ After a warm-up on all given labels, every epoch (Algorithm 1):
 As in the authors' code a network guesses in train mode and its peer in evaluation mode, λ_u rises linearly, and the
 share of the mix is one number a batch. Batch statistics are those that the pass on the mixed batch leaves; in the
 authors' code the guessing passes move them too.
+
+For long tails two things change. A frequent class's losses are small whether its labels are right or not, so ROLT+ (Wei
+et al., 2021) divides each class by itself, by how far its examples' features are from the class's prototype
+(`mixtures.prototype_clean_probability`). Balanced softmax (Ren et al., 2020) in place of cross entropy has the given
+labels' frequencies in the loss and not in the network, as Dynamic Loss compares with; guesses are the network's own.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -22,16 +28,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from robustjax import findings, losses, mixtures, targets
+from robustjax import findings, losses, margins, mixtures, targets
+from robustjax._checks import check_choice
 from robustjax.methods import base, peers
 from robustjax.mixup import apply_mix, draw_mix
 
+LOSSES = ("cross_entropy", "balanced_softmax")
+DIVISIONS = ("losses", "prototypes")
+
 
 class DivideMixState(NamedTuple):
-    """The two networks; of each the probability that a label is right, [N], 0 until it is known."""
+    """The two networks; of each the probability that a label is right, [N], 0 until it is known; class counts [C].
+
+    The counts are of the given labels, and {} where nothing asks for them.
+    """
 
     learners: tuple[base.Learner, ...]
     clean: tuple[base.PerExample, ...]
+    class_counts: Any
 
 
 def dividemix(
@@ -44,6 +58,9 @@ def dividemix(
     unlabeled_strength: float = 25.0,
     ramp_epochs: float = 16.0,
     confidence_penalty: bool = False,
+    labeled_loss: str = "cross_entropy",
+    division: str = "losses",
+    reweight_from: float = 1.0,
 ) -> base.Method:
     """DivideMix (Li et al., ICLR 2020): two networks divide the data for each other, and MixMatch.
 
@@ -55,6 +72,10 @@ def dividemix(
       unlabeled_strength: λ_u, the weight of the squared error on guessed labels, at least 0.
       ramp_epochs: epochs over which that weight rises linearly, positive.
       confidence_penalty: subtract the entropy of the predictions in the warm-up, for asymmetric noise.
+      labeled_loss: "cross_entropy", or "balanced_softmax" for classes that are not equally frequent.
+      division: by "losses", of all classes together, or by distances to "prototypes", each class by itself (ROLT+).
+      reweight_from: share of the run, in [0, 1], after which the labelled loss weighs classes by the effective number
+        of their given labels (DRW, beta 0.9999), an option of ROLT+'s code; 1 is never.
 
     Raises:
       ValueError: an option out of its range, by name.
@@ -67,16 +88,40 @@ def dividemix(
         ("alpha", alpha, alpha > 0),
         ("unlabeled_strength", unlabeled_strength, unlabeled_strength >= 0),
         ("ramp_epochs", ramp_epochs, ramp_epochs > 0),
+        ("reweight_from", reweight_from, 0 <= reweight_from <= 1),
     ):
         if not accepted:
             raise ValueError(f"{name}={value} is out of its range, see --help.")
+    check_choice("labeled_loss", labeled_loss, LOSSES)
+    check_choice("division", division, DIVISIONS)
+    balanced = labeled_loss == "balanced_softmax"
+    reweight_epoch = round(reweight_from * task.epochs)
 
     def init(key: jax.Array, labels: np.ndarray) -> DivideMixState:
         learners = tuple(base.init_learner(own, task) for own in jax.random.split(key))
-        return DivideMixState(learners, tuple(base.per_example(len(labels)) for _ in learners))
+        counts: Any = {}
+        if balanced or reweight_from < 1:
+            # Of a class without a given label too something may be guessed.
+            counts = jnp.maximum(jnp.asarray(base.class_counts(labels, task.num_classes), jnp.float32), 1)
+        return DivideMixState(learners, tuple(base.per_example(len(labels)) for _ in learners), counts)
+
+    def given_loss(state: DivideMixState, logits: jax.Array, labels: jax.Array) -> jax.Array:
+        """The loss [B] on labels, given or refined."""
+        if balanced:
+            return losses.balanced_softmax(logits, labels, class_counts=state.class_counts)
+        return losses.cross_entropy(logits, labels)
 
     def look(state: DivideMixState, inputs: jax.Array) -> tuple[jax.Array, ...]:
-        return peers.each(task, state.learners, inputs)
+        if division == "losses":
+            return peers.each(task, state.learners, inputs)
+        seen = task.plain(inputs)
+        return tuple(task.model.features(each.params, each.stats, seen)[0] for each in state.learners)
+
+    def trusted(state: DivideMixState, seen: jax.Array, labels: jax.Array) -> jax.Array:
+        """The probability [N] that a label is right, from what one network's `look` has seen."""
+        if division == "losses":
+            return mixtures.clean_probability(given_loss(state, seen, labels))
+        return mixtures.prototype_clean_probability(seen, labels, task.num_classes)
 
     def predict(state: DivideMixState, inputs: jax.Array) -> jax.Array:
         return peers.ensemble(task, state.learners, inputs)
@@ -85,7 +130,7 @@ def dividemix(
         state: DivideMixState, survey: base.Survey, clock: base.Clock, key: jax.Array
     ) -> tuple[DivideMixState, base.Plan]:
         """Co-divide: a mixture a network, and what each network is to train on by the other's."""
-        clean = [mixtures.clean_probability(losses.cross_entropy(seen, survey.labels)) for seen in survey.seen]
+        clean = [trusted(state, seen, survey.labels) for seen in survey.seen]
         plan: base.Plan = {}
         for which, own in enumerate(jax.random.split(key)):
             kept = clean[1 - which] > threshold
@@ -103,7 +148,7 @@ def dividemix(
             view_key, model_key = jax.random.split(key)
 
             def terms(logits: jax.Array) -> dict[str, base.Term]:
-                values = losses.cross_entropy(logits, batch.labels)
+                values = given_loss(state, logits, batch.labels)
                 if confidence_penalty:
                     values = values + targets.negative_entropy(logits)
                 return {"loss": base.Term(values, batch.mask)}
@@ -142,14 +187,20 @@ def dividemix(
             wanted = apply_mix(jnp.concatenate([refined] * 2 + [guessed] * 2), mix)
             split = 2 * len(labeled.labels)
             ramp = jnp.clip(clock.stage_progress / ramp_epochs, 0, 1)
+            labeled_share = mask[:split]
+            if reweight_from < 1:
+                class_weights = margins.deferred_weights(
+                    clock.epoch, state.class_counts, start_epoch=reweight_epoch, beta=0.9999
+                )
+                labeled_share *= jnp.tile(margins.example_weights(labeled.labels, class_weights), 2)
 
             def attempt(params: Any) -> base.Attempt:
                 logits, stats = base.train_apply(task, learner, params, inputs, model_key)
-                values = losses.cross_entropy(logits[:split], wanted[:split])
+                values = given_loss(state, logits[:split], wanted[:split])
                 errors = targets.squared_error(logits[split:], wanted[split:])
                 penalty = jnp.full(labeled.mask.shape, targets.prior_penalty(logits, mask))
                 terms = {
-                    "labeled_loss": base.Term(values, mask[:split]),
+                    "labeled_loss": base.Term(values, labeled_share),
                     "unlabeled_loss": base.Term(errors, mask[split:], unlabeled_strength * ramp),
                     "prior_penalty": base.Term(penalty, labeled.mask),
                 }
@@ -193,15 +244,18 @@ def _softmax(logits: Sequence[jax.Array]) -> jax.Array:
     return jax.nn.softmax(jnp.stack(list(logits)))
 
 
-ENTRIES = (
-    base.Entry(
-        "dividemix",
-        dividemix,
-        "Li et al., ICLR 2020",
-        aliases=("divide_mix",),
-        networks=2,
-        memory="2",
-        cost=6.0,
+def _entry(name: str, make: base.Factory, paper: str, *aliases: str, family: str = "") -> base.Entry:
+    return base.Entry(
+        name, make, paper, aliases, family=family, networks=2, memory="2", cost=6.0,
         small={"warmup_epochs": 1, "ramp_epochs": 2.0, "unlabeled_strength": 1.0},
+    )  # fmt: skip
+
+
+ENTRIES = (
+    _entry("dividemix", dividemix, "Li et al., ICLR 2020", "divide_mix"),
+    _entry(
+        "dividemix_bs", functools.partial(dividemix, labeled_loss="balanced_softmax"), "Li et al., ICLR 2020",
+        "dividemix_balanced_softmax", family="dividemix",
     ),
-)
+    _entry("rolt_plus", functools.partial(dividemix, division="prototypes"), "Wei et al., arXiv 2021", "rolt"),
+)  # fmt: skip
