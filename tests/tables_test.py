@@ -217,6 +217,7 @@ def test_the_papers_focal_losses_differ():
         ("har/5:webvision_mini/cross_entropy/top1", "data set webvision_mini is not in TFDS"),
         ("dynamic_loss/1:cifar10/longtail-mean/freq-mean/cross_entropy/last", "average"),
         ("dynamic_loss/3:imagenet_lt/longtail256/cross_entropy", "no settings of this paper for imagenet_lt"),
+        ("har/2:cifar10/hetero0.4/unif_reg_optimal/top1_noisy_classes", "does not say which strength"),
     ],
 )
 def test_why_a_cell_cannot_be_run(key, reason):
