@@ -187,6 +187,29 @@ def loss_ranks(values: Array, labels: Array, bins: Array) -> Array:
     return jnp.zeros(len(labels), jnp.int32).at[order].set(bins)
 
 
+def draw_by_class(key: Array, labels: Array, shares: Array, size: int) -> Array:
+    """Examples drawn class by class, with replacement: int32 [size], positions in `labels`.
+
+    Args:
+      key: PRNG key.
+      labels: int [N].
+      shares: [C], non-negative, how often a class is drawn, in any unit; 0 for a class without examples.
+      size: how many.
+
+    Examples:
+      >>> labels = jnp.array([0, 0, 0, 1])
+      >>> drawn = draw_by_class(jax.random.key(0), labels, jnp.array([1.0, 3.0]), 4000)
+      >>> print((labels[drawn] == 1).mean().round(1))
+      0.8
+    """
+    class_key, place_key = jax.random.split(key)
+    order = jnp.argsort(labels, stable=True).astype(jnp.int32)
+    sizes = jnp.bincount(labels, length=len(shares))
+    classes = jax.random.categorical(class_key, jnp.log(shares), shape=(size,))
+    places = jnp.floor(jax.random.uniform(place_key, (size,)) * sizes[classes].astype(float)).astype(jnp.int32)
+    return order[(jnp.cumsum(sizes) - sizes)[classes] + jnp.minimum(places, sizes[classes] - 1)]
+
+
 def sample_primary(key: Array, labels: Array, size: Array, num_classes: int) -> Array:
     """A random primary set of `size` examples a class, as a boolean mask [N]."""
     return order_in_class(jax.random.uniform(key, labels.shape), labels, num_classes)[1] < size

@@ -192,6 +192,13 @@ def _rolt_plus() -> Recipe:
     )
 
 
+_BBN_CIFAR = _recipe(
+    "BBN (CVPR 2020), section 5.1 and code: long-tailed CIFAR, ResNet-32 with two last blocks",
+    model="resnet32", model_options="branches=2", noise="none", noise_rate=0.0, imbalance="long_tailed",
+    imbalance_ratio=100.0, epochs=200, batch_size=128, learning_rate=0.1, momentum=0.9, weight_decay=2e-4,
+    schedule="multistep:120,160:0.01", lr_warmup_epochs=5.0, augmentation="crop-flip", initialization="kaiming_normal",
+)  # fmt: skip
+
 _NEGATIVE_ALONE: dict[str, Any] = {"selective_from": 1.0, "positive_from": 1.0}
 
 # What a method changes in a data set's protocol: (method, data set), or (method, data set, kind of corruption) for what
@@ -306,6 +313,7 @@ METHODS: dict[tuple[str, ...], Recipe] = {
         "ours: few examples that are guessed well need no squared error; tried on seeds 100 to 102",
         {"warmup_epochs": 10, "unlabeled_strength": 0.0, "ramp_epochs": 4.0}, learning_rate=0.05,
     ),
+    **{("bbn", dataset): _BBN_CIFAR for dataset in ("cifar10", "cifar100")},
     **{("rolt_plus", dataset): _rolt_plus() for dataset in ("cifar10", "cifar100")},
     **{("rolt_plus", dataset): _recipe("as DivideMix here", {
         "warmup_epochs": warmup, "unlabeled_strength": 0.0, "ramp_epochs": 4.0}, **settings)

@@ -84,8 +84,11 @@ RULES: tuple[Rule, ...] = (
          _sgd(120, 0.1, 1e-4, "multistep:80,100:0.1", "kaiming_normal"), _HAR,
          "the paper draws the noise once and reports the best test epoch; here each seed has its own noise and the "
          "last epoch counts"),
-    Rule({"paper": "har", "table": "3", "method": "[!h]*"}, {}, "",
+    Rule({"paper": "har", "table": "3", "method": "[!hb]*"}, {}, "",
          "the baselines' settings are not recorded; these are HAR's"),
+    Rule({"paper": "har", "table": "3", "method": "bbn"},
+         _protocol(recipes.METHODS["bbn", "cifar10"].settings) | {"model_options": "branches=2"},
+         recipes.METHODS["bbn", "cifar10"].sources[0], "the settings are those of BBN's own paper"),
     Rule({"paper": "har", "method": "dmi"}, {"tuning_epochs": 100}, "DMI (NeurIPS 2019), code: 100 epochs at 1e-6"),
     *(Rule({"paper": "har", "method": f"unif_reg_{strength}"}, {"method": "unif_reg", "strength": float(strength)})
       for strength in ("0.001", "0.01", "0.02", "0.05", "0.1")),

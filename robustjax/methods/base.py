@@ -493,6 +493,24 @@ def predict_with(task: Task, learner: Learner, inputs: jax.Array) -> jax.Array:
     return task.model.apply(learner.params, learner.stats, task.plain(inputs), train=False)[0]
 
 
+def count_features(task: Task, name: str) -> int:
+    """D, how many features the network's linear classifier sees, for a method that changes its weights.
+
+    The classifier is `params["head"]`, with "kernel" [D, C] and "bias" [C].
+
+    Raises:
+      ValueError: for a network without one on features that it has learned.
+    """
+    params = jax.eval_shape(task.model.init, jax.random.key(0), jax.eval_shape(task.plain, task.example)).params
+    head = params.get("head", {}) if isinstance(params, dict) else {}
+    if not {"kernel", "bias"} <= set(head) or len(params) == 1:
+        raise ValueError(
+            f"model={task.model.name!r} has no linear classifier `head` on features that it learns, which "
+            f"method={name!r} needs: small_cnn, resnet32 and others have, with --head=linear."
+        )
+    return int(head["kernel"].shape[0])
+
+
 # --- Memories of every example --------------------------------------------------------------------------------------
 
 

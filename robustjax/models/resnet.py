@@ -1,5 +1,7 @@
 """Residual networks: the CIFAR family with option A shortcuts, and the wide family with option B (He et al., 2016)."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -74,6 +76,8 @@ class ResNet(nn.Module):
         (option B: 1×1 convolution and norm).
       bottleneck: whether blocks are `Bottleneck`s, which give four times the channels of `widths`.
       tap_stem: whether the stem's norm is tapped. HAR's code leaves it out: 30 taps in ResNet-32.
+      branches: how many last blocks there are side by side, on the same input; the classifier sees the features of all
+        (2 in BBN).
     """
 
     kit: layers.Kit
@@ -85,6 +89,7 @@ class ResNet(nn.Module):
     shortcut: str = "conv"
     bottleneck: bool = False
     tap_stem: bool = True
+    branches: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
@@ -100,7 +105,12 @@ class ResNet(nn.Module):
             for block in range(1, blocks + 1):
                 name = f"stage{stage}_block{block}"
                 kind = Bottleneck if self.bottleneck else BasicBlock
-                x = kind(width, stride if block == 1 else 1, self.shortcut, kit, name=name)(x, train=train)
+                make = partial(kind, width, stride if block == 1 else 1, self.shortcut, kit)
+                if self.branches > 1 and (stage, block) == (len(self.blocks), blocks):
+                    names = [f"{name}_{branch}" for branch in range(1, self.branches + 1)]
+                    x = jnp.concatenate([make(name=each)(x, train=train) for each in names], -1)
+                else:
+                    x = make(name=name)(x, train=train)
         return kit.classify(layers.average(x))
 
 
