@@ -174,6 +174,16 @@ def test_a_bare_data_set_means_one_protocol_for_all_without_a_paper_of_their_own
     assert not others & {"gce", "focal", "nlnl", "phuber_ce", "balanced_softmax"}
 
 
+def test_a_kind_that_is_called_off_takes_its_amount_along():
+    """The recipe's rate of noise or ratio of classes needs no flag of its own then; one that is given must be right."""
+    calm, _ = config.resolve({"method": "cross_entropy", "dataset": "digits", "noise": "none"})
+    assert (calm.noise, calm.noise_rate, calm.imbalance, calm.imbalance_ratio) == ("none", 0.0, "long_tailed", 10.0)
+    even, _ = config.resolve({"method": "cross_entropy", "dataset": "digits", "imbalance": "none"})
+    assert (even.noise_rate, even.imbalance, even.imbalance_ratio) == (0.4, "none", 1.0)
+    with pytest.raises(ValueError, match="noise_rate=0.2: a rate needs --noise=KIND"):
+        config.resolve({"method": "cross_entropy", "dataset": "digits", "noise": "none", "noise_rate": 0.2})
+
+
 def test_another_papers_protocol_is_asked_for_by_name():
     def chosen(method, recipe, **more):
         return config.resolve({"method": method, "dataset": "cifar10", "recipe": recipe, **more})

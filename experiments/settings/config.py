@@ -342,6 +342,9 @@ def _refuse_foreign(
 def _settings(given: Mapping[str, Any], method: str, recipe: recipes.Recipe) -> dict[str, Any]:
     """The fields of `Config` that the recipe or the user names."""
     settings = {**recipe.settings, **{k: v for k, v in given.items() if k in FIELDS}, "method": method}
+    for kind, amount in (("noise", "noise_rate"), ("imbalance", "imbalance_ratio")):
+        if given.get(kind) == "none" and amount not in given:  # the recipe's went with its kind
+            settings[amount] = getattr(Config, amount)
     if settings.get("labels") is not None:  # real noise in place of the recipe's
         settings |= {name: given.get(name, getattr(Config, name)) for name in ("noise", "noise_rate")}
     if settings.get("noise_file") is not None:  # which holds a choice of examples, too
