@@ -243,6 +243,7 @@ _OPTIONS: dict[str, dict[str, _Chooser]] = {
         "average_ramp_steps": lambda size, values: Choice(values["epochs"] * _steps(size, values) // 5, "a fifth")
     },
     "co_teaching": {"forget_rate": lambda size, values: Choice(0.2, "of unknown noise; say what you expect")},
+    "plc": {"warmup_epochs": _warmup_epochs},
     "dividemix": {
         "warmup_epochs": _warmup_epochs,
         "unlabeled_strength": lambda size, values: Choice(0.0, "no strong augmentation"),
