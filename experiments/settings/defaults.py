@@ -190,6 +190,13 @@ def _warmup_epochs(size: Size, values: Mapping[str, Any]) -> Choice:
     return Choice(max(0, min(wanted, max(1, epochs // 5), epochs - 1)), "some 250 steps")
 
 
+def _long_warmup(size: Size, values: Mapping[str, Any]) -> Choice:
+    """The usual one; half of the run where some class is rare, whose labels look wrong until it is learned."""
+    if size.imbalance >= UNBALANCED and values["epochs"] > 1:
+        return Choice(values["epochs"] // 2, "a rare class must not pass for noise")
+    return _warmup_epochs(size, values)
+
+
 def _margin(size: Size, values: Mapping[str, Any]) -> Choice:
     """Margins are learned where there are steps to learn them in; on perceptrons they run away."""
     if values["model"] in _PERCEPTRONS:
@@ -243,7 +250,7 @@ _OPTIONS: dict[str, dict[str, _Chooser]] = {
         "average_ramp_steps": lambda size, values: Choice(values["epochs"] * _steps(size, values) // 5, "a fifth")
     },
     "co_teaching": {"forget_rate": lambda size, values: Choice(0.2, "of unknown noise; say what you expect")},
-    "plc": {"warmup_epochs": _warmup_epochs},
+    "plc": {"warmup_epochs": _long_warmup},
     "dividemix": {
         "warmup_epochs": _warmup_epochs,
         "unlabeled_strength": lambda size, values: Choice(0.0, "no strong augmentation"),
