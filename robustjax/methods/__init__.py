@@ -7,7 +7,19 @@ by its name to everything that takes one.
 import difflib
 import re
 
-from robustjax.methods import co_teaching, custom, dividemix, dynamic_loss, elr, erm, har, mw_net, nlnl, plc
+from robustjax.methods import (
+    co_teaching,
+    custom,
+    dividemix,
+    dynamic_loss,
+    elr,
+    erm,
+    har,
+    mw_net,
+    nlnl,
+    pencil,
+    plc,
+)  # fmt: skip
 from robustjax.methods.base import (
     Attempt,
     Batch,
@@ -28,7 +40,7 @@ from robustjax.methods.base import (
     Term,
 )  # fmt: skip
 
-_MODULES = (erm, nlnl, elr, har, co_teaching, mw_net, dividemix, plc, custom, dynamic_loss)
+_MODULES = (erm, nlnl, elr, har, co_teaching, mw_net, dividemix, plc, pencil, custom, dynamic_loss)
 _REGISTRY: dict[str, Entry] = {entry.name: entry for module in _MODULES for entry in module.ENTRIES}
 
 
