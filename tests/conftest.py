@@ -38,7 +38,7 @@ SLOW_FILES = {
     "elr_theory_test.py", "figures_elr_test.py", "figures_sr_test.py", "har_test.py", "har_theory_test.py",
     "hardening_test.py", "lstm_test.py", "meta_nets_test.py", "meta_test.py", "mixtures_test.py", "mixup_test.py",
     "models_test.py", "mw_net_test.py", "nlnl_test.py", "oracle_test.py", "own_code_test.py", "parallel_test.py",
-    "pencil_test.py", "plc_test.py",
+    "pencil_test.py", "plc_test.py", "selfie_test.py",
     "run_test.py", "same_runs_test.py", "sparse_test.py", "strict_promotion_test.py", "targets_test.py", "text_test.py",
     "trusted_test.py",
 }  # fmt: skip

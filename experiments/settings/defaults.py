@@ -197,6 +197,15 @@ def _long_warmup(size: Size, values: Mapping[str, Any]) -> Choice:
     return _warmup_epochs(size, values)
 
 
+def _forget_rate(size: Size, values: Mapping[str, Any]) -> Choice:
+    return Choice(0.2, "of unknown noise; say what you expect")
+
+
+def _restarts(size: Size, values: Mapping[str, Any]) -> Choice | None:
+    """A network needs some time; with less than the paper's for one there is one."""
+    return Choice(0, "a short run") if values["epochs"] < 100 else None
+
+
 def _margin(size: Size, values: Mapping[str, Any]) -> Choice:
     """Margins are learned where there are steps to learn them in; on perceptrons they run away."""
     if values["model"] in _PERCEPTRONS:
@@ -249,7 +258,8 @@ _OPTIONS: dict[str, dict[str, _Chooser]] = {
     "elr_plus": _ELR | {
         "average_ramp_steps": lambda size, values: Choice(values["epochs"] * _steps(size, values) // 5, "a fifth")
     },
-    "co_teaching": {"forget_rate": lambda size, values: Choice(0.2, "of unknown noise; say what you expect")},
+    "co_teaching": {"forget_rate": _forget_rate},
+    "selfie": {"forget_rate": _forget_rate, "restarts": _restarts},
     "plc": {"warmup_epochs": _long_warmup},
     "dividemix": {
         "warmup_epochs": _warmup_epochs,

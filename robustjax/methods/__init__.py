@@ -19,6 +19,7 @@ from robustjax.methods import (
     nlnl,
     pencil,
     plc,
+    selfie,
 )  # fmt: skip
 from robustjax.methods.base import (
     Attempt,
@@ -40,7 +41,7 @@ from robustjax.methods.base import (
     Term,
 )  # fmt: skip
 
-_MODULES = (erm, nlnl, elr, har, co_teaching, mw_net, dividemix, plc, pencil, custom, dynamic_loss)
+_MODULES = (erm, nlnl, elr, har, co_teaching, mw_net, dividemix, plc, pencil, selfie, custom, dynamic_loss)
 _REGISTRY: dict[str, Entry] = {entry.name: entry for module in _MODULES for entry in module.ENTRIES}
 
 
