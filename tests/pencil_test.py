@@ -30,7 +30,7 @@ def one_step(method, task, state, batch, epoch: int):
     return jit(step.apply)(state, {"train": batch}, clock_at(method, task, epoch), jax.random.key(1))
 
 
-@pytest.mark.parametrize("form", ["code", "paper"])
+@pytest.mark.parametrize("form", ["code", pytest.param("paper", marks=pytest.mark.exhaustive)])
 def test_a_joint_step_is_the_gradient_of_both(form):
     task = make_task(epochs=10)
     method, state, given, moved = setting(task, compatibility=form)
