@@ -180,7 +180,7 @@ def test_a_kind_that_is_called_off_takes_its_amount_along():
     assert (calm.noise, calm.noise_rate, calm.imbalance, calm.imbalance_ratio) == ("none", 0.0, "long_tailed", 10.0)
     even, _ = config.resolve({"method": "cross_entropy", "dataset": "digits", "imbalance": "none"})
     assert (even.noise_rate, even.imbalance, even.imbalance_ratio) == (0.4, "none", 1.0)
-    with pytest.raises(ValueError, match="noise_rate=0.2: a rate needs --noise=KIND"):
+    with pytest.raises(ValueError, match=r"noise_rate=0\.2: a rate needs --noise=KIND"):
         config.resolve({"method": "cross_entropy", "dataset": "digits", "noise": "none", "noise_rate": 0.2})
 
 

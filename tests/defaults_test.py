@@ -99,6 +99,15 @@ def test_elr_does_not_take_a_rare_class_for_noise():
     assert build.size_of(experiment, dataset).imbalance == 10.0
 
 
+def test_methods_that_correct_labels_fit_the_length_of_the_run():
+    """PLC corrects after some 250 steps, and after half of the run where a class is rare; SELFIE restarts long runs."""
+    rare = size()._replace(imbalance=10.0)
+    assert [chosen(of, method="plc")[0].options["warmup_epochs"] for of in (size(), rare)] == [6, 15]
+    assert chosen(rare, method="plc", epochs=1)[0].options["warmup_epochs"] == 0
+    restarts = [chosen(size(), method="selfie", epochs=epochs)[0].options["restarts"] for epochs in (30, 150)]
+    assert restarts == [0, 2]
+
+
 def test_what_is_not_chosen_by_size_is_the_methods_own():
     own = {name: option.default for name, option in catalogue.options(catalogue.entry("dynamic_loss")).items()}
     settings, reasons = chosen(size())

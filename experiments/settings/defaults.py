@@ -190,6 +190,22 @@ def _warmup_epochs(size: Size, values: Mapping[str, Any]) -> Choice:
     return Choice(max(0, min(wanted, max(1, epochs // 5), epochs - 1)), "some 250 steps")
 
 
+def _long_warmup(size: Size, values: Mapping[str, Any]) -> Choice:
+    """The usual one; half of the run where some class is rare, whose labels look wrong until it is learned."""
+    if size.imbalance >= UNBALANCED and values["epochs"] > 1:
+        return Choice(values["epochs"] // 2, "a rare class must not pass for noise")
+    return _warmup_epochs(size, values)
+
+
+def _forget_rate(size: Size, values: Mapping[str, Any]) -> Choice:
+    return Choice(0.2, "of unknown noise; say what you expect")
+
+
+def _restarts(size: Size, values: Mapping[str, Any]) -> Choice | None:
+    """A network needs some time; with less than the paper's for one there is one."""
+    return Choice(0, "a short run") if values["epochs"] < 100 else None
+
+
 def _margin(size: Size, values: Mapping[str, Any]) -> Choice:
     """Margins are learned where there are steps to learn them in; on perceptrons they run away."""
     if values["model"] in _PERCEPTRONS:
@@ -248,7 +264,9 @@ _OPTIONS: dict[str, dict[str, _Chooser]] = {
     "elr_plus": _ELR | {
         "average_ramp_steps": lambda size, values: Choice(values["epochs"] * _steps(size, values) // 5, "a fifth")
     },
-    "co_teaching": {"forget_rate": lambda size, values: Choice(0.2, "of unknown noise; say what you expect")},
+    "co_teaching": {"forget_rate": _forget_rate},
+    "selfie": {"forget_rate": _forget_rate, "restarts": _restarts},
+    "plc": {"warmup_epochs": _long_warmup},
     "dividemix": _DIVIDEMIX,
     "rolt_plus": _DIVIDEMIX,
 }  # fmt: skip

@@ -148,8 +148,12 @@ RULES: tuple[Rule, ...] = (
     Rule({"paper": "elr", "table": "2|5", "dataset": "cifar10"}, _sgd(200, 0.02, 5e-4, "multistep:150:0.1"), _ELR),
     Rule({"paper": "elr", "table": "2", "dataset": "cifar100"}, _sgd(250, 0.02, 5e-4, "multistep:200:0.1"), _ELR),
     Rule({"paper": "elr", "table": "2", "method": "elr_plus_best"}, {"method": "elr_plus"}),
-    Rule({"paper": "elr", "table": "2", "method": "[!e]*"}, {}, "",
+    Rule({"paper": "elr", "table": "2", "method": "[!ep]*"}, {}, "",
          "the paper took this number from another (DivideMix, ICLR 2020); the settings here are ELR+'s"),
+    Rule({"paper": "elr", "table": "2", "method": "pencil"},
+         _protocol(recipes.METHODS["pencil", "cifar10"].settings), "PENCIL (CVPR 2019), code",
+         "the paper took this number from another (DivideMix, ICLR 2020); the settings here are PENCIL's own, whose "
+         "rates belong to its loss"),
     Rule({"paper": "elr", "table": "5"}, {"model": "preact_resnet18"}, "", "the paper does not say which network"),
     Rule({"paper": "elr", "table": "5", "method": "elr_plus_one_network_no_weight_averaging_no_mixup"}, {}, "",
          "ELR with ELR+'s network and schedule, its targets from predictions made apart; the paper says no more"),

@@ -7,7 +7,21 @@ by its name to everything that takes one.
 import difflib
 import re
 
-from robustjax.methods import bbn, co_teaching, custom, dividemix, dynamic_loss, elr, erm, har, mw_net, nlnl
+from robustjax.methods import (
+    bbn,
+    co_teaching,
+    custom,
+    dividemix,
+    dynamic_loss,
+    elr,
+    erm,
+    har,
+    mw_net,
+    nlnl,
+    pencil,
+    plc,
+    selfie,
+)  # fmt: skip
 from robustjax.methods.base import (
     Attempt,
     Batch,
@@ -28,7 +42,9 @@ from robustjax.methods.base import (
     Term,
 )  # fmt: skip
 
-_MODULES = (erm, nlnl, elr, har, co_teaching, mw_net, dividemix, bbn, custom, dynamic_loss)
+_MODULES = (
+    erm, nlnl, elr, har, co_teaching, mw_net, dividemix, bbn, plc, pencil, selfie, custom, dynamic_loss,
+)  # fmt: skip
 _REGISTRY: dict[str, Entry] = {entry.name: entry for module in _MODULES for entry in module.ENTRIES}
 
 

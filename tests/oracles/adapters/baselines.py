@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from robustjax import losses, meta, meta_nets, mixtures, mixup, schedules, selection, targets
+from robustjax.methods import pencil
 from tests.oracles.adapters.common import Adapter, Arrays, Case, manifest, over_instances, quick_jit
 
 
@@ -179,6 +180,29 @@ def _cmwnet(hyper, x):
     return {"weights": meta_nets.apply_weight_net(_weight_net(x["params_flat"], "cmw_layout"), x["losses"], group)}
 
 
+def _pencil(hyper, x):
+    def terms(logits, label_logits):
+        num_classes = logits.shape[-1]
+        return {
+            "lc": jnp.mean(pencil.label_fit(logits, label_logits)) / num_classes,
+            "lo": jnp.mean(pencil.label_compatibility(label_logits, x["labels"])),
+            "le": -jnp.mean(targets.negative_entropy(logits)) / num_classes,
+        }
+
+    def total(logits, label_logits):
+        found = terms(logits, label_logits)
+        return found["lc"] + hyper["alpha"] * found["lo"] + hyper["beta"] * found["le"]
+
+    at = x["logits"], x["y_tilde"]
+    of_logits, of_labels = jax.grad(total, argnums=(0, 1))(*at)
+    return terms(*at) | {
+        "total": total(*at),
+        "grad_logits": of_logits,
+        "grad_y_tilde": of_labels,
+        "y_tilde_after": x["y_tilde"] - hyper["lambda"] * of_labels,
+    }
+
+
 def _plc(case: Case, inputs: Arrays) -> Mapping[str, Any]:
     threshold = case["hyperparameters"]["delta"]
     return {"corrected": targets.likelihood_ratio_labels(inputs["labels"], inputs["f"], threshold)}
@@ -213,6 +237,7 @@ ADAPTERS = {
     "two-component beta mixture (10 EM iterations)": _per_instance(_beta_mixture),
     "L2RW example weights (linear classifier)": _per_instance(_l2rw),
     "MW-Net weights and meta-gradient (linear classifier, plain SGD virtual step)": _per_instance(_mwnet),
+    "PENCIL stage-2 objective and label update": _per_instance(_pencil),
     "PLC likelihood-ratio correction": _plc,
     "SELFIE sample selection and refurbishing": _selfie,
     "INCV noise-rate estimate": _incv,
