@@ -84,6 +84,9 @@ RULES: tuple[Rule, ...] = (
     Rule({"paper": "har", "table": "3", "method": "[!h]*"}, {}, "",
          "the baselines' settings are not recorded; these are HAR's"),
     Rule({"paper": "har", "method": "dmi"}, {"tuning_epochs": 100}, "DMI (NeurIPS 2019), code: 100 epochs at 1e-6"),
+    Rule({"paper": "har", "method": "mentornet"}, {}, "",
+         "which MentorNet the paper ran is not recorded: this is the predefined curriculum, with its authors' "
+         "percentile for 20 and 40 % of wrong labels"),
     Rule({"paper": "har", "method": "l2rw|mw_net"}, {}, "",
          "how many trusted images the paper gave this method is not recorded; these are 1,000"),
     *(Rule({"paper": "har", "method": f"unif_reg_{strength}"}, {"method": "unif_reg", "strength": float(strength)})
