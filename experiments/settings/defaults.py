@@ -190,6 +190,11 @@ def _warmup_epochs(size: Size, values: Mapping[str, Any]) -> Choice:
     return Choice(max(0, min(wanted, max(1, epochs // 5), epochs - 1)), "some 250 steps")
 
 
+def _meta_every(size: Size, values: Mapping[str, Any]) -> Choice:
+    """CMW-Net's 10 where there are steps enough for it."""
+    return Choice(max(1, min(10, values["epochs"] * _steps(size, values) // 1_000)), "some 1,000 meta steps at least")
+
+
 def _margin(size: Size, values: Mapping[str, Any]) -> Choice:
     """Margins are learned where there are steps to learn them in; on perceptrons they run away."""
     if values["model"] in _PERCEPTRONS:
@@ -243,6 +248,7 @@ _OPTIONS: dict[str, dict[str, _Chooser]] = {
         "average_ramp_steps": lambda size, values: Choice(values["epochs"] * _steps(size, values) // 5, "a fifth")
     },
     "co_teaching": {"forget_rate": lambda size, values: Choice(0.2, "of unknown noise; say what you expect")},
+    "cmw_net": {"warmup_epochs": _warmup_epochs, "meta_every": _meta_every},
     "dividemix": {
         "warmup_epochs": _warmup_epochs,
         "unlabeled_strength": lambda size, values: Choice(0.0, "no strong augmentation"),

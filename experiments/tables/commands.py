@@ -121,6 +121,11 @@ RULES: tuple[Rule, ...] = (
     Rule({"paper": "dynamic_loss", "dataset": "cifar100"}, _protocol(recipes.DATASETS["cifar100"].settings), _DL),
     # The focal loss of LDAM's code, whose baselines these are.
     Rule({"paper": "har|dynamic_loss", "method": "focal|cb_focal"}, {"gamma": 1.0}),
+    *(Rule({"paper": "dynamic_loss", "dataset": name, "method": "cmw_net"},
+           _protocol(recipes.METHODS["cmw_net", name].settings), "CMW-Net (TPAMI 2023), code",
+           "the paper took this number from CMW-Net's, which is without soft labels; the authors' code, whose settings "
+           "these are, is with them")
+      for name in ("cifar10", "cifar100")),
     Rule({"paper": "dynamic_loss", "method": "curvenet"}, {"augmentation": "crop-flip"}),
     Rule({"paper": "dynamic_loss", "table": "6", "method": "cross_entropy"}, {"augmentation": "crop-flip"}),
     Rule({"paper": "dynamic_loss", "table": "6", "method": "autoaugment"}, {"method": "cross_entropy"}),

@@ -7,7 +7,20 @@ by its name to everything that takes one.
 import difflib
 import re
 
-from robustjax.methods import co_teaching, custom, dividemix, dynamic_loss, elr, erm, har, l2rw, mentornet, mw_net, nlnl
+from robustjax.methods import (
+    cmw_net,
+    co_teaching,
+    custom,
+    dividemix,
+    dynamic_loss,
+    elr,
+    erm,
+    har,
+    l2rw,
+    mentornet,
+    mw_net,
+    nlnl,
+)
 from robustjax.methods.base import (
     Attempt,
     Batch,
@@ -28,7 +41,7 @@ from robustjax.methods.base import (
     Term,
 )  # fmt: skip
 
-_MODULES = (erm, nlnl, elr, har, mentornet, co_teaching, l2rw, mw_net, dividemix, custom, dynamic_loss)
+_MODULES = (erm, nlnl, elr, har, mentornet, co_teaching, l2rw, mw_net, cmw_net, dividemix, custom, dynamic_loss)
 _REGISTRY: dict[str, Entry] = {entry.name: entry for module in _MODULES for entry in module.ENTRIES}
 
 
