@@ -169,6 +169,19 @@ def prototype_clean_probability(features: ArrayLike, labels: ArrayLike, num_clas
     return given(given(None) > 0.5)
 
 
+def k_means(values: ArrayLike, components: int) -> Array:
+    """Which of K clusters each number belongs to, int32 `[N]`, 0 for the smallest; Lloyd's algorithm, deterministic.
+
+    It starts as `fit_gaussian_mixture` does, from evenly spaced centres; equal numbers are one cluster, the first.
+
+    >>> k_means([5000.0, 3000.0, 2500.0, 80.0, 50.0], 3).tolist()
+    [2, 1, 1, 0, 0]
+    """
+    check("components", components, lambda k: k >= 1, "at least 1")
+    _, nearest = _k_means(*_values_and_weights(values, None), components)
+    return jnp.argmax(nearest, axis=-1).astype(jnp.int32)
+
+
 def min_max(values: ArrayLike, weights: ArrayLike | None = None) -> Array:
     """(v − min v) / (max v − min v) `[N]`, with both taken over positive `weights` [N]; 0 if all values are equal."""
     values, weights = _values_and_weights(values, weights, keep_all=True)

@@ -129,6 +129,33 @@ def descent_weights(gradient: ArrayLike) -> Array:
     return gain / jnp.where(total > 0, total, 1)
 
 
+def curriculum_weights(
+    excess: ArrayLike, progress: ArrayLike, burn_in: float = 0.19, linear_from: float = 0.9, width: ArrayLike = 1.0
+) -> Array:
+    """MentorNet's predefined curriculum: all weights 1, then small losses alone, then linear in the loss.
+
+    Jiang et al., MentorNet, 2018; the authors' code, whose run has 100 parts: the first 19 are the burn-in.
+
+    Args:
+      excess: losses less their running percentile, d, any shape.
+      progress: share of the run that is over, in [0, 1], of a shape that goes with it; may be traced.
+      burn_in: until when all weigh 1.
+      linear_from: from when the weight is min(max(1 − d/γ, 0), 1); until then it is 1 where d ≤ 0, and 0 elsewhere.
+      width: γ, positive.
+
+    Returns:
+      Weights in [0, 1].
+
+    >>> [curriculum_weights(jnp.array([-1.0, 0.25]), progress).tolist() for progress in (0.0, 0.5, 0.9)]
+    [[1.0, 1.0], [1.0, 0.0], [1.0, 0.75]]
+    """
+    check("width", width, lambda w: w > 0, "positive")
+    excess = promote(excess)
+    linear = jnp.clip(1 - excess / width, 0, 1)
+    weights = jnp.where(jnp.asarray(progress) < linear_from, (excess <= 0).astype(excess.dtype), linear)
+    return jnp.where(jnp.asarray(progress) < burn_in, jnp.ones_like(excess), weights)
+
+
 def noise_rate_from_agreement(agreement: ArrayLike, num_classes: int) -> Array:
     """INCV's noise rate e, from how often a network's predictions agree with held-out noisy labels.
 

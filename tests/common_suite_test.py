@@ -27,6 +27,7 @@ NAMES = tuple(name for name in methods.names() if name != "custom")
 # Baselines, which have tests of their own, and cost more compiling than all others: they wait for a release.
 BASELINES = (
     "co_teaching", "mw_net", "dividemix", "dividemix_bs", "rolt_plus", "bbn", "nlnl", "plc", "pencil", "selfie",
+    "l2rw", "mentornet", "cmw_net", "cmw_net_sl",
 )  # fmt: skip
 # The first of the methods of each file but theirs.
 FIRST = tuple(
@@ -296,6 +297,7 @@ WHERE = {
     "har": ("tail", {}),
     "har_drw": ("tail", {}),
     "dynamic_loss": ("tail", {}),
+    "cmw_net": ("tail", {}),  # and on noise where there is more to go by: it learns from its own surest examples
 }
 NOT_EXPECTED = {
     "cross_entropy": "is what they are compared with",

@@ -34,7 +34,7 @@ def chosen(of, **given):
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_chosen_fits_the_data_whatever_their_number(kind):
     for count in COUNTS:
-        for method in ("dynamic_loss", "har", "elr_plus", "dividemix", "co_teaching"):
+        for method in ("dynamic_loss", "har", "elr_plus", "dividemix", "cmw_net", "co_teaching"):
             own = size(kind, count)
             settings, reasons = chosen(own, method=method)  # ranges and what goes together are checked there
             assert not settings.by_size and {"model", "epochs", "batch_size"} <= reasons.keys()

@@ -152,9 +152,12 @@ def test_a_step_is_the_closed_form(virtual):
 
 
 N, K = 300, 60
+QUICK = {"hidden": 16, "meta_learning_rate": 2e-2}
 
 
-def train(trusted_labels: np.ndarray) -> tuple[list[engine.Epoch], np.ndarray]:
+def train(
+    method: str, trusted_labels: np.ndarray, rate: float = 0.5, **options: Any
+) -> tuple[list[engine.Epoch], np.ndarray]:
     """Three Gaussians, 40 % of the labels moved on, and trusted inputs of the same kind: epochs, and who is wrong."""
     rng = np.random.default_rng(0)
     clean = np.arange(N + K) % CLASSES
@@ -167,9 +170,9 @@ def train(trusted_labels: np.ndarray) -> tuple[list[engine.Epoch], np.ndarray]:
         batch_size=50,
         epochs=12,
         optimizer=optax.sgd,
-        schedule=lambda progress: jnp.full_like(progress, 0.5),
+        schedule=lambda progress: jnp.full_like(progress, rate),
     )
-    method = methods.get("mw_net")(task, hidden=16, meta_learning_rate=2e-2, meta_batch_size=30)
+    made = methods.get(method)(task, meta_batch_size=30, **options)
     layout = parallel.make_layout("single", batch_size=50, devices=jax.devices()[:1])
     own = engine.Own(
         jax.random.key(0),
@@ -179,7 +182,7 @@ def train(trusted_labels: np.ndarray) -> tuple[list[engine.Epoch], np.ndarray]:
         trusted_labels=jnp.asarray(trusted_labels, jnp.int32),
     )
     resident = engine.Resident(inputs[:N], inputs[:10], inputs[N:])
-    return list(engine.train(method, task, layout, resident, [own], track_every=2)), wrong
+    return list(engine.train(made, task, layout, resident, [own], track_every=2)), wrong
 
 
 def weights_of(epoch: engine.Epoch) -> np.ndarray:
@@ -189,7 +192,7 @@ def weights_of(epoch: engine.Epoch) -> np.ndarray:
 
 
 def test_wrong_labels_lose_weight():
-    epochs, wrong = train(np.arange(K) % CLASSES)  # N divides by the number of classes
+    epochs, wrong = train("mw_net", np.arange(K) % CLASSES, **QUICK)  # N divides by the number of classes
     early, late = weights_of(epochs[1]), weights_of(epochs[-1])
     assert late[~wrong].mean() > late[wrong].mean() + 0.5
     assert late[wrong].mean() < early[wrong].mean() - 0.1
@@ -198,7 +201,7 @@ def test_wrong_labels_lose_weight():
 
 def test_the_net_learns_from_the_trusted_labels():
     """With labels that say the contrary the wrong ones gain: it is those labels that are asked, not the given ones."""
-    epochs, wrong = train((np.arange(K) + 1) % CLASSES)
+    epochs, wrong = train("mw_net", (np.arange(K) + 1) % CLASSES, **QUICK)
     late = weights_of(epochs[-1])
     assert late[wrong].mean() > late[~wrong].mean()
 

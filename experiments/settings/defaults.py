@@ -206,6 +206,11 @@ def _restarts(size: Size, values: Mapping[str, Any]) -> Choice | None:
     return Choice(0, "a short run") if values["epochs"] < 100 else None
 
 
+def _meta_every(size: Size, values: Mapping[str, Any]) -> Choice:
+    """CMW-Net's 10 where there are steps enough for it."""
+    return Choice(max(1, min(10, values["epochs"] * _steps(size, values) // 1_000)), "some 1,000 meta steps at least")
+
+
 def _margin(size: Size, values: Mapping[str, Any]) -> Choice:
     """Margins are learned where there are steps to learn them in; on perceptrons they run away."""
     if values["model"] in _PERCEPTRONS:
@@ -269,4 +274,5 @@ _OPTIONS: dict[str, dict[str, _Chooser]] = {
     "plc": {"warmup_epochs": _long_warmup},
     "dividemix": _DIVIDEMIX,
     "rolt_plus": _DIVIDEMIX,
+    "cmw_net": {"warmup_epochs": _warmup_epochs, "meta_every": _meta_every},
 }  # fmt: skip

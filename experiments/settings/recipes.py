@@ -164,6 +164,18 @@ _MW_NET_CIFAR = _recipe(
     model="resnet32", noise_rate=0.4, trusted_examples=1000, epochs=120, batch_size=128, learning_rate=0.1,
     weight_decay=5e-4, schedule="multistep:80,100:0.1", **_BALANCED,
 )  # fmt: skip
+_L2RW_CIFAR = _recipe(
+    "L2RW (ICML 2018), code: ResNet-32, batch 100, 0.1, a tenth after 40,000 and 60,000 of 80,000 steps, weight decay "
+    "2e-4; ours: in whole epochs, 1000 trusted images as for MW-Net (the code's default is 100)",
+    model="resnet32", noise_rate=0.4, trusted_examples=1000, epochs=160, batch_size=100, learning_rate=0.1,
+    weight_decay=2e-4, schedule="multistep:80,120:0.1", **_BALANCED,
+)  # fmt: skip
+_MENTORNET_CIFAR = _recipe(
+    "MentorNet (ICML 2018), code: batch 128, 0.1, a tenth after 19,531, 25,000 and 30,000 of 39,000 steps, weight "
+    "decay 2e-4, percentile of 20 and 40 % noise (0.5 at 80 %); ours: in whole epochs, ResNet-32 (ResNet-101 there)",
+    {"percentile": 0.75}, model="resnet32", noise_rate=0.4, epochs=100, batch_size=128, learning_rate=0.1,
+    weight_decay=2e-4, schedule="multistep:50,64,77:0.1", **_BALANCED,
+)  # fmt: skip
 _CO_TEACHING: dict[str, Any] = {
     "optimizer": "adam", "learning_rate": 1e-3, "batch_size": 128, "epochs": 200, "weight_decay": 0.0,
     "gradient_clip": 0.0, "schedule": "linear:80",
@@ -173,6 +185,15 @@ _CO_TEACHING_CIFAR = _recipe(
     "rate reached after 10; ours: 8-layer CNN (9 there), Adam's first moment as before after epoch 80, crop and flip",
     {"ramp_epochs": 10}, model="cnn8", noise_rate=0.5, **_BALANCED | _CO_TEACHING,
 )  # fmt: skip
+
+
+def _cmw_net(warmup_epochs: int) -> Recipe:
+    return _recipe(
+        "CMW-Net (TPAMI 2023), code: PreAct-ResNet-18, 0.02, a tenth from epoch 150 of 300, weight decay 5e-4, meta "
+        "rate 1e-4 in every 10th step; ours: crop and flip with zeros (reflected there)",
+        {"warmup_epochs": warmup_epochs, "meta_learning_rate": 1e-4}, model="preact_resnet18", noise_rate=0.4,
+        epochs=300, batch_size=128, learning_rate=0.02, weight_decay=5e-4, schedule="multistep:150:0.1", **_BALANCED,
+    )  # fmt: skip
 
 
 def _dividemix(source: str, warmup_epochs: int, unlabeled_strength: float) -> Recipe:
@@ -311,6 +332,14 @@ METHODS: dict[tuple[str, ...], Recipe] = {
         "ours: 10 trusted examples a class; few steps want a larger rate for the weight net, of 0.001, 0.01, 0.03 and "
         "0.1 the best on seeds 100 to 102", {"meta_learning_rate": 0.1}, trusted_examples=100,
     ),
+    **{("mentornet", dataset): _MENTORNET_CIFAR for dataset in ("cifar10", "cifar100")},
+    ("mentornet", "digits"): _recipe(
+        "ours: symmetric noise without a tail, whose rare classes have large losses; the percentile follows the noise",
+        {"percentile": 0.6}, noise="symmetric", noise_rate=0.4, imbalance="none", imbalance_ratio=1.0, epochs=40,
+    ),
+    **{("l2rw", dataset): _L2RW_CIFAR for dataset in ("cifar10", "cifar100")},
+    **{("l2rw", dataset): _recipe("ours: 10 trusted examples a class", trusted_examples=100)
+       for dataset in ("mnist", "digits")},
     ("co_teaching", "cifar10"): _CO_TEACHING_CIFAR,
     ("co_teaching", "cifar100"): _CO_TEACHING_CIFAR,
     ("co_teaching", "mnist"): _recipe(
@@ -321,6 +350,11 @@ METHODS: dict[tuple[str, ...], Recipe] = {
     ("co_teaching", "digits"): _recipe(
         "ours: symmetric noise without a tail, as in the paper; the forget rate is reached early", {"ramp_epochs": 5},
         noise="symmetric", noise_rate=0.4, imbalance="none", imbalance_ratio=1.0, epochs=40,
+    ),
+    ("cmw_net", "cifar10"): _cmw_net(10),
+    ("cmw_net", "cifar100"): _cmw_net(30),
+    ("cmw_net", "digits"): _recipe(
+        "ours: few steps want a meta step in each; the warm-up is short", {"warmup_epochs": 5, "meta_every": 1}
     ),
     ("dividemix", "cifar10"): _dividemix("CIFAR-10, 50 % symmetric noise", 10, 25.0),
     ("dividemix", "cifar10", "asymmetric"): _recipe(

@@ -90,6 +90,11 @@ RULES: tuple[Rule, ...] = (
          _protocol(recipes.METHODS["bbn", "cifar10"].settings) | {"model_options": "branches=2"},
          recipes.METHODS["bbn", "cifar10"].sources[0], "the settings are those of BBN's own paper"),
     Rule({"paper": "har", "method": "dmi"}, {"tuning_epochs": 100}, "DMI (NeurIPS 2019), code: 100 epochs at 1e-6"),
+    Rule({"paper": "har", "method": "mentornet"}, {}, "",
+         "which MentorNet the paper ran is not recorded: this is the predefined curriculum, with its authors' "
+         "percentile for 20 and 40 % of wrong labels"),
+    Rule({"paper": "har", "method": "l2rw|mw_net"}, {}, "",
+         "how many trusted images the paper gave this method is not recorded; these are 1,000"),
     *(Rule({"paper": "har", "method": f"unif_reg_{strength}"}, {"method": "unif_reg", "strength": float(strength)})
       for strength in ("0.001", "0.01", "0.02", "0.05", "0.1")),
     *(Rule({"paper": "har", "method": f"adap_reg_{weighting}"}, {"method": "har", "weighting": weighting})
@@ -122,6 +127,11 @@ RULES: tuple[Rule, ...] = (
     Rule({"paper": "dynamic_loss", "dataset": "cifar100"}, _protocol(recipes.DATASETS["cifar100"].settings), _DL),
     # The focal loss of LDAM's code, whose baselines these are.
     Rule({"paper": "har|dynamic_loss", "method": "focal|cb_focal"}, {"gamma": 1.0}),
+    *(Rule({"paper": "dynamic_loss", "dataset": name, "method": "cmw_net"},
+           _protocol(recipes.METHODS["cmw_net", name].settings), "CMW-Net (TPAMI 2023), code",
+           "the paper took this number from CMW-Net's, which is without soft labels; the authors' code, whose settings "
+           "these are, is with them")
+      for name in ("cifar10", "cifar100")),
     Rule({"paper": "dynamic_loss", "method": "curvenet"}, {"augmentation": "crop-flip"}),
     Rule({"paper": "dynamic_loss", "table": "6", "method": "cross_entropy"}, {"augmentation": "crop-flip"}),
     Rule({"paper": "dynamic_loss", "table": "6", "method": "autoaugment"}, {"method": "cross_entropy"}),

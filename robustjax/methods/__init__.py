@@ -9,6 +9,7 @@ import re
 
 from robustjax.methods import (
     bbn,
+    cmw_net,
     co_teaching,
     custom,
     dividemix,
@@ -16,12 +17,14 @@ from robustjax.methods import (
     elr,
     erm,
     har,
+    l2rw,
+    mentornet,
     mw_net,
     nlnl,
     pencil,
     plc,
     selfie,
-)  # fmt: skip
+)
 from robustjax.methods.base import (
     Attempt,
     Batch,
@@ -43,7 +46,8 @@ from robustjax.methods.base import (
 )  # fmt: skip
 
 _MODULES = (
-    erm, nlnl, elr, har, co_teaching, mw_net, dividemix, bbn, plc, pencil, selfie, custom, dynamic_loss,
+    erm, nlnl, elr, har, mentornet, co_teaching, l2rw, mw_net, cmw_net, dividemix, bbn, plc, pencil, selfie, custom,
+    dynamic_loss,
 )  # fmt: skip
 _REGISTRY: dict[str, Entry] = {entry.name: entry for module in _MODULES for entry in module.ENTRIES}
 

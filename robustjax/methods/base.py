@@ -23,10 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from robustjax import backend
+from robustjax import backend, losses
 from robustjax.findings import Findings
 from robustjax.margins import weighted_mean
-from robustjax.meta import optimizer_step
+from robustjax.meta import MetaGradient, meta_gradient, optimizer_step
 from robustjax.models import Model
 from robustjax.schedules import Schedule
 
@@ -442,6 +442,48 @@ def attempt_on(
         return Attempt(terms(logits), logits, stats)
 
     return attempt
+
+
+def look_ahead(
+    task: Task,
+    learner: Learner,
+    key: jax.Array,
+    meta_params: Any,
+    inputs: jax.Array,
+    terms: Callable[[jax.Array, Any], Mapping[str, Term]],
+    meta_inputs: jax.Array,
+    meta_labels: jax.Array,
+    meta_mask: jax.Array,
+    virtual: optax.GradientTransformation,
+    opt_state: Any = None,
+) -> MetaGradient:
+    """How what weighs a batch changes the cross entropy of other examples after a virtual step: ∂M(ω̂(θ))/∂θ.
+
+    Both passes are in train mode, from the learner's batch statistics, which stay as they are.
+
+    Args:
+      task: what is learned.
+      learner: the network, ω.
+      key: of the passes.
+      meta_params: θ, any pytree.
+      inputs: a view of the batch.
+      terms: (logits [B, C] of it, θ) -> the virtual step's objective.
+      meta_inputs: a view of the other examples.
+      meta_labels: their labels, int [M] or distributions [M, C].
+      meta_mask: [M], 0 for padding.
+      virtual: the virtual step's optimizer.
+      opt_state: its state; a fresh one if not given, which is all that plain SGD has.
+    """
+
+    def train_loss(params: Any, theta: Any) -> tuple[jax.Array, Any]:
+        return total(terms(train_apply(task, learner, params, inputs, key)[0], theta)), ()
+
+    def meta_loss(params: Any) -> tuple[jax.Array, Any]:
+        logits, _ = train_apply(task, learner, params, meta_inputs, key)
+        return mean(Term(losses.cross_entropy(logits, meta_labels), meta_mask)), ()
+
+    opt_state = virtual.init(learner.params) if opt_state is None else opt_state
+    return meta_gradient(train_loss, meta_loss, meta_params, learner.params, opt_state, virtual)
 
 
 def step_metrics(loss: jax.Array, found: Attempt, batch: Batch, clock: Clock) -> Metrics:

@@ -79,19 +79,10 @@ def mw_net(
             values = losses.cross_entropy(logits, batch.labels)
             return {"loss": base.Term(values, batch.mask, apply_weight_net(theta, jax.lax.stop_gradient(values)))}
 
-        def train_loss(params: Any, theta: Any) -> tuple[jax.Array, Any]:
-            logits, _ = base.train_apply(task, learner, params, inputs, model_key)
-            return base.total(terms(logits, theta)), ()
-
-        def meta_loss(params: Any) -> tuple[jax.Array, Any]:
-            logits, _ = base.train_apply(task, learner, params, trusted_inputs, model_key)
-            return base.mean(base.Term(losses.cross_entropy(logits, trusted.labels), trusted.mask)), ()
-
-        plain = optax.sgd(clock.rate)
-        optimizer, opt_state = (
-            (plain, plain.init(learner.params)) if virtual == "sgd" else (task.optimizer(clock.rate), learner.opt_state)
+        ahead = (optax.sgd(clock.rate),) if virtual == "sgd" else (task.optimizer(clock.rate), learner.opt_state)
+        found = base.look_ahead(
+            task, learner, model_key, state.theta, inputs, terms, trusted_inputs, trusted.labels, trusted.mask, *ahead
         )
-        found = meta.meta_gradient(train_loss, meta_loss, state.theta, learner.params, opt_state, optimizer)
         theta, meta_opt_state = meta.follow(found.gradient, state.theta, state.meta_opt_state, meta_optimizer)
 
         attempt = base.attempt_on(task, learner, inputs, model_key, lambda logits: terms(logits, theta))

@@ -1,6 +1,7 @@
 """Oracle cases of baselines.npz: selections, targets, mixtures and weight nets.
 
-Not produced: PLC's `delta_after` (a rule of the caller's) and INCV's ratios that follow from its noise rate.
+Not produced: MentorNet's focal curriculum, PLC's `delta_after` (a rule of the caller's) and INCV's ratios that follow
+from its noise rate.
 """
 
 import math
@@ -203,6 +204,15 @@ def _pencil(hyper, x):
     }
 
 
+def _curricula(hyper, x):
+    excess, progress, width = x["table"][:, 1], x["table"][:, 3] / 100, hyper["vstar_gamma"]
+    return {
+        "self_paced": selection.curriculum_weights(excess, progress, burn_in=0, linear_from=1),
+        "spcl_linear": selection.curriculum_weights(excess, progress, burn_in=0, linear_from=0, width=width),
+        "pd": selection.curriculum_weights(excess, progress, width=width),
+    }
+
+
 def _plc(case: Case, inputs: Arrays) -> Mapping[str, Any]:
     threshold = case["hyperparameters"]["delta"]
     return {"corrected": targets.likelihood_ratio_labels(inputs["labels"], inputs["f"], threshold)}
@@ -238,6 +248,7 @@ ADAPTERS = {
     "L2RW example weights (linear classifier)": _per_instance(_l2rw),
     "MW-Net weights and meta-gradient (linear classifier, plain SGD virtual step)": _per_instance(_mwnet),
     "PENCIL stage-2 objective and label update": _per_instance(_pencil),
+    "MentorNet predefined weight functions": _per_instance(_curricula),
     "PLC likelihood-ratio correction": _plc,
     "SELFIE sample selection and refurbishing": _selfie,
     "INCV noise-rate estimate": _incv,
