@@ -224,10 +224,14 @@ def beta_posterior(mixture: BetaMixture, values: ArrayLike) -> Array:
 def beta_noise_table(mixture: BetaMixture, bins: int = 100) -> Array:
     """The probability of the second component on an even grid over [0, 1], held at its maximum from there on: `[bins]`.
 
-    The posterior of a mixture may fall again towards 1, where a large loss must not look clean (authors' code).
+    The posterior of a mixture may fall again towards 1, where a large loss must not look clean (authors' code). It may
+    also rise again towards 0, where a wide second component is denser than the first; there it is held at what it is at
+    the first one's mean. (In the authors' code its maximum may then be at 0, and all labels look wrong.)
     """
     grid = jnp.linspace(0, 1, bins, dtype=mixture.weights.dtype)
-    table = beta_posterior(mixture, grid)[:, 1]
+    mean = mixture.alphas[0] / (mixture.alphas[0] + mixture.betas[0])
+    posterior = beta_posterior(mixture, grid)[:, 1]
+    table = jnp.where(grid < mean, jnp.minimum(posterior, beta_posterior(mixture, mean)[1]), posterior)
     return jnp.where(jnp.arange(bins) >= jnp.argmax(table), jnp.max(table), table)
 
 

@@ -248,3 +248,13 @@ def test_beta_weights_are_copies():
     copies = np.random.default_rng(1).integers(0, 4, 80)
     weighted, repeated = fit_beta(values, copies), fit_beta(np.repeat(values, copies))
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3), weighted, repeated)
+
+
+def test_small_values_are_never_the_second_components():
+    """A wide second component is denser than the first near 0; M-DYR's own table would say 1 everywhere."""
+    mixture = mixtures.BetaMixture(*map(jnp.asarray, ([0.65, 0.35], [2.2, 1.1], [9.1, 0.96])))
+    assert mixtures.beta_posterior(mixture, jnp.asarray(0.0))[1] > 0.99
+    table = np.asarray(mixtures.beta_noise_table(mixture))
+    mean = 2.2 / (2.2 + 9.1)
+    assert table[0] == pytest.approx(float(mixtures.beta_posterior(mixture, jnp.asarray(mean))[1]), rel=1e-3)
+    assert table[:40].max() < 0.2 and table[-1] > 0.99

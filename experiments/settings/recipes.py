@@ -153,7 +153,7 @@ def _elr(source: str, strength: float, beta: float, options: dict[str, Any] | No
     return _recipe(f"ELR (NeurIPS 2020), {source}", options, **settings)
 
 
-# MW-Net, Co-teaching and DivideMix on CIFAR: noise without a tail.
+# MW-Net, Co-teaching, DivideMix and M-DYR on CIFAR: noise without a tail.
 _BALANCED: dict[str, Any] = {
     "noise": "symmetric", "imbalance": "none", "imbalance_ratio": 1.0, "lr_warmup_epochs": 0.0, "momentum": 0.9,
     "augmentation": "crop-flip", "initialization": "torch",
@@ -184,6 +184,13 @@ def _dividemix(source: str, warmup_epochs: int, unlabeled_strength: float) -> Re
     )  # fmt: skip
 
 
+_M_DYR_CIFAR = _recipe(
+    "M-DYR (ICML 2019), section 4 and code: PreAct ResNet-18, 0.1, a tenth at 100 and 250 of 300 epochs, phases from "
+    "105 (dynamic mixup) and 110 (bootstrapping), hard at 198",
+    {"alpha": 32.0, "guided_from": 0.35, "bootstrap_from": 0.367, "hard_from": 0.66, "prior_strength": 1.0},
+    model="preact_resnet18", noise_rate=0.5, epochs=300, batch_size=128, learning_rate=0.1, weight_decay=1e-4,
+    schedule="multistep:100,250:0.1", **_BALANCED,
+)  # fmt: skip
 _NEGATIVE_ALONE: dict[str, Any] = {"selective_from": 1.0, "positive_from": 1.0}
 
 # What a method changes in a data set's protocol: (method, data set), or (method, data set, kind of corruption) for what
@@ -298,6 +305,8 @@ METHODS: dict[tuple[str, ...], Recipe] = {
         "ours: few examples that are guessed well need no squared error; tried on seeds 100 to 102",
         {"warmup_epochs": 10, "unlabeled_strength": 0.0, "ramp_epochs": 4.0}, learning_rate=0.05,
     ),
+    ("m_dyr_sh", "cifar10"): _M_DYR_CIFAR,
+    ("m_dyr_sh", "cifar100"): _M_DYR_CIFAR,
     ("forward", "cifar100"): _recipe("Patrini et al. (CVPR 2017), code: the surest example", {"percentile": 100.0}),
 }  # fmt: skip
 
