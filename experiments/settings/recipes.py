@@ -191,6 +191,14 @@ _M_DYR_CIFAR = _recipe(
     model="preact_resnet18", noise_rate=0.5, epochs=300, batch_size=128, learning_rate=0.1, weight_decay=1e-4,
     schedule="multistep:100,250:0.1", **_BALANCED,
 )  # fmt: skip
+_CURVENET_CIFAR = _recipe(
+    "CurveNet (AAAI 2022), code: ResNet-32, 1000 trusted images; 300 epochs of probing, then 200 at 0.1, a tenth at 80 "
+    "and 100, weights learned until 80; 40 % noise, ratio 20",
+    {"probe_epochs": 300, "meta_until": 0.4},
+    model="resnet32", noise="frequency_proportional", noise_rate=0.4, imbalance="long_tailed", imbalance_ratio=20.0,
+    trusted_examples=1000, epochs=200, batch_size=128, learning_rate=0.1, momentum=0.9, weight_decay=5e-4,
+    schedule="multistep:80,100:0.1", lr_warmup_epochs=5.0, augmentation="crop-flip", initialization="torch",
+)  # fmt: skip
 _NEGATIVE_ALONE: dict[str, Any] = {"selective_from": 1.0, "positive_from": 1.0}
 
 # What a method changes in a data set's protocol: (method, data set), or (method, data set, kind of corruption) for what
@@ -305,8 +313,16 @@ METHODS: dict[tuple[str, ...], Recipe] = {
         "ours: few examples that are guessed well need no squared error; tried on seeds 100 to 102",
         {"warmup_epochs": 10, "unlabeled_strength": 0.0, "ramp_epochs": 4.0}, learning_rate=0.05,
     ),
+    ("curvenet", "cifar10"): _CURVENET_CIFAR,
+    ("curvenet", "cifar100"): _CURVENET_CIFAR,
+    ("curvenet", "mnist"): _recipe("ours: 10 trusted examples a class", trusted_examples=100),
+    ("curvenet", "digits"): _recipe("ours: 10 trusted examples a class", trusted_examples=100),
     ("m_dyr_sh", "cifar10"): _M_DYR_CIFAR,
     ("m_dyr_sh", "cifar100"): _M_DYR_CIFAR,
+    ("m_dyr_sh", "digits"): _recipe(
+        "ours: symmetric noise without a tail, as in the paper", noise="symmetric", noise_rate=0.4, imbalance="none",
+        imbalance_ratio=1.0,
+    ),
     ("forward", "cifar100"): _recipe("Patrini et al. (CVPR 2017), code: the surest example", {"percentile": 100.0}),
 }  # fmt: skip
 

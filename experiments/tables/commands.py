@@ -116,7 +116,8 @@ RULES: tuple[Rule, ...] = (
     Rule({"paper": "dynamic_loss", "dataset": "cifar100"}, _protocol(recipes.DATASETS["cifar100"].settings), _DL),
     # The focal loss of LDAM's code, whose baselines these are.
     Rule({"paper": "har|dynamic_loss", "method": "focal|cb_focal"}, {"gamma": 1.0}),
-    Rule({"paper": "dynamic_loss", "method": "curvenet"}, {"augmentation": "crop-flip"}),
+    Rule({"paper": "dynamic_loss", "method": "curvenet"}, {"augmentation": "crop-flip"}, "",
+         "probing and trusted images are those of CurveNet's authors, 300 epochs and 1000; the paper does not tell"),
     Rule({"paper": "dynamic_loss", "table": "6", "method": "cross_entropy"}, {"augmentation": "crop-flip"}),
     Rule({"paper": "dynamic_loss", "table": "6", "method": "autoaugment"}, {"method": "cross_entropy"}),
 
