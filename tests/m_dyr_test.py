@@ -46,17 +46,17 @@ def softmax(z: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("mixing", "labels", "temperatures"),
+    ("mixing", "form", "temperatures"),
     [
         ("dynamic", "soft_to_hard", {0: None, 3: None, 4: 1.0, 6: 0.5005, 9: 0.001}),
         ("static", "soft", {9: 1.0}),
         ("static", "hard", {4: 0.001}),
     ],
 )
-def test_a_step_is_the_formula(mixing, labels, temperatures):
+def test_a_step_is_the_formula(mixing, form, temperatures):
     """At epochs of each phase; None is no bootstrapping."""
     task = make_task()
-    method = methods.get("m_dyr_sh")(task, **OPTIONS, mixing=mixing, labels=labels)
+    method = methods.get("m_dyr_sh")(task, **OPTIONS, mixing=mixing, form=form)
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(ROWS, INPUTS)).astype(np.float32), rng.integers(0, CLASSES, ROWS)
     kernel, mask = rng.normal(size=(INPUTS, CLASSES)).astype(np.float32), np.array([1, 1, 1, 0, 1, 1], np.float32)
@@ -143,7 +143,7 @@ def test_outliers_are_not_fitted():
         ({"guided_from": 0.5}, "got 0.5, 0.367 and 0.66"),
         ({"hard_from": 1.5}, "<= hard_from <= 1 is needed"),
         ({"prior_strength": -1.0}, "prior_strength=-1.0"),
-        ({"labels": "warm"}, "labels='warm' is none of soft_to_hard, soft, hard"),
+        ({"form": "warm"}, "form='warm' is none of soft_to_hard, soft, hard"),
         ({"mixing": "none"}, "mixing='none' is none of dynamic, static"),
     ],
 )

@@ -12,12 +12,15 @@ has three phases:
    one class.
 
 The papers that compare with it call this whole one M-DYR-SH; its authors, MD-DYR-SH. With `mixing="static"` phase 2 is
-left out and phase 3 mixes as phase 1 does: their M-DYR-S and M-DYR-H, by `labels`.
+left out and phase 3 mixes as phase 1 does: their M-DYR-S and M-DYR-H, by `form`.
 
 Constants, the range of losses that is fitted and the table of B are those of the authors' code, as is what the paper
 leaves open: z comes from a pass in train mode, whose batch statistics stay. Unlike there, where the epoch's losses and
 B_i are of random views, both are of the inputs as they are; and in phase 2 the labels' halves are halves, where the
 code draws them close to it, λ ~ Beta(32, 32).
+
+The mixture knows no classes: a rare class has large losses, so its labels pass for wrong, and on a long tail this does
+worse than cross entropy.
 """
 
 from typing import Any, NamedTuple
@@ -31,7 +34,7 @@ from robustjax._checks import check_choice
 from robustjax.methods import base
 from robustjax.mixup import apply_mix, draw_mix
 
-LABELS = ("soft_to_hard", "soft", "hard")
+FORMS = ("soft_to_hard", "soft", "hard")
 MIXINGS = ("dynamic", "static")
 _SOFT, _HARD = 1.0, 1e-3  # temperatures
 _OUTLIERS = (5.0, 95.0)  # percentiles of the losses, between which they are fitted
@@ -79,12 +82,13 @@ def m_dyr(
     bootstrap_from: float = 0.367,
     hard_from: float = 0.66,
     prior_strength: float = 1.0,
-    labels: str = "soft_to_hard",
+    form: str = "soft_to_hard",
     mixing: str = "dynamic",
 ) -> base.Method:
     """Mixup with dynamic bootstrapping, soft to hard (M-DYR; Arazo et al., ICML 2019).
 
-    Phases start at shares of the run, by default those of the authors' 300 epochs; 1 is never.
+    It is for classes of similar size: labels of rare ones pass for wrong. Phases start at shares of the run, by default
+    those of the authors' 300 epochs; 1 is never.
 
     Args:
       alpha: α of mixup's Beta(α, α), positive; 32 mixes nearly in halves.
@@ -92,13 +96,13 @@ def m_dyr(
       bootstrap_from: share of the run, in [0, 1], after which M-DYR's labels are those that the network corrects.
       hard_from: share of the run, in [0, 1], at which its corrections have become hard.
       prior_strength: weight of the penalty on unequal mean predictions, at least 0.
-      labels: M-DYR's corrections: "soft_to_hard", "soft" or "hard" throughout.
+      form: of M-DYR's corrections: "soft_to_hard", or "soft" or "hard" throughout.
       mixing: "dynamic", inputs by how likely their labels are right and labels in halves, or "static", as in mixup.
 
     Raises:
       ValueError: an option out of its range, by name.
     """
-    check_choice("labels", labels, LABELS)
+    check_choice("form", form, FORMS)
     check_choice("mixing", mixing, MIXINGS)
     if not alpha > 0:
         raise ValueError(f"alpha={alpha} must be positive.")
@@ -113,7 +117,7 @@ def m_dyr(
     guided, bootstrapped, hard = (round(f * task.epochs) for f in (guided_from, bootstrap_from, hard_from))
     if mixing == "static":
         guided = bootstrapped  # what lies between is dynamic mixing alone
-    warmest, coldest = (_HARD if labels == "hard" else _SOFT), (_SOFT if labels == "soft" else _HARD)
+    warmest, coldest = (_HARD if form == "hard" else _SOFT), (_SOFT if form == "soft" else _HARD)
 
     def temperature(epoch: jax.Array) -> jax.Array:
         done = (epoch - bootstrapped).astype(float) / max(hard - bootstrapped, 1)
