@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from robustjax._checks import check_choice
 from robustjax._probabilities import promote
 
-# From the size of a loss to a weight: MW-Net and CMW-Net.
+# From the size of a loss to a weight: MW-Net and CMW-Net; from its curve: CurveNet.
 
 
 def init_weight_net(key: Array, hidden: int = 100, groups: int = 1) -> dict[str, Any]:
@@ -55,6 +55,72 @@ def apply_weight_net(params: dict[str, Any], values: ArrayLike, group: ArrayLike
     return outputs[..., 0] if group is None else jnp.take_along_axis(outputs, jnp.asarray(group)[..., None], -1)[..., 0]
 
 
+def init_curve_net(key: Array, length: int, num_classes: int, hidden: int = 64, bias: float = 4.5) -> dict[str, Any]:
+    """Parameters of a network from an example's loss curve and label to its weight.
+
+    Jiang et al., Delving into Sample Loss Curve to Embrace Noisy and Imbalanced Data, 2022 (CurveNet), with the
+    authors' initialisation: Xavier, and an output bias from which all weights start near 1.
+
+    Args:
+      key: PRNG key.
+      length: L, entries of a curve.
+      num_classes: C.
+      hidden: H; layers have 2H and H units in turn.
+      bias: the last bias.
+
+    Returns:
+      {"curve" and "head": three layers {"kernel", "bias"} each, "embedding" [C, H]}.
+    """
+    if length < 1 or hidden < 1:
+        raise ValueError(f"length={length} and hidden={hidden} must be at least 1.")
+    curve_key, head_key, embedding_key = jax.random.split(key, 3)
+    head = _xavier_layers(jax.random.split(head_key, 3), [hidden, 2 * hidden, hidden, 1])
+    head[-1]["bias"] += bias
+    return {
+        "curve": _xavier_layers(jax.random.split(curve_key, 3), [length, 2 * hidden, 2 * hidden, hidden]),
+        "head": head,
+        "embedding": jax.nn.initializers.glorot_uniform()(embedding_key, (num_classes, hidden)),
+    }
+
+
+def apply_curve_net(
+    params: dict[str, Any], curves: ArrayLike, labels: ArrayLike, *, factor: float = 1.0, offset: float = 0.02
+) -> Array:
+    """CurveNet's weights, factor · sigmoid(head(relu(curve layers) + 2 embedding)) + offset, one an example.
+
+    Args:
+      params: from `init_curve_net`.
+      curves: losses `[..., L]`, less those of the mean example of the class.
+      labels: int `[...]`.
+      factor: the range of the weights.
+      offset: the least weight.
+
+    Returns:
+      Weights `[...]`.
+    """
+    # The authors' code adds the embedding twice.
+    x = _relu_layers(params["curve"], promote(curves)) + 2 * params["embedding"][jnp.asarray(labels)]
+    *hidden, last = params["head"]
+    x = _relu_layers(hidden, x) @ last["kernel"] + last["bias"]
+    return factor * jax.nn.sigmoid(x[..., 0]) + offset
+
+
+def _xavier_layers(keys: Array, sizes: list[int]) -> list[dict[str, Array]]:
+    """Linear layers from each size to the next, with Xavier-normal weights and zero biases."""
+    xavier = jax.nn.initializers.glorot_normal()
+    return [
+        {"kernel": xavier(k, (m, n)), "bias": jnp.zeros(n)}
+        for k, m, n in zip(keys, sizes[:-1], sizes[1:], strict=False)
+    ]
+
+
+def _relu_layers(layers: list[dict[str, Array]], x: Array) -> Array:
+    """What layers make of `x` [..., inputs], each with a ReLU behind it."""
+    for layer in layers:
+        x = jax.nn.relu(x @ layer["kernel"] + layer["bias"])
+    return x
+
+
 def _init_linear(key: Array, inputs: int, outputs: int) -> dict[str, Array]:
     bound = 1 / math.sqrt(inputs)
     kernel_key, bias_key = jax.random.split(key)
@@ -88,11 +154,7 @@ def init_mlp(
     check_choice("net", net, NETS)
     sizes = [*([hidden, hidden] if net == "code" else [num_inputs]), hidden, num_outputs]
     keys = jax.random.split(key, len(sizes))
-    xavier = jax.nn.initializers.glorot_normal()
-    layers = [
-        {"kernel": xavier(k, (m, n)), "bias": jnp.zeros(n)}
-        for k, m, n in zip(keys, sizes[:-1], sizes[1:], strict=False)
-    ]
+    layers = _xavier_layers(keys, sizes)
     layers[-1]["bias"] += output_bias
     embedded = {"embedding": jax.nn.initializers.glorot_uniform()(keys[-1], (num_inputs, hidden))}
     return {**(embedded if net == "code" else {}), "layers": layers}
@@ -101,9 +163,7 @@ def init_mlp(
 def apply_mlp(params: dict[str, Any], inputs: Array | None = None) -> Array:
     """The net's outputs [K, num_outputs]: for every entry of its embedding, or for `inputs` [K, num_inputs]."""
     *hidden, last = params["layers"]
-    x = params["embedding"] if inputs is None else inputs
-    for layer in hidden:
-        x = jax.nn.relu(x @ layer["kernel"] + layer["bias"])
+    x = _relu_layers(hidden, params["embedding"] if inputs is None else inputs)
     return x @ last["kernel"] + last["bias"]
 
 

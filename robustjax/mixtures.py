@@ -18,7 +18,7 @@ from jax.scipy.special import betaln
 from jax.typing import ArrayLike
 
 from robustjax import backend
-from robustjax._checks import check
+from robustjax._checks import check, check_choice
 from robustjax._probabilities import promote
 
 # Gaussian mixtures.
@@ -301,20 +301,34 @@ def beta_posterior(mixture: BetaMixture, values: ArrayLike) -> Array:
     return jax.nn.softmax(jnp.concatenate([joint, floor], axis=-1))[..., :-1]
 
 
-def beta_noise_table(mixture: BetaMixture, bins: int = 100) -> Array:
+def beta_noise_table(mixture: BetaMixture, bins: int = 100, *, form: str = "code") -> Array:
     """The probability of the second component on an even grid over [0, 1], held at its maximum from there on: `[bins]`.
 
-    The posterior of a mixture may fall again towards 1, where a large loss must not look clean (authors' code).
+    The posterior of a mixture may fall again towards 1, where a large loss must not look clean (authors' code). It may
+    also rise again towards 0, where a wide second component is denser than the first: its maximum may then be at 0, and
+    all labels look wrong.
+
+    Args:
+      mixture: the `BetaMixture`.
+      bins: points of the grid.
+      form: "code"; or "bounded", where it is below the first component's mean at most what it is there.
+
+    Raises:
+      ValueError: `form` is neither.
     """
+    check_choice("form", form, ("code", "bounded"))
     grid = jnp.linspace(0, 1, bins, dtype=mixture.weights.dtype)
     table = beta_posterior(mixture, grid)[:, 1]
+    if form == "bounded":
+        mean = mixture.alphas[0] / (mixture.alphas[0] + mixture.betas[0])
+        table = jnp.where(grid < mean, jnp.minimum(table, beta_posterior(mixture, mean)[1]), table)
     return jnp.where(jnp.arange(bins) >= jnp.argmax(table), jnp.max(table), table)
 
 
-def beta_noise_probability(mixture: BetaMixture, values: ArrayLike, bins: int = 100) -> Array:
+def beta_noise_probability(mixture: BetaMixture, values: ArrayLike, bins: int = 100, *, form: str = "code") -> Array:
     """M-DYR's probability that a label is wrong, `[...]`: `beta_noise_table` at each value's bin, ⌊bins · value⌋."""
     entries = jnp.clip((bins * promote(values)).astype(jnp.int32), 0, bins - 1)
-    return beta_noise_table(mixture, bins)[entries]
+    return beta_noise_table(mixture, bins, form=form)[entries]
 
 
 @backend.jit

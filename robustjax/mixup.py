@@ -15,7 +15,12 @@ from robustjax._checks import check
 
 
 class Mix(NamedTuple):
-    """How a batch is mixed: each example keeps `share` (scalar in [0, 1]) and takes the rest of `partner` int32 [B]."""
+    """How a batch is mixed: each example keeps `share` in [0, 1] and takes the rest of its partner.
+
+    Attributes:
+      share: a scalar; or [B], one an example.
+      partner: int32 [B].
+    """
 
     share: Array
     partner: Array
@@ -59,4 +64,5 @@ def apply_mix(values: ArrayLike, mix: Mix) -> Array:
     if not jnp.issubdtype(values.dtype, jnp.floating):
         raise TypeError(f"values must be floating-point to be mixed, got {values.dtype}; labels go in as distributions")
     share = mix.share.astype(values.dtype)
+    share = share.reshape(share.shape + (1,) * (values.ndim - 1)) if share.ndim else share
     return share * values + (1 - share) * values[mix.partner]

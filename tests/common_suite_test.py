@@ -27,7 +27,7 @@ NAMES = tuple(name for name in methods.names() if name != "custom")
 # Baselines, which have tests of their own, and cost more compiling than all others: they wait for a release.
 BASELINES = (
     "co_teaching", "mw_net", "dividemix", "dividemix_bs", "rolt_plus", "bbn", "nlnl", "plc", "pencil", "selfie",
-    "l2rw", "mentornet", "cmw_net", "cmw_net_sl",
+    "l2rw", "mentornet", "cmw_net", "cmw_net_sl", "m_dyr_sh", "curvenet",
 )  # fmt: skip
 # The first of the methods of each file but theirs.
 FIRST = tuple(

@@ -313,3 +313,14 @@ def test_prototypes_find_the_wrong_labels_of_a_rare_class():
     found = quick_jit(mixtures.prototype_clean_probability, static_argnames=("num_classes",))
     suspects = np.asarray(found(features, labels, num_classes=3)) < 0.5
     assert (suspects == wrong).mean() > 0.95
+
+
+def test_small_values_are_never_the_second_components():
+    """A wide second component is denser than the first near 0; M-DYR's own table says 1 everywhere."""
+    mixture = mixtures.BetaMixture(*map(jnp.asarray, ([0.65, 0.35], [2.2, 1.1], [9.1, 0.96])))
+    assert mixtures.beta_posterior(mixture, jnp.asarray(0.0))[1] > 0.99
+    assert np.asarray(mixtures.beta_noise_table(mixture)).min() > 0.99
+    table = np.asarray(mixtures.beta_noise_table(mixture, form="bounded"))
+    mean = 2.2 / (2.2 + 9.1)
+    assert table[0] == pytest.approx(float(mixtures.beta_posterior(mixture, jnp.asarray(mean))[1]), rel=1e-3)
+    assert table[:20].max() < 0.2 and table[-1] > 0.99

@@ -153,7 +153,7 @@ def _elr(source: str, strength: float, beta: float, options: dict[str, Any] | No
     return _recipe(f"ELR (NeurIPS 2020), {source}", options, **settings)
 
 
-# MW-Net, Co-teaching, DivideMix, PLC, PENCIL and SELFIE on CIFAR: noise without a tail.
+# What the baselines for wrong labels share on CIFAR: noise without a tail.
 _BALANCED: dict[str, Any] = {
     "noise": "symmetric", "imbalance": "none", "imbalance_ratio": 1.0, "lr_warmup_epochs": 0.0, "momentum": 0.9,
     "augmentation": "crop-flip", "initialization": "torch",
@@ -238,6 +238,21 @@ _SELFIE_CIFAR = _recipe(
     "(DenseNet and VGG-19 there; weight decay and Nesterov's momentum are VGG's)",
     {"restarts": 2}, model="resnet32", noise_rate=0.4, epochs=300, batch_size=128, learning_rate=0.1, nesterov=True,
     weight_decay=5e-4, schedule="multistep:150,225:0.2", **_BALANCED,  # of 300: 50 and 75 of each network
+)  # fmt: skip
+_M_DYR_CIFAR = _recipe(
+    "M-DYR (ICML 2019), section 4 and code: PreAct ResNet-18, 0.1, a tenth at 100 and 250 of 300 epochs, phases from "
+    "105 (dynamic mixup) and 110 (bootstrapping), hard at 198",
+    {"alpha": 32.0, "guided_from": 0.35, "bootstrap_from": 0.367, "hard_from": 0.66, "prior_strength": 1.0},
+    model="preact_resnet18", noise_rate=0.5, epochs=300, batch_size=128, learning_rate=0.1, weight_decay=1e-4,
+    schedule="multistep:100,250:0.1", **_BALANCED,
+)  # fmt: skip
+_CURVENET_CIFAR = _recipe(
+    "CurveNet (AAAI 2022), code: ResNet-32, 1000 trusted images; 300 epochs of probing, then 200 at 0.1, a tenth at 80 "
+    "and 100, weights learned until 80; 40 % noise, ratio 20",
+    {"probe_epochs": 300, "meta_until": 0.4},
+    model="resnet32", noise="frequency_proportional", noise_rate=0.4, imbalance="long_tailed", imbalance_ratio=20.0,
+    trusted_examples=1000, epochs=200, batch_size=128, learning_rate=0.1, momentum=0.9, weight_decay=5e-4,
+    schedule="multistep:80,100:0.1", lr_warmup_epochs=5.0, augmentation="crop-flip", initialization="torch",
 )  # fmt: skip
 _NEGATIVE_ALONE: dict[str, Any] = {"selective_from": 1.0, "positive_from": 1.0}
 
@@ -381,6 +396,16 @@ METHODS: dict[tuple[str, ...], Recipe] = {
     ("pencil", "cifar100"): _PENCIL_CIFAR,
     ("selfie", "cifar10"): _SELFIE_CIFAR,
     ("selfie", "cifar100"): _SELFIE_CIFAR,
+    ("curvenet", "cifar10"): _CURVENET_CIFAR,
+    ("curvenet", "cifar100"): _CURVENET_CIFAR,
+    ("curvenet", "mnist"): _recipe("ours: 10 trusted examples a class", trusted_examples=100),
+    ("curvenet", "digits"): _recipe("ours: 10 trusted examples a class", trusted_examples=100),
+    ("m_dyr_sh", "cifar10"): _M_DYR_CIFAR,
+    ("m_dyr_sh", "cifar100"): _M_DYR_CIFAR,
+    ("m_dyr_sh", "digits"): _recipe(
+        "ours: symmetric noise without a tail, as in the paper", noise="symmetric", noise_rate=0.4, imbalance="none",
+        imbalance_ratio=1.0,
+    ),
     ("forward", "cifar100"): _recipe("Patrini et al. (CVPR 2017), code: the surest example", {"percentile": 100.0}),
 }  # fmt: skip
 

@@ -132,7 +132,8 @@ RULES: tuple[Rule, ...] = (
            "the paper took this number from CMW-Net's, which is without soft labels; the authors' code, whose settings "
            "these are, is with them")
       for name in ("cifar10", "cifar100")),
-    Rule({"paper": "dynamic_loss", "method": "curvenet"}, {"augmentation": "crop-flip"}),
+    Rule({"paper": "dynamic_loss", "method": "curvenet"}, {"augmentation": "crop-flip"}, "",
+         "probing and trusted images are those of CurveNet's authors, 300 epochs and 1000; the paper does not tell"),
     Rule({"paper": "dynamic_loss", "table": "6", "method": "cross_entropy"}, {"augmentation": "crop-flip"}),
     Rule({"paper": "dynamic_loss", "table": "6", "method": "autoaugment"}, {"method": "cross_entropy"}),
 
@@ -158,7 +159,7 @@ RULES: tuple[Rule, ...] = (
     Rule({"paper": "elr", "table": "2|5", "dataset": "cifar10"}, _sgd(200, 0.02, 5e-4, "multistep:150:0.1"), _ELR),
     Rule({"paper": "elr", "table": "2", "dataset": "cifar100"}, _sgd(250, 0.02, 5e-4, "multistep:200:0.1"), _ELR),
     Rule({"paper": "elr", "table": "2", "method": "elr_plus_best"}, {"method": "elr_plus"}),
-    Rule({"paper": "elr", "table": "2", "method": "[!ep]*"}, {}, "",
+    Rule({"paper": "elr", "table": "2", "method": "[!epm]*|mixup"}, {}, "",
          "the paper took this number from another (DivideMix, ICLR 2020); the settings here are ELR+'s"),
     Rule({"paper": "elr", "table": "2", "method": "pencil"},
          _protocol(recipes.METHODS["pencil", "cifar10"].settings), "PENCIL (CVPR 2019), code",
@@ -167,8 +168,11 @@ RULES: tuple[Rule, ...] = (
     Rule({"paper": "elr", "table": "5"}, {"model": "preact_resnet18"}, "", "the paper does not say which network"),
     Rule({"paper": "elr", "table": "5", "method": "elr_plus_one_network_no_weight_averaging_no_mixup"}, {}, "",
          "ELR with ELR+'s network and schedule, its targets from predictions made apart; the paper says no more"),
-    Rule({"paper": "elr", "dataset": "cifar10|cifar100"}, {"validation_split": 0.1}, "",
+    Rule({"paper": "elr", "dataset": "cifar10|cifar100", "method": "[!m]*|mixup"}, {"validation_split": 0.1}, "",
          "10 % of the images are held out, by their given labels; the paper takes as many of each true class"),
+    Rule({"paper": "elr", "table": "2", "method": "m_dyr_sh"}, _sgd(300, 0.1, 1e-4, "multistep:100,250:0.1"),
+         recipes.METHODS["m_dyr_sh", "cifar10"].sources[0],
+         "the paper took this number from another (DivideMix, ICLR 2020); the settings here are M-DYR's"),
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from robustjax.methods import (
     bbn,
     cmw_net,
     co_teaching,
+    curvenet,
     custom,
     dividemix,
     dynamic_loss,
@@ -18,6 +19,7 @@ from robustjax.methods import (
     erm,
     har,
     l2rw,
+    m_dyr,
     mentornet,
     mw_net,
     nlnl,
@@ -46,8 +48,8 @@ from robustjax.methods.base import (
 )  # fmt: skip
 
 _MODULES = (
-    erm, nlnl, elr, har, mentornet, co_teaching, l2rw, mw_net, cmw_net, dividemix, bbn, plc, pencil, selfie, custom,
-    dynamic_loss,
+    erm, nlnl, elr, har, mentornet, co_teaching, l2rw, mw_net, cmw_net, curvenet, m_dyr, dividemix, bbn, plc, pencil,
+    selfie, custom, dynamic_loss,
 )  # fmt: skip
 _REGISTRY: dict[str, Entry] = {entry.name: entry for module in _MODULES for entry in module.ENTRIES}
 

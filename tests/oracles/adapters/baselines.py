@@ -139,13 +139,19 @@ def _l2rw(hyper, x):
     }
 
 
-def _weight_net(flat, layout):
-    """Our parameters from the reference's flat vector; its heads are one output of a linear layer each."""
+def _named(flat, layout):
+    """The reference's arrays by name from its flat vector."""
     named, start = {}, 0
     for name, shape in manifest()["conventions"][layout]:
         size = int(np.prod(shape))
         named[name] = jnp.asarray(flat)[start : start + size].reshape(shape)
         start += size
+    return named
+
+
+def _weight_net(flat, layout):
+    """Our parameters from the reference's flat vector; its heads are one output of a linear layer each."""
+    named = _named(flat, layout)
     hidden, *heads = [name.removesuffix(".weight") for name in named if name.endswith(".weight")]
     return {
         "hidden": {"kernel": named[f"{hidden}.weight"].T, "bias": named[f"{hidden}.bias"]},
@@ -213,6 +219,17 @@ def _curricula(hyper, x):
     }
 
 
+def _curvenet(hyper, x):
+    named = _named(x["params_flat"], "curvenet_layout")
+    layers = {
+        part: [{"kernel": named[f"{name}{i}.weight"].T, "bias": named[f"{name}{i}.bias"]} for i in (1, 2, 3)]
+        for part, name in (("curve", "before_linear"), ("head", "linear"))
+    }
+    params = layers | {"embedding": named["cls_emb.weight"]}
+    given = {"factor": hyper["factor"], "offset": hyper["bias"]}
+    return {"weights": meta_nets.apply_curve_net(params, x["curve"], x["labels"], **given)}
+
+
 def _plc(case: Case, inputs: Arrays) -> Mapping[str, Any]:
     threshold = case["hyperparameters"]["delta"]
     return {"corrected": targets.likelihood_ratio_labels(inputs["labels"], inputs["f"], threshold)}
@@ -253,4 +270,5 @@ ADAPTERS = {
     "SELFIE sample selection and refurbishing": _selfie,
     "INCV noise-rate estimate": _incv,
     "CMW-Net weight network forward": _per_instance(_cmwnet),
+    "CurveNet weight network forward": _per_instance(_curvenet),
 }
