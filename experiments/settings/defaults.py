@@ -190,6 +190,10 @@ def _warmup_epochs(size: Size, values: Mapping[str, Any]) -> Choice:
     return Choice(max(0, min(wanted, max(1, epochs // 5), epochs - 1)), "some 250 steps")
 
 
+def _forget_rate(size: Size, values: Mapping[str, Any]) -> Choice:
+    return Choice(0.2, "of unknown noise; say what you expect")
+
+
 def _margin(size: Size, values: Mapping[str, Any]) -> Choice:
     """Margins are learned where there are steps to learn them in; on perceptrons they run away."""
     if values["model"] in _PERCEPTRONS:
@@ -242,7 +246,8 @@ _OPTIONS: dict[str, dict[str, _Chooser]] = {
     "elr_plus": _ELR | {
         "average_ramp_steps": lambda size, values: Choice(values["epochs"] * _steps(size, values) // 5, "a fifth")
     },
-    "co_teaching": {"forget_rate": lambda size, values: Choice(0.2, "of unknown noise; say what you expect")},
+    "co_teaching": {"forget_rate": _forget_rate},
+    "co_teaching_plus": {"forget_rate": _forget_rate, "warmup_epochs": _warmup_epochs},
     "dividemix": {
         "warmup_epochs": _warmup_epochs,
         "unlabeled_strength": lambda size, values: Choice(0.0, "no strong augmentation"),

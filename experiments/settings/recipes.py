@@ -173,6 +173,14 @@ _CO_TEACHING_CIFAR = _recipe(
     "rate reached after 10; ours: 8-layer CNN (9 there), Adam's first moment as before after epoch 80, crop and flip",
     {"ramp_epochs": 10}, model="cnn8", noise_rate=0.5, **_BALANCED | _CO_TEACHING,
 )  # fmt: skip
+_CO_TEACHING_DIGITS: dict[str, Any] = {
+    "noise": "symmetric", "noise_rate": 0.4, "imbalance": "none", "imbalance_ratio": 1.0, "epochs": 40,
+}  # fmt: skip
+
+
+def _co_teaching_plus(warmup_epochs: int, recipe: Recipe) -> Recipe:
+    source = f"Co-teaching+ (ICML 2019), code: disagreement from epoch {warmup_epochs}, else as co-teaching"
+    return Recipe(recipe.settings, recipe.options | {"warmup_epochs": warmup_epochs}, (source, *recipe.sources))
 
 
 def _dividemix(source: str, warmup_epochs: int, unlabeled_strength: float) -> Recipe:
@@ -286,7 +294,17 @@ METHODS: dict[tuple[str, ...], Recipe] = {
     ),
     ("co_teaching", "digits"): _recipe(
         "ours: symmetric noise without a tail, as in the paper; the forget rate is reached early", {"ramp_epochs": 5},
-        noise="symmetric", noise_rate=0.4, imbalance="none", imbalance_ratio=1.0, epochs=40,
+        **_CO_TEACHING_DIGITS,
+    ),
+    ("co_teaching_plus", "cifar10"): _co_teaching_plus(20, _CO_TEACHING_CIFAR),
+    ("co_teaching_plus", "cifar100"): _co_teaching_plus(5, _CO_TEACHING_CIFAR),
+    ("co_teaching_plus", "mnist"): _recipe(
+        "Co-teaching+ (ICML 2019), section 4 and code: as co-teaching, disagreement from the first epoch; ours: "
+        "4-layer CNN", {"ramp_epochs": 10, "warmup_epochs": 0}, **_CO_TEACHING,
+    ),
+    ("co_teaching_plus", "digits"): _recipe(
+        "ours: as co-teaching, disagreement from epoch 8", {"ramp_epochs": 5, "warmup_epochs": 8},
+        **_CO_TEACHING_DIGITS,
     ),
     ("dividemix", "cifar10"): _dividemix("CIFAR-10, 50 % symmetric noise", 10, 25.0),
     ("dividemix", "cifar10", "asymmetric"): _recipe(
