@@ -25,7 +25,7 @@ EPOCHS = 8
 # "custom" is whatever its user's loss is; tests/custom_loss_test.py is about it.
 NAMES = tuple(name for name in methods.names() if name != "custom")
 # Baselines, which have tests of their own, and cost more compiling than all others: they wait for a release.
-BASELINES = ("co_teaching", "mw_net", "dividemix", "nlnl")
+BASELINES = ("co_teaching", "co_teaching_plus", "incv", "nct", "mw_net", "dividemix", "nlnl")
 # The first of the methods of each file but theirs.
 FIRST = tuple(
     name for name in {toys.factory(name).__module__: name for name in reversed(NAMES)}.values() if name not in BASELINES
@@ -286,6 +286,7 @@ WHERE = {
     "phuber_ce": ("noise", {"tau": 2.0}),  # its own is for a hundred classes
     "mixup": ("noise", {"mixup": 4.0}),  # wrong labels take stronger mixtures
     "mw_net": ("noise", {"meta_learning_rate": 0.03, "meta_weight_decay": 0.0}),  # there are but 180 steps
+    "incv": ("noise", {"selection_epochs": 8}),  # its network must learn something
     # Methods for unequal classes.
     "balanced_softmax": ("tail", {}),
     "cb_focal": ("tail", {}),

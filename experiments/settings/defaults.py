@@ -248,6 +248,7 @@ _OPTIONS: dict[str, dict[str, _Chooser]] = {
     },
     "co_teaching": {"forget_rate": _forget_rate},
     "co_teaching_plus": {"forget_rate": _forget_rate, "warmup_epochs": _warmup_epochs},
+    "nct": {"forget_rate": _forget_rate},
     "dividemix": {
         "warmup_epochs": _warmup_epochs,
         "unlabeled_strength": lambda size, values: Choice(0.0, "no strong augmentation"),

@@ -183,6 +183,30 @@ def _co_teaching_plus(warmup_epochs: int, recipe: Recipe) -> Recipe:
     return Recipe(recipe.settings, recipe.options | {"warmup_epochs": warmup_epochs}, (source, *recipe.sources))
 
 
+_INCV: dict[str, Any] = {
+    "optimizer": "adam", "learning_rate": 1e-3, "batch_size": 128, "epochs": 200, "weight_decay": 1e-4,
+    "schedule": "multistep:80,120,160:0.1",
+}  # fmt: skip
+_INCV_CIFAR = _recipe(
+    "INCV (ICML 2019), section 5 and code: ResNet-32, Adam at 1e-3, a tenth at 80, 120 and 160 of 200 epochs, four "
+    "iterations of two networks and 50 epochs each, batch 128, L2 of 1e-4; ours: cross-validation has the schedule in "
+    "short (there a half, a quarter and a tenth at 20, 30 and 40), none of the last halving, crop and flip",
+    {"iterations": 4, "selection_epochs": 50, "ramp_epochs": 10}, model="resnet32", noise_rate=0.5,
+    **_BALANCED | _INCV,
+)  # fmt: skip
+
+
+def _nct(source: str, spread: float) -> Recipe:
+    return _recipe(
+        f"NCT (CVPR workshops 2021), section 4 and code: {source}, ResNet-18, 350 epochs of nested dropout at 0.1, a "
+        "tenth at 200 and 300, 100 of co-teaching at 0.001, batch 320, weight decay 5e-4; ours: 5 epochs of "
+        "learning-rate warm-up (6,000 steps before all others there), a tenth of co-teaching's rate at 57, not 50",
+        {"spread": spread, "tuning_from": 7 / 9, "tuning_scale": 0.01},
+        model="resnet18", noise_rate=0.2, epochs=450, batch_size=320, learning_rate=0.1, weight_decay=5e-4,
+        schedule="multistep:257,386:0.1", **_BALANCED | {"lr_warmup_epochs": 5.0},
+    )  # fmt: skip
+
+
 def _dividemix(source: str, warmup_epochs: int, unlabeled_strength: float) -> Recipe:
     return _recipe(
         f"DivideMix (ICLR 2020), section 4.2 and code: {source}",
@@ -306,6 +330,17 @@ METHODS: dict[tuple[str, ...], Recipe] = {
         "ours: as co-teaching, disagreement from epoch 8", {"ramp_epochs": 5, "warmup_epochs": 8},
         **_CO_TEACHING_DIGITS,
     ),
+    ("incv", "cifar10"): _INCV_CIFAR,
+    ("incv", "cifar100"): _INCV_CIFAR,
+    **{("incv", dataset, "asymmetric"): _recipe("INCV (ICML 2019), code: asymmetric noise", {"pattern": "asymmetric"})
+       for dataset in ("cifar10", "cifar100", "mnist", "digits")},
+    ("incv", "digits"): _recipe(
+        "ours: as co-teaching; networks of 20 epochs select", {"selection_epochs": 20, "ramp_epochs": 5},
+        **_CO_TEACHING_DIGITS,
+    ),
+    ("nct", "cifar10"): _nct("CIFAR-10", 10.0),
+    ("nct", "cifar100"): _nct("CIFAR-100", 100.0),
+    ("nct", "digits"): _recipe("ours: as co-teaching", {}, **_CO_TEACHING_DIGITS),
     ("dividemix", "cifar10"): _dividemix("CIFAR-10, 50 % symmetric noise", 10, 25.0),
     ("dividemix", "cifar10", "asymmetric"): _recipe(
         "DivideMix (ICLR 2020), code: asymmetric noise", {"unlabeled_strength": 0.0, "confidence_penalty": True}

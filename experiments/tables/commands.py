@@ -83,6 +83,8 @@ RULES: tuple[Rule, ...] = (
          "last epoch counts"),
     Rule({"paper": "har", "table": "3", "method": "[!h]*"}, {}, "",
          "the baselines' settings are not recorded; these are HAR's"),
+    Rule({"paper": "har", "method": "incv"}, {}, "",
+         "how INCV was set is not recorded: four iterations of two networks and 50 epochs each, as in its own paper"),
     Rule({"paper": "har", "method": "dmi"}, {"tuning_epochs": 100}, "DMI (NeurIPS 2019), code: 100 epochs at 1e-6"),
     *(Rule({"paper": "har", "method": f"unif_reg_{strength}"}, {"method": "unif_reg", "strength": float(strength)})
       for strength in ("0.001", "0.01", "0.02", "0.05", "0.1")),
@@ -117,6 +119,8 @@ RULES: tuple[Rule, ...] = (
     # The focal loss of LDAM's code, whose baselines these are.
     Rule({"paper": "har|dynamic_loss", "method": "focal|cb_focal"}, {"gamma": 1.0}),
     Rule({"paper": "dynamic_loss", "method": "curvenet"}, {"augmentation": "crop-flip"}),
+    Rule({"paper": "dynamic_loss", "method": "nct"}, {}, "",
+         "the first 10 (CIFAR-100: 100) features predict; its authors choose how many on clean validation images"),
     Rule({"paper": "dynamic_loss", "table": "6", "method": "cross_entropy"}, {"augmentation": "crop-flip"}),
     Rule({"paper": "dynamic_loss", "table": "6", "method": "autoaugment"}, {"method": "cross_entropy"}),
 

@@ -7,7 +7,7 @@ by its name to everything that takes one.
 import difflib
 import re
 
-from robustjax.methods import co_teaching, custom, dividemix, dynamic_loss, elr, erm, har, mw_net, nlnl
+from robustjax.methods import co_teaching, custom, dividemix, dynamic_loss, elr, erm, har, incv, mw_net, nct, nlnl
 from robustjax.methods.base import (
     Attempt,
     Batch,
@@ -28,7 +28,7 @@ from robustjax.methods.base import (
     Term,
 )  # fmt: skip
 
-_MODULES = (erm, nlnl, elr, har, co_teaching, mw_net, dividemix, custom, dynamic_loss)
+_MODULES = (erm, nlnl, elr, har, co_teaching, incv, nct, mw_net, dividemix, custom, dynamic_loss)
 _REGISTRY: dict[str, Entry] = {entry.name: entry for module in _MODULES for entry in module.ENTRIES}
 
 

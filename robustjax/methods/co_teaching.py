@@ -75,9 +75,9 @@ def co_teaching_plus(
       warmup_epochs: epochs of co-teaching on all examples first, at least 0: 20 on CIFAR-10, 5 on CIFAR-100 and 0 on
         MNIST in the authors' code.
       form: "paper", or "code" for what the authors' code does besides: the mean loss is divided a second time by the
-        number kept, as in co-teaching's; after the warm-up, losses are those of a softmax of probabilities, log(Σ_c
-        exp p_c) − p_y, which no wrong label can make large; and where the networks agree on a whole batch they learn
-        all of it (there only while epoch · step is below 5000), not nothing.
+        number kept, as in co-teaching's, which slows down SGD, but not their Adam; after the warm-up, losses are those
+        of a softmax of probabilities, log(Σ_c exp p_c) − p_y, which no wrong label can make large; and where the
+        networks agree on a whole batch they learn all of it (there only while epoch · step is below 5000), not nothing.
 
     Raises:
       ValueError: an option out of its range, or no forget rate.
@@ -101,18 +101,23 @@ def co_teaching_plus(
     return _method(task, stages)
 
 
+def check_forget_rate(forget_rate: float | None) -> float:
+    """The rate; raises ValueError unless there is one, in [0, 1)."""
+    if forget_rate is None:
+        raise ValueError("forget_rate is missing: about the share of wrong labels, in [0, 1), is accepted.")
+    if not 0 <= forget_rate < 1:
+        raise ValueError(f"forget_rate={forget_rate} must be in [0, 1).")
+    return forget_rate
+
+
 # (logits [2, B, C], losses [2, B], mask [B], clock) -> what each network learns from.
 _Choice = Callable[[jax.Array, jax.Array, jax.Array, base.Clock], Exchange]
 
 
 def _easy_ones(forget_rate: float | None, ramp_epochs: int, exponent: float, form: str) -> _Choice:
     """Co-teaching's choice; raises ValueError for options out of their range."""
-    if forget_rate is None:
-        raise ValueError("forget_rate is missing: about the share of wrong labels, in [0, 1), is accepted.")
-    if not 0 <= forget_rate < 1:
-        raise ValueError(f"forget_rate={forget_rate} must be in [0, 1).")
     check_choice("form", form, FORMS)
-    forget = schedules.forget_rate(forget_rate, ramp_epochs, exponent)
+    forget = schedules.forget_rate(check_forget_rate(forget_rate), ramp_epochs, exponent)
     return lambda logits, values, mask, clock: exchange_small_losses(values, forget(clock.progress), mask, form=form)
 
 
