@@ -334,10 +334,7 @@ METHODS: dict[tuple[str, ...], Recipe] = {
     ("incv", "cifar100"): _INCV_CIFAR,
     **{("incv", dataset, "asymmetric"): _recipe("INCV (ICML 2019), code: asymmetric noise", {"pattern": "asymmetric"})
        for dataset in ("cifar10", "cifar100", "mnist", "digits")},
-    ("incv", "digits"): _recipe(
-        "ours: as co-teaching; networks of 20 epochs select", {"selection_epochs": 20, "ramp_epochs": 5},
-        **_CO_TEACHING_DIGITS,
-    ),
+    ("incv", "digits"): _recipe("ours: as co-teaching", {"ramp_epochs": 5}, **_CO_TEACHING_DIGITS),
     ("nct", "cifar10"): _nct("CIFAR-10", 10.0),
     ("nct", "cifar100"): _nct("CIFAR-100", 100.0),
     ("nct", "digits"): _recipe("ours: as co-teaching", {}, **_CO_TEACHING_DIGITS),

@@ -10,7 +10,8 @@ at first all examples, and the selected ones S, at first none, each iteration
 
 The first network tells the noise rate ε besides: under symmetric noise its predictions agree with held-out labels with
 probability (1 − ε)² + ε²/(C − 1). From ε follow r = ε/(1 − ε), at most 2 (authors' code; the paper leaves r to the
-user), and the share of wrong labels that S is left with, ε_S = ε² / (ε² + (C − 1)(1 − ε)²).
+user), and the share of wrong labels that S is left with, ε_S = ε² / (ε² + (C − 1)(1 − ε)²). The formula takes it that
+predictions are as wrong as labels; a network that resists the noise agrees more, and ε comes out lower than it is.
 
 Then two fresh networks co-teach on S (Algorithm 3): of a batch of B examples each learns from the B (1 − ε_S min(e/10,
 1)) that the other finds easiest. After some epochs candidates join the batch in the proportion of C to S, B/2 of them
