@@ -1,4 +1,4 @@
-"""Co-teaching: a step by hand, who learns from whom, what is left out when, and what the method is for."""
+"""Co-teaching and co-teaching+: a step by hand, who learns from whom, what is left out when, and what it is for."""
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,14 @@ def setting() -> tuple[list[dict], np.ndarray, np.ndarray]:
     return jax.tree.map(lambda leaf: leaf.astype(np.float32), params), inputs, labels.astype(np.int32)
 
 
+def as_state(method, params, labels):
+    state = method.init(jax.random.key(0), labels)
+    learners = [
+        own._replace(params=jax.tree.map(jnp.asarray, p)) for own, p in zip(state.learners, params, strict=True)
+    ]
+    return state._replace(learners=tuple(learners))
+
+
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     return logits - np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1, keepdims=True)) - logits.max(1)[:, None]
 
@@ -72,15 +80,11 @@ def algorithm_1(params, inputs, labels, kept: int, code: bool):
 def test_a_step_is_algorithm_1(form, epoch, kept):
     task, (params, inputs, labels) = make_task(), setting()
     method = methods.get("co_teaching")(task, forget_rate=0.5, ramp_epochs=5, form=form)
-    state = method.init(jax.random.key(0), labels)
-    learners = tuple(
-        own._replace(params=jax.tree.map(jnp.asarray, new)) for own, new in zip(state.learners, params, strict=True)
-    )
     batch = base.Batch(jnp.asarray(inputs), jnp.asarray(labels), jnp.arange(ROWS), jnp.asarray(MASK))
     ((step,),) = method.stages[0].passes
     # Late in the epoch: the share that is left out stays the same during an epoch.
     clock = clock_at(method, task, epoch, 0.9)
-    after, metrics = jit(step.apply)(state._replace(learners=learners), {"train": batch}, clock, jax.random.key(1))
+    after, metrics = jit(step.apply)(as_state(method, params, labels), {"train": batch}, clock, jax.random.key(1))
 
     expected, objectives, chosen, values = algorithm_1(params, inputs, labels, kept, form == "code")
     assert all(of[8:].max() < of[:8].min() for of in values)  # padding would be chosen first
@@ -148,3 +152,55 @@ def test_what_is_kept_is_cleaner_than_what_is_given():
 def test_refusals(options, message):
     with pytest.raises(ValueError, match=message):
         methods.get("co_teaching")(make_task(), **options)
+
+
+def disagreeing_step(params, inputs, labels, kept_share: float, code: bool):
+    """Co-teaching+ in float64: the networks after a step that only examples with two predictions take part in."""
+    heads = [each["head"] for each in params]
+    logits = [inputs.astype(np.float64) @ head["kernel"] + head["bias"] for head in heads]
+    apart = np.flatnonzero((logits[0].argmax(1) != logits[1].argmax(1)) & (MASK > 0))
+    p = [np.exp(log_softmax(each)) for each in logits]
+    values = [-log_softmax(p[k] if code else logits[k])[np.arange(ROWS), labels] for k in (0, 1)]
+    kept = int(kept_share * len(apart)) or len(apart)
+    chosen = [sorted(apart, key=lambda i, of=of: of[i])[:kept] for of in values]
+    chosen, kept = (chosen, kept) if len(apart) else ([range(8)] * 2 if code else [[], []], 1)
+    after = []
+    for which in (0, 1):
+        rows = np.asarray(chosen[1 - which], int)
+        error = np.exp(log_softmax(p[which] if code else logits[which])) - np.eye(CLASSES)[labels]
+        if code:  # through the inner softmax
+            error = p[which] * (error - (p[which] * error).sum(1, keepdims=True))
+        error = error[rows] / (max(len(rows), 1) * (kept if code else 1))
+        after.append(heads[which]["kernel"] - RATE * inputs.astype(np.float64)[rows].T @ error)
+    return after, len(apart), chosen
+
+
+@pytest.mark.parametrize("form", ["paper", "code"])
+def test_co_teaching_plus_learns_where_the_networks_disagree(form):
+    """In the warm-up it is co-teaching; then only examples apart are chosen from; and where there are none, by form."""
+    task, (params, inputs, labels) = make_task(), setting()
+    method = methods.get("co_teaching_plus")(task, forget_rate=0.5, ramp_epochs=5, warmup_epochs=3, form=form)
+    other = methods.get("co_teaching")(task, forget_rate=0.5, ramp_epochs=5, form=form)
+    assert [stage.epochs for stage in method.stages] == [3, 9]
+    (((warm,),), ((step,),)), ((plain,),) = (s.passes for s in method.stages), other.stages[0].passes
+    batch = base.Batch(jnp.asarray(inputs), jnp.asarray(labels), jnp.arange(ROWS), jnp.asarray(MASK))
+    args = {"train": batch}, clock_at(method, task, 2), jax.random.key(1)
+    if form == "paper":
+        first = [jit(of.apply)(as_state(method, params, labels), *args) for of in (warm, plain)]
+        jax.tree.map(np.testing.assert_array_equal, *first)
+
+    advance = jit(step.apply)
+    for both in (params, [params[0]] * 2):
+        state = as_state(method, both, labels)
+        after, metrics = advance(state, {"train": batch}, clock_at(method, task, 11, 0.9), jax.random.key(1))
+        expected, apart, chosen = disagreeing_step(both, inputs, labels, 0.5, form == "code")
+        assert apart == (5 if both is params else 0)
+        for found, kernel in zip(after.learners, expected, strict=True):
+            np.testing.assert_allclose(found.params["head"]["kernel"], kernel, rtol=1e-4, atol=1e-5)
+        assert metrics["kept_share"][0] / metrics["kept_share"][1] == pytest.approx(len(chosen[0]) / 8)
+
+
+@pytest.mark.parametrize("warmup", [-1, 12])
+def test_co_teaching_plus_refuses_a_warm_up_that_leaves_nothing(warmup):
+    with pytest.raises(ValueError, match=f"warmup_epochs={warmup} must be at least 0 and less than epochs=12"):
+        methods.get("co_teaching_plus")(make_task(), forget_rate=0.2, warmup_epochs=warmup)

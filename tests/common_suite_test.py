@@ -27,7 +27,7 @@ NAMES = tuple(name for name in methods.names() if name != "custom")
 # Baselines, which have tests of their own, and cost more compiling than all others: they wait for a release.
 BASELINES = (
     "co_teaching", "mw_net", "dividemix", "dividemix_bs", "rolt_plus", "bbn", "nlnl", "plc", "pencil", "selfie",
-    "l2rw", "mentornet", "cmw_net", "cmw_net_sl", "m_dyr_sh", "curvenet",
+    "l2rw", "mentornet", "cmw_net", "cmw_net_sl", "m_dyr_sh", "curvenet", "co_teaching_plus", "incv", "nct",
 )  # fmt: skip
 # The first of the methods of each file but theirs.
 FIRST = tuple(
@@ -289,6 +289,7 @@ WHERE = {
     "phuber_ce": ("noise", {"tau": 2.0}),  # its own is for a hundred classes
     "mixup": ("noise", {"mixup": 4.0}),  # wrong labels take stronger mixtures
     "mw_net": ("noise", {"meta_learning_rate": 0.03, "meta_weight_decay": 0.0}),  # there are but 180 steps
+    "incv": ("noise", {"selection_epochs": 8}),  # its network must learn something
     # Methods for unequal classes.
     "balanced_softmax": ("tail", {}),
     "cb_focal": ("tail", {}),

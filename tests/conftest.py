@@ -36,11 +36,12 @@ SLOW_FILES = {
     "augment_test.py", "autoaugment_test.py", "bbn_test.py", "cmw_net_test.py", "co_teaching_test.py",
     "contributing_test.py", "cost_test.py", "curvenet_test.py", "custom_loss_test.py", "custom_model_test.py",
     "dividemix_test.py", "doctest_test.py", "dynamic_loss_test.py", "elr_theory_test.py", "figures_elr_test.py",
-    "figures_sr_test.py", "har_test.py", "har_theory_test.py", "hardening_test.py", "l2rw_test.py", "lstm_test.py",
-    "m_dyr_test.py", "mentornet_test.py", "meta_nets_test.py", "meta_test.py", "mixtures_test.py", "mixup_test.py",
-    "models_test.py", "mw_net_test.py", "nlnl_test.py", "oracle_test.py", "own_code_test.py", "parallel_test.py",
-    "pencil_test.py", "plc_test.py", "run_test.py", "same_runs_test.py", "selfie_test.py", "sparse_test.py",
-    "strict_promotion_test.py", "targets_test.py", "text_test.py", "trusted_test.py",
+    "figures_sr_test.py", "har_test.py", "har_theory_test.py", "hardening_test.py", "incv_test.py", "l2rw_test.py",
+    "lstm_test.py", "m_dyr_test.py", "mentornet_test.py", "meta_nets_test.py", "meta_test.py", "mixtures_test.py",
+    "mixup_test.py", "models_test.py", "mw_net_test.py", "nct_test.py", "nlnl_test.py", "oracle_test.py",
+    "own_code_test.py", "parallel_test.py", "pencil_test.py", "plc_test.py", "run_test.py", "same_runs_test.py",
+    "selfie_test.py", "sparse_test.py", "strict_promotion_test.py", "targets_test.py", "text_test.py",
+    "trusted_test.py",
 }  # fmt: skip
 
 

@@ -275,4 +275,6 @@ _OPTIONS: dict[str, dict[str, _Chooser]] = {
     "dividemix": _DIVIDEMIX,
     "rolt_plus": _DIVIDEMIX,
     "cmw_net": {"warmup_epochs": _warmup_epochs, "meta_every": _meta_every},
+    "co_teaching_plus": {"forget_rate": _forget_rate, "warmup_epochs": _warmup_epochs},
+    "nct": {"forget_rate": _forget_rate},
 }  # fmt: skip

@@ -185,6 +185,38 @@ _CO_TEACHING_CIFAR = _recipe(
     "rate reached after 10; ours: 8-layer CNN (9 there), Adam's first moment as before after epoch 80, crop and flip",
     {"ramp_epochs": 10}, model="cnn8", noise_rate=0.5, **_BALANCED | _CO_TEACHING,
 )  # fmt: skip
+_CO_TEACHING_DIGITS: dict[str, Any] = {
+    "noise": "symmetric", "noise_rate": 0.4, "imbalance": "none", "imbalance_ratio": 1.0, "epochs": 40,
+}  # fmt: skip
+
+
+def _co_teaching_plus(warmup_epochs: int, recipe: Recipe) -> Recipe:
+    source = f"Co-teaching+ (ICML 2019), code: disagreement from epoch {warmup_epochs}, else as co-teaching"
+    return Recipe(recipe.settings, recipe.options | {"warmup_epochs": warmup_epochs}, (source, *recipe.sources))
+
+
+_INCV: dict[str, Any] = {
+    "optimizer": "adam", "learning_rate": 1e-3, "batch_size": 128, "epochs": 200, "weight_decay": 1e-4,
+    "schedule": "multistep:80,120,160:0.1",
+}  # fmt: skip
+_INCV_CIFAR = _recipe(
+    "INCV (ICML 2019), section 5 and code: ResNet-32, Adam at 1e-3, a tenth at 80, 120 and 160 of 200 epochs, four "
+    "iterations of two networks and 50 epochs each, batch 128, L2 of 1e-4; ours: cross-validation has the schedule in "
+    "short (there a half, a quarter and a tenth at 20, 30 and 40), none of the last halving, crop and flip",
+    {"iterations": 4, "selection_epochs": 50, "ramp_epochs": 10}, model="resnet32", noise_rate=0.5,
+    **_BALANCED | _INCV,
+)  # fmt: skip
+
+
+def _nct(source: str, spread: float) -> Recipe:
+    return _recipe(
+        f"NCT (CVPR workshops 2021), section 4 and code: {source}, ResNet-18, 350 epochs of nested dropout at 0.1, a "
+        "tenth at 200 and 300, 100 of co-teaching at 0.001, batch 320, weight decay 5e-4; ours: 5 epochs of "
+        "learning-rate warm-up (6,000 steps before all others there), a tenth of co-teaching's rate at 57, not 50",
+        {"spread": spread, "tuning_from": 7 / 9, "tuning_scale": 0.01},
+        model="resnet18", noise_rate=0.2, epochs=450, batch_size=320, learning_rate=0.1, weight_decay=5e-4,
+        schedule="multistep:257,386:0.1", **_BALANCED | {"lr_warmup_epochs": 5.0},
+    )  # fmt: skip
 
 
 def _cmw_net(warmup_epochs: int) -> Recipe:
@@ -364,13 +396,31 @@ METHODS: dict[tuple[str, ...], Recipe] = {
     ),
     ("co_teaching", "digits"): _recipe(
         "ours: symmetric noise without a tail, as in the paper; the forget rate is reached early", {"ramp_epochs": 5},
-        noise="symmetric", noise_rate=0.4, imbalance="none", imbalance_ratio=1.0, epochs=40,
+        **_CO_TEACHING_DIGITS,
     ),
     ("cmw_net", "cifar10"): _cmw_net(10),
     ("cmw_net", "cifar100"): _cmw_net(30),
     ("cmw_net", "digits"): _recipe(
         "ours: few steps want a meta step in each; the warm-up is short", {"warmup_epochs": 5, "meta_every": 1}
     ),
+    ("co_teaching_plus", "cifar10"): _co_teaching_plus(20, _CO_TEACHING_CIFAR),
+    ("co_teaching_plus", "cifar100"): _co_teaching_plus(5, _CO_TEACHING_CIFAR),
+    ("co_teaching_plus", "mnist"): _recipe(
+        "Co-teaching+ (ICML 2019), section 4 and code: as co-teaching, disagreement from the first epoch; ours: "
+        "4-layer CNN", {"ramp_epochs": 10, "warmup_epochs": 0}, **_CO_TEACHING,
+    ),
+    ("co_teaching_plus", "digits"): _recipe(
+        "ours: as co-teaching, disagreement from epoch 8", {"ramp_epochs": 5, "warmup_epochs": 8},
+        **_CO_TEACHING_DIGITS,
+    ),
+    ("incv", "cifar10"): _INCV_CIFAR,
+    ("incv", "cifar100"): _INCV_CIFAR,
+    **{("incv", dataset, "asymmetric"): _recipe("INCV (ICML 2019), code: asymmetric noise", {"pattern": "asymmetric"})
+       for dataset in ("cifar10", "cifar100", "mnist", "digits")},
+    ("incv", "digits"): _recipe("ours: as co-teaching", {"ramp_epochs": 5}, **_CO_TEACHING_DIGITS),
+    ("nct", "cifar10"): _nct("CIFAR-10", 10.0),
+    ("nct", "cifar100"): _nct("CIFAR-100", 100.0),
+    ("nct", "digits"): _recipe("ours: as co-teaching", {}, **_CO_TEACHING_DIGITS),
     ("dividemix", "cifar10"): _dividemix("CIFAR-10, 50 % symmetric noise", 10, 25.0),
     ("dividemix", "cifar10", "asymmetric"): _recipe(
         "DivideMix (ICLR 2020), code: asymmetric noise", {"unlabeled_strength": 0.0, "confidence_penalty": True}

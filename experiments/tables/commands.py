@@ -89,6 +89,8 @@ RULES: tuple[Rule, ...] = (
     Rule({"paper": "har", "table": "3", "method": "bbn"},
          _protocol(recipes.METHODS["bbn", "cifar10"].settings) | {"model_options": "branches=2"},
          recipes.METHODS["bbn", "cifar10"].sources[0], "the settings are those of BBN's own paper"),
+    Rule({"paper": "har", "method": "incv"}, {}, "",
+         "how INCV was set is not recorded: four iterations of two networks and 50 epochs each, as in its own paper"),
     Rule({"paper": "har", "method": "dmi"}, {"tuning_epochs": 100}, "DMI (NeurIPS 2019), code: 100 epochs at 1e-6"),
     Rule({"paper": "har", "method": "mentornet"}, {}, "",
          "which MentorNet the paper ran is not recorded: this is the predefined curriculum, with its authors' "
@@ -134,6 +136,8 @@ RULES: tuple[Rule, ...] = (
       for name in ("cifar10", "cifar100")),
     Rule({"paper": "dynamic_loss", "method": "curvenet"}, {"augmentation": "crop-flip"}, "",
          "probing and trusted images are those of CurveNet's authors, 300 epochs and 1000; the paper does not tell"),
+    Rule({"paper": "dynamic_loss", "method": "nct"}, {}, "",
+         "the first 10 (CIFAR-100: 100) features predict; its authors choose how many on clean validation images"),
     Rule({"paper": "dynamic_loss", "table": "6", "method": "cross_entropy"}, {"augmentation": "crop-flip"}),
     Rule({"paper": "dynamic_loss", "table": "6", "method": "autoaugment"}, {"method": "cross_entropy"}),
 

@@ -18,10 +18,12 @@ from robustjax.methods import (
     elr,
     erm,
     har,
+    incv,
     l2rw,
     m_dyr,
     mentornet,
     mw_net,
+    nct,
     nlnl,
     pencil,
     plc,
@@ -48,8 +50,8 @@ from robustjax.methods.base import (
 )  # fmt: skip
 
 _MODULES = (
-    erm, nlnl, elr, har, mentornet, co_teaching, l2rw, mw_net, cmw_net, curvenet, m_dyr, dividemix, bbn, plc, pencil,
-    selfie, custom, dynamic_loss,
+    erm, nlnl, elr, har, mentornet, co_teaching, incv, nct, l2rw, mw_net, cmw_net, curvenet, m_dyr, dividemix, bbn,
+    plc, pencil, selfie, custom, dynamic_loss,
 )  # fmt: skip
 _REGISTRY: dict[str, Entry] = {entry.name: entry for module in _MODULES for entry in module.ENTRIES}
 

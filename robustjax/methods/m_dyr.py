@@ -15,9 +15,10 @@ The papers that compare with it call this whole one M-DYR-SH; its authors, MD-DY
 left out and phase 3 mixes as phase 1 does: their M-DYR-S and M-DYR-H, by `form`.
 
 Constants, the range of losses that is fitted and the table of B are those of the authors' code, but that the smallest
-losses are never suspects (`mixtures.beta_noise_table`, form "bounded"); as is what the paper leaves open: z comes from a pass in train mode, whose batch statistics stay. Unlike there, where the epoch's losses and
-B_i are of random views, both are of the inputs as they are; and in phase 2 the labels' halves are halves, where the
-code draws them close to it, λ ~ Beta(32, 32).
+losses are never suspects (`mixtures.beta_noise_table`, form "bounded"). So is what the paper leaves open: z comes from
+a pass in train mode, whose batch statistics stay. Unlike there, where the epoch's losses and B_i are of random views,
+both are of the inputs as they are; and in phase 2 the labels' halves are halves, where the code draws them close to it,
+λ ~ Beta(32, 32).
 
 The mixture knows no classes: a rare class has large losses, so its labels pass for wrong, and on a long tail this does
 worse than cross entropy.

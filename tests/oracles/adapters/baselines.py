@@ -1,7 +1,6 @@
 """Oracle cases of baselines.npz: selections, targets, mixtures and weight nets.
 
-Not produced: MentorNet's focal curriculum, PLC's `delta_after` (a rule of the caller's) and INCV's ratios that follow
-from its noise rate.
+Not produced: MentorNet's focal curriculum and PLC's `delta_after` (a rule of the caller's).
 """
 
 import math
@@ -14,7 +13,7 @@ import numpy as np
 import optax
 
 from robustjax import losses, meta, meta_nets, mixtures, mixup, schedules, selection, targets
-from robustjax.methods import pencil
+from robustjax.methods import incv, nct, pencil
 from tests.oracles.adapters.common import Adapter, Arrays, Case, manifest, over_instances, quick_jit
 
 
@@ -252,7 +251,18 @@ def _selfie(case: Case, inputs: Arrays) -> Mapping[str, Any]:
 
 def _incv(case: Case, inputs: Arrays) -> Mapping[str, Any]:
     num_classes = case["hyperparameters"]["num_classes"]
-    return {"noise_rate": selection.noise_rate_from_agreement(inputs["agreement"], num_classes)}
+    rate = selection.noise_rate_from_agreement(inputs["agreement"], num_classes)
+    return {
+        "noise_rate": rate,
+        "discard_ratio": incv.removal_ratio(rate),
+        "selected_noise_sym": incv.remaining_noise(rate, num_classes - 1),
+        "selected_noise_asym": incv.remaining_noise(rate, 1),
+    }
+
+
+def _nested(case: Case, inputs: Arrays) -> Mapping[str, Any]:
+    hyper = case["hyperparameters"]
+    return {"p": nct.truncation(hyper["D"], hyper["std"])}
 
 
 ADAPTERS = {
@@ -269,6 +279,7 @@ ADAPTERS = {
     "PLC likelihood-ratio correction": _plc,
     "SELFIE sample selection and refurbishing": _selfie,
     "INCV noise-rate estimate": _incv,
+    "nested-dropout truncation distribution (NCT)": _nested,
     "CMW-Net weight network forward": _per_instance(_cmwnet),
     "CurveNet weight network forward": _per_instance(_curvenet),
 }
