@@ -647,6 +647,15 @@ def check_warmup(task: Task, warmup_epochs: int) -> None:
         raise ValueError(f"warmup_epochs={warmup_epochs} must be at least 0 and less than epochs={task.epochs}.")
 
 
+def check_forget_rate(forget_rate: float | None) -> float:
+    """The rate; raises ValueError unless there is one, in [0, 1)."""
+    if forget_rate is None:
+        raise ValueError("forget_rate is missing: about the share of wrong labels, in [0, 1), is accepted.")
+    if not 0 <= forget_rate < 1:
+        raise ValueError(f"forget_rate={forget_rate} must be in [0, 1).")
+    return forget_rate
+
+
 def check_trusted(task: Task, name: str) -> None:
     """Raises ValueError unless there are trusted examples."""
     if task.num_trusted < 1:

@@ -101,15 +101,6 @@ def co_teaching_plus(
     return _method(task, stages)
 
 
-def check_forget_rate(forget_rate: float | None) -> float:
-    """The rate; raises ValueError unless there is one, in [0, 1)."""
-    if forget_rate is None:
-        raise ValueError("forget_rate is missing: about the share of wrong labels, in [0, 1), is accepted.")
-    if not 0 <= forget_rate < 1:
-        raise ValueError(f"forget_rate={forget_rate} must be in [0, 1).")
-    return forget_rate
-
-
 # (logits [2, B, C], losses [2, B], mask [B], clock) -> what each network learns from.
 _Choice = Callable[[jax.Array, jax.Array, jax.Array, base.Clock], Exchange]
 
@@ -117,7 +108,7 @@ _Choice = Callable[[jax.Array, jax.Array, jax.Array, base.Clock], Exchange]
 def _easy_ones(forget_rate: float | None, ramp_epochs: int, exponent: float, form: str) -> _Choice:
     """Co-teaching's choice; raises ValueError for options out of their range."""
     check_choice("form", form, FORMS)
-    forget = schedules.forget_rate(check_forget_rate(forget_rate), ramp_epochs, exponent)
+    forget = schedules.forget_rate(base.check_forget_rate(forget_rate), ramp_epochs, exponent)
     return lambda logits, values, mask, clock: exchange_small_losses(values, forget(clock.progress), mask, form=form)
 
 

@@ -22,7 +22,6 @@ import numpy as np
 
 from robustjax import losses
 from robustjax.methods import base, peers
-from robustjax.methods.co_teaching import check_forget_rate
 from robustjax.selection import Exchange, exchange_small_losses
 
 
@@ -53,22 +52,6 @@ def first_features(params: Any, count: jax.Array | int) -> Any:
     return {**params, "head": {**params["head"], "kernel": jnp.where(kept, kernel, 0)}}
 
 
-def count_features(task: base.Task) -> int:
-    """D, how many features the classifier sees.
-
-    Raises:
-      ValueError: for a network without a linear classifier called "head" on features that it has learned.
-    """
-    params = jax.eval_shape(task.model.init, jax.random.key(0), jax.eval_shape(task.plain, task.example)).params
-    head = params.get("head", {}) if isinstance(params, dict) else {}
-    if not {"kernel", "bias"} <= set(head) or len(params) == 1:
-        raise ValueError(
-            f"model={task.model.name!r} has no linear classifier `head` on features that it learns, and NCT orders "
-            "these: use a network that has, such as small_cnn or resnet32, with --head=linear."
-        )
-    return int(head["kernel"].shape[0])
-
-
 def nct(
     task: base.Task,
     *,
@@ -95,14 +78,14 @@ def nct(
     Raises:
       ValueError: an option out of its range, no forget rate, or a network without features to order.
     """
-    forget = check_forget_rate(forget_rate)
+    forget = base.check_forget_rate(forget_rate)
     if not spread >= 0 or kept_features < 0:
         raise ValueError(f"spread={spread} and kept_features={kept_features} must be at least 0.")
     if not 0 <= tuning_from <= 1:
         raise ValueError(f"tuning_from={tuning_from} must be in [0, 1].")
     if not tuning_scale > 0:
         raise ValueError(f"tuning_scale={tuning_scale} must be positive.")
-    total = count_features(task)
+    total = base.count_features(task, "nct")
     width = spread or max(task.num_classes, 10)
     kept = min(kept_features or max(round(width), 1), total)
     nested_epochs = round(tuning_from * task.epochs)

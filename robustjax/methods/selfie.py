@@ -63,10 +63,8 @@ def selfie(
     Raises:
       ValueError: an option out of its range, by name, or no forget rate.
     """
-    if forget_rate is None:
-        raise ValueError("forget_rate is missing: about the share of wrong labels, in [0, 1), is accepted.")
+    forget = base.check_forget_rate(forget_rate)
     for name, value, accepted, words in (
-        ("forget_rate", forget_rate, 0 <= forget_rate < 1, "in [0, 1)"),
         ("restarts", restarts, 0 <= restarts <= 100, "in [0, 100]"),
         ("warmup", warmup, 0 <= warmup < 1, "in [0, 1)"),
         ("history", history, 1 <= history <= 1000, "in [1, 1000]"),
@@ -108,7 +106,7 @@ def selfie(
         refurbished = jnp.where(consistent, found.labels, base.recall(state.refurbished, batch.index))
         replaced = warm & (refurbished >= 0)
         count = jnp.sum(batch.mask)
-        kept = count - jnp.floor(forget_rate * count * (1 + 1e-6))  # a product that is whole up to rounding is whole
+        kept = count - jnp.floor(forget * count * (1 + 1e-6))  # a product that is whole up to rounding is whole
         small = small_losses(losses.cross_entropy(seen, batch.labels), kept, batch.mask)
         share = jnp.where(replaced | small | ~warm, batch.mask, 0)
         labels = jnp.where(replaced, refurbished, batch.labels)
