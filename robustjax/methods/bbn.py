@@ -12,7 +12,8 @@ rare classes. A prediction takes the features of both branches as they are.
 The branches are the two halves of what the network's classifier sees. `--model-options=branches=2` gives a ResNet two
 last blocks, as in the paper; of other networks the halves share all but the last layer's units. Running batch
 statistics are of both batches; in the authors' code a branch has those of its own. BBN is about unequal classes, not
-about wrong labels, of which the second branch sees more.
+about wrong labels, of which the second branch sees more; and it wants examples of the rarest class: on scikit-learn's
+digits it equals cross entropy at a ratio of 10, and at 50 it is below.
 """
 
 from typing import Any, NamedTuple
