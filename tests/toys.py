@@ -1,9 +1,8 @@
 """Small things to train that several tests share: a task for any method of the registry, by what its entry says."""
 
 import contextlib
-import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -139,14 +138,6 @@ def with_emitters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         parallel, "compiler_options", lambda *a, **k: {**(options(*a, **k) or {}), "xla_cpu_use_fusion_emitters": True}
     )
-
-
-def factory(name: str) -> Callable[..., Method]:
-    """What makes a method, below the options that its entry fixes."""
-    make = methods.get(name)
-    while isinstance(make, functools.partial):
-        make = make.func
-    return make
 
 
 # --- A set on which cross entropy does badly ------------------------------------------------------------------------
