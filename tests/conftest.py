@@ -87,6 +87,8 @@ COSTLY = (
     "run_test.py::test_a_run_directory_is_complete?elr?", "sparse_test.py::test_any_loss_takes*",
     "text_test.py::test_a_run_on_texts*", "trusted_test.py::test_a_noise_file_gives_way*",
     "trusted_test.py::test_they_are_told_below*",
+    "augment_test.py::test_view_in_a_loop*", "har_theory_test.py::test_command_line",
+    "m_dyr_test.py::test_a_step_is_the_formula?static*",
 )  # fmt: skip
 
 
