@@ -631,6 +631,13 @@ def in_short(task: Task, epochs: int) -> Schedule:
 # --- Checks and small things ----------------------------------------------------------------------------------------
 
 
+def check_options(*rules: tuple[str, Any, bool, str]) -> None:
+    """Raises ValueError at the first (name, value, whether it is accepted, range in words) that is not accepted."""
+    for name, value, accepted, words in rules:
+        if not accepted:
+            raise ValueError(f"{name}={value} must be {words}.")
+
+
 def check_mixup(task: Task, mixup: float) -> None:
     """Raises ValueError unless `mixup`, α of the Beta distribution, is at least 0, and 0 for inputs like token ids."""
     if mixup < 0:

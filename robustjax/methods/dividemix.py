@@ -82,16 +82,14 @@ def dividemix(
     """
     base.check_warmup(task, warmup_epochs)
     base.check_mixup(task, alpha)
-    for name, value, accepted in (
-        ("threshold", threshold, 0 < threshold < 1),
-        ("temperature", temperature, temperature > 0),
-        ("alpha", alpha, alpha > 0),
-        ("unlabeled_strength", unlabeled_strength, unlabeled_strength >= 0),
-        ("ramp_epochs", ramp_epochs, ramp_epochs > 0),
-        ("reweight_from", reweight_from, 0 <= reweight_from <= 1),
-    ):
-        if not accepted:
-            raise ValueError(f"{name}={value} is out of its range, see --help.")
+    base.check_options(
+        ("threshold", threshold, 0 < threshold < 1, "in (0, 1)"),
+        ("temperature", temperature, temperature > 0, "positive"),
+        ("alpha", alpha, alpha > 0, "positive"),
+        ("unlabeled_strength", unlabeled_strength, unlabeled_strength >= 0, "at least 0"),
+        ("ramp_epochs", ramp_epochs, ramp_epochs > 0, "positive"),
+        ("reweight_from", reweight_from, 0 <= reweight_from <= 1, "in [0, 1]"),
+    )
     check_choice("labeled_loss", labeled_loss, LOSSES)
     check_choice("division", division, DIVISIONS)
     balanced = labeled_loss == "balanced_softmax"

@@ -58,15 +58,13 @@ def mentornet(
     Raises:
       ValueError: an option out of its range, by name.
     """
-    for name, value, accepted, range_ in (
+    base.check_options(
         ("percentile", percentile, 0 < percentile < 1, "in (0, 1)"),
         ("average_decay", average_decay, 0 <= average_decay < 1, "in [0, 1)"),
         ("width", width, width > 0, "positive"),
         ("dropout", dropout, 0 <= dropout < 1, "in [0, 1)"),
         ("burn_in_dropout", burn_in_dropout, 0 <= burn_in_dropout < 1, "in [0, 1)"),
-    ):
-        if not accepted:
-            raise ValueError(f"{name}={value} must be {range_}.")
+    )
     if not 0 <= burn_in <= linear_from <= 1:
         raise ValueError(f"0 <= burn_in <= linear_from <= 1 is needed, got {burn_in} and {linear_from}.")
 

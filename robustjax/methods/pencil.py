@@ -79,15 +79,13 @@ def pencil(
         raise ValueError(
             f"0 <= correct_from <= tune_from <= 1 is needed, got correct_from={correct_from} and tune_from={tune_from}."
         )
-    for name, value, accepted in (
-        ("label_rate", label_rate, label_rate is None or label_rate > 0),
-        ("alpha", alpha, alpha >= 0),
-        ("beta", beta, beta >= 0),
-        ("label_scale", label_scale, label_scale > 0),
-        ("constant_rate", constant_rate, constant_rate is None or constant_rate > 0),
-    ):
-        if not accepted:
-            raise ValueError(f"{name}={value} is out of its range, see --help.")
+    base.check_options(
+        ("label_rate", label_rate, label_rate is None or label_rate > 0, "positive"),
+        ("alpha", alpha, alpha >= 0, "at least 0"),
+        ("beta", beta, beta >= 0, "at least 0"),
+        ("label_scale", label_scale, label_scale > 0, "positive"),
+        ("constant_rate", constant_rate, constant_rate is None or constant_rate > 0, "positive"),
+    )
     check_choice("compatibility", compatibility, COMPATIBILITIES)
     num_classes = task.num_classes
     first, second = (round(share * task.epochs) for share in (correct_from, tune_from))

@@ -64,14 +64,12 @@ def selfie(
       ValueError: an option out of its range, by name, or no forget rate.
     """
     forget = base.check_forget_rate(forget_rate)
-    for name, value, accepted, words in (
+    base.check_options(
         ("restarts", restarts, 0 <= restarts <= 100, "in [0, 100]"),
         ("warmup", warmup, 0 <= warmup < 1, "in [0, 1)"),
         ("history", history, 1 <= history <= 1000, "in [1, 1000]"),
         ("threshold", threshold, 0 <= threshold <= 1, "in [0, 1]"),
-    ):
-        if not accepted:
-            raise ValueError(f"{name}={value} must be {words}.")
+    )
     num_classes, networks = task.num_classes, restarts + 1
     starts = [task.epochs * number // networks for number in range(networks + 1)]
     warmup_epochs = round(warmup * task.epochs / networks)
