@@ -105,6 +105,54 @@ def apply_curve_net(
     return factor * jax.nn.sigmoid(x[..., 0]) + offset
 
 
+# From a tensor's gradient to whether it takes part in a meta-gradient: FaMUS.
+
+
+def init_gate_net(key: Array, length: int, hidden: int = 128) -> dict[str, Any]:
+    """Parameters of a gradient sampler, a network from a summary of a gradient to scores of (off, on).
+
+    Xu et al., Faster Meta Update Strategy for Noise-Robust Deep Learning, 2021 (FaMUS), section 4.2 and code: two
+    hidden layers with a PReLU each.
+
+    Args:
+      key: PRNG key.
+      length: D, entries of the summary, one an output of the layer.
+      hidden: units of the hidden layers.
+
+    Returns:
+      {"layers": three of {"kernel", "bias"}, uniform within ±1/√(inputs of the layer); "slopes" [2], at 0.25}.
+    """
+    if length < 1 or hidden < 1:
+        raise ValueError(f"length={length} and hidden={hidden} must be at least 1.")
+    sizes = [length, hidden, hidden, 2]
+    layers = [_init_linear(k, m, n) for k, m, n in zip(jax.random.split(key, 3), sizes[:-1], sizes[1:], strict=True)]
+    return {"layers": layers, "slopes": jnp.full(2, 0.25)}
+
+
+def apply_gate_net(params: dict[str, Any], summary: ArrayLike) -> Array:
+    """Scores `[..., 2]` of (off, on) from summaries `[..., D]`, each standardised to mean 0 and deviation 1."""
+    x = promote(summary)
+    # Of a single number there is no deviation (as of one gradient of a layer with one output).
+    deviation = jnp.std(x, -1, ddof=min(1, x.shape[-1] - 1), keepdims=True)
+    x = (x - jnp.mean(x, -1, keepdims=True)) / (deviation + 1e-9)
+    *hidden, last = params["layers"]
+    for layer, slope in zip(hidden, params["slopes"], strict=True):
+        x = x @ layer["kernel"] + layer["bias"]
+        x = jnp.where(x > 0, x, slope * x)
+    return x @ last["kernel"] + last["bias"]
+
+
+def draw_gate(key: Array, scores: Array, temperature: float = 5.0) -> Array:
+    """Gumbel-softmax: 0 or 1 `[...]`, drawn with probability softmax of the scores `[..., 2]` of (off, on).
+
+    Its derivative is that of softmax((scores + Gumbel noise)/temperature) (straight through; Jang et al., 2017).
+    """
+    noisy = scores + jax.random.gumbel(key, scores.shape, scores.dtype)
+    soft = jax.nn.softmax(noisy / temperature)[..., 1]
+    hard = (noisy[..., 1] > noisy[..., 0]).astype(soft.dtype)
+    return hard + (soft - jax.lax.stop_gradient(soft))
+
+
 def _xavier_layers(keys: Array, sizes: list[int]) -> list[dict[str, Array]]:
     """Linear layers from each size to the next, with Xavier-normal weights and zero biases."""
     xavier = jax.nn.initializers.glorot_normal()

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +10,7 @@ import optax
 import pytest
 
 from robustjax import backend, findings, methods, models
+from robustjax.meta_nets import apply_weight_net
 from robustjax.methods import base
 from robustjax.training import engine, parallel
 from tests.erm_test import clock_at, jit
@@ -151,6 +153,58 @@ def test_a_step_is_the_closed_form(virtual):
     np.testing.assert_allclose(metrics["meta_loss"][0], meta_loss(found, found.theta, virtual), rtol=1e-7)
 
 
+def one_step(method: base.Method, task: base.Task, state: Any, found: Data) -> tuple[Any, base.Metrics]:
+    """A step in float32."""
+    batches = {
+        "train": base.Batch(*map(jnp.asarray, (np.float32(found.x), found.y, np.arange(ROWS), np.float32(found.mask)))),
+        "trusted": base.Batch(*map(jnp.asarray, (
+            np.float32(found.trusted_x), found.trusted_y, np.arange(TRUSTED), np.float32(found.trusted_mask)))),
+    }  # fmt: skip
+    ((step,),) = method.stages[0].passes
+    return jit(step.apply)(state, batches, clock_at(method, task, 1), jax.random.key(1))
+
+
+def test_ldams_loss_is_weighed():
+    """Its margins are those of the given labels: 1/2 for the rarest class, with the fourth root of the counts."""
+    found, task = Data(), make_task()
+    method = methods.get("mw_net")(task, hidden=4, train_loss="ldam")
+    state = method.init(jax.random.key(0), np.repeat([0, 1, 2], [16, 1, 1]))
+    np.testing.assert_allclose(state.margins, [0.25, 0.5, 0.5], rtol=1e-6)
+    after, metrics = one_step(method, task, state, found)
+    params = state.learner.params["head"]
+    logits = found.x @ params["kernel"] + params["bias"]
+    scores = 30 * (logits - np.eye(CLASSES)[found.y] * np.array([0.25, 0.5, 0.5]))
+    values = np.log(np.exp(scores).sum(1)) - scores[np.arange(ROWS), found.y]
+    v = np.asarray(apply_weight_net(after.theta, values.astype(np.float32)))
+    np.testing.assert_allclose(metrics["loss"][0], (found.mask * v * values).sum(), rtol=1e-4)
+    seen = base.Survey(jnp.asarray(logits, jnp.float32), jnp.asarray(found.y), jnp.asarray(found.y))
+    np.testing.assert_allclose(method.inspect(after, seen)["example_weight"].values, v, rtol=1e-4)
+
+
+@pytest.mark.parametrize("applied", ["learned", "inverse", "random"])
+def test_weights_of_the_real_step(applied):
+    """HAR's controls are inverse or random weights with the learned ones' mean; what is learned stays the same."""
+    found, task = Data(), make_task()
+    method = methods.get("mw_net")(task, hidden=4, applied=applied)
+    state = method.init(jax.random.key(0), found.y)
+    learned = methods.get("mw_net")(task, hidden=4)
+    expected, _ = one_step(learned, task, learned.init(jax.random.key(0), found.y), found)
+    after, metrics = one_step(method, task, state, found)
+    chex.assert_trees_all_equal(after.theta, expected.theta)
+    params = state.learner.params["head"]
+    values, _ = values_and_errors(np.asarray(params["kernel"]), np.asarray(params["bias"]), found.x, found.y)
+    v = np.asarray(apply_weight_net(after.theta, values.astype(np.float32)))
+    mean = (found.mask * v).sum() / found.mask.sum()
+    told = metrics["loss"][0] / metrics["loss"][1]
+    if applied == "inverse":
+        v = 1 / v * mean / ((found.mask / v).sum() / found.mask.sum())
+    of_these = (found.mask * v * values).sum() / found.mask.sum()
+    if applied == "random":
+        assert abs(told - of_these) > 1e-3 and values[found.mask > 0].min() < told / mean < values.max()
+    else:
+        np.testing.assert_allclose(told, of_these, rtol=1e-5)
+
+
 N, K = 300, 60
 QUICK = {"hidden": 16, "meta_learning_rate": 2e-2}
 
@@ -214,6 +268,9 @@ def test_the_net_learns_from_the_trusted_labels():
         ({"meta_learning_rate": 0.0}, "meta_learning_rate=0.0"),
         ({"meta_weight_decay": -1.0}, "meta_weight_decay=-1.0"),
         ({"virtual": "adam"}, "virtual='adam' is none of sgd, optimizer"),
+        ({"train_loss": "mae"}, "train_loss='mae' is none of cross_entropy, ldam"),
+        ({"applied": "mean"}, "applied='mean' is none of learned, random, inverse"),
+        ({"gated_tensors": -1}, "gated_tensors=-1 must be at least 0"),
     ],
 )
 def test_refusals(options, message):

@@ -274,6 +274,7 @@ _OPTIONS: dict[str, dict[str, _Chooser]] = {
     "plc": {"warmup_epochs": _long_warmup},
     "dividemix": _DIVIDEMIX,
     "rolt_plus": _DIVIDEMIX,
+    "famus": _DIVIDEMIX,
     "cmw_net": {"warmup_epochs": _warmup_epochs, "meta_every": _meta_every},
     "co_teaching_plus": {"forget_rate": _forget_rate, "warmup_epochs": _warmup_epochs},
     "nct": {"forget_rate": _forget_rate},

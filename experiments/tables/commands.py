@@ -95,7 +95,10 @@ RULES: tuple[Rule, ...] = (
     Rule({"paper": "har", "method": "mentornet"}, {}, "",
          "which MentorNet the paper ran is not recorded: this is the predefined curriculum, with its authors' "
          "percentile for 20 and 40 % of wrong labels"),
-    Rule({"paper": "har", "method": "l2rw|mw_net"}, {}, "",
+    *(Rule({"paper": "har", "method": f"reweight_{applied}"}, {"method": "mw_net", "applied": applied}, "",
+           "the paper does not say how often such weights are made; here they are for every batch")
+      for applied in ("random", "inverse")),
+    Rule({"paper": "har", "method": "l2rw|mw_net|reweight_*"}, {}, "",
          "how many trusted images the paper gave this method is not recorded; these are 1,000"),
     *(Rule({"paper": "har", "method": f"unif_reg_{strength}"}, {"method": "unif_reg", "strength": float(strength)})
       for strength in ("0.001", "0.01", "0.02", "0.05", "0.1")),
@@ -136,6 +139,17 @@ RULES: tuple[Rule, ...] = (
       for name in ("cifar10", "cifar100")),
     Rule({"paper": "dynamic_loss", "method": "curvenet"}, {"augmentation": "crop-flip"}, "",
          "probing and trusted images are those of CurveNet's authors, 300 epochs and 1000; the paper does not tell"),
+    Rule({"paper": "dynamic_loss", "method": "famus"}, {}, "",
+         "how FaMUS was set is not recorded; this is its form without clean images, with the constants of its code for "
+         "CNWL and DivideMix's warm-up"),
+    *(Rule({"paper": "dynamic_loss", "table": "3|11", "dataset": name, "method": "famus"},
+           _sgd(200, 0.1, 5e-4, "multistep:160,180:0.1") | {
+               "method": "mw_net", "train_loss": "ldam", "head": "cosine", "gated_tensors": 15,
+               "meta_learning_rate": 1e-5, "trusted_examples": 10 * classes},
+           "FaMUS (CVPR 2021), section 5.4 and appendix E",
+           "the paper took this number from FaMUS's: Meta-Weight-Net with LDAM and ten clean images a class; there is "
+           "no code of it, and batch size, LDAM's constants and the meta optimizer (here MW-Net's) are not told")
+      for name, classes in (("cifar10", 10), ("cifar100", 100))),
     Rule({"paper": "dynamic_loss", "method": "nct"}, {}, "",
          "the first 10 (CIFAR-100: 100) features predict; its authors choose how many on clean validation images"),
     Rule({"paper": "dynamic_loss", "table": "6", "method": "cross_entropy"}, {"augmentation": "crop-flip"}),

@@ -17,6 +17,7 @@ from robustjax.methods import (
     dynamic_loss,
     elr,
     erm,
+    famus,
     har,
     incv,
     l2rw,
@@ -50,8 +51,8 @@ from robustjax.methods.base import (
 )  # fmt: skip
 
 _MODULES = (
-    erm, nlnl, elr, har, mentornet, co_teaching, incv, nct, l2rw, mw_net, cmw_net, curvenet, m_dyr, dividemix, bbn,
-    plc, pencil, selfie, custom, dynamic_loss,
+    erm, nlnl, elr, har, mentornet, co_teaching, incv, nct, l2rw, mw_net, cmw_net, curvenet, m_dyr, dividemix, famus,
+    bbn, plc, pencil, selfie, custom, dynamic_loss,
 )  # fmt: skip
 _REGISTRY: dict[str, Entry] = {entry.name: entry for module in _MODULES for entry in module.ENTRIES}
 

@@ -535,6 +535,34 @@ def predict_with(task: Task, learner: Learner, inputs: jax.Array) -> jax.Array:
     return task.model.apply(learner.params, learner.stats, task.plain(inputs), train=False)[0]
 
 
+def parameter_shapes(task: Task) -> Any:
+    """The network's parameters as shapes and dtypes; nothing is computed."""
+    return jax.eval_shape(task.model.init, jax.random.key(0), jax.eval_shape(task.plain, task.example)).params
+
+
+def tensor_order(task: Task) -> tuple[tuple[tuple[Any, ...], int], ...]:
+    """The network's tensors from the first to the last: (path of its layer, place among the leaves of its parameters).
+
+    In the order in which the layers are made at the first call, as dictionaries keep it until a transformation sorts
+    them; where parameters are in no dictionaries, in that of their leaves.
+    """
+    found: list[tuple[tuple[Any, ...], int]] = []
+
+    def walk(path: tuple[Any, ...], tree: Any, place: Mapping[int, int]) -> None:
+        if isinstance(tree, Mapping):
+            for name, branch in tree.items():
+                walk((*path, name), branch, place)
+        else:
+            found.extend((path[:-1], place[id(leaf)]) for leaf in jax.tree.leaves(tree))
+
+    def init(key: jax.Array, inputs: jax.Array) -> None:
+        params = task.model.init(key, inputs).params
+        walk((), params, {id(leaf): i for i, leaf in enumerate(jax.tree.leaves(params))})
+
+    jax.eval_shape(init, jax.random.key(0), jax.eval_shape(task.plain, task.example))
+    return tuple(found)
+
+
 def count_features(task: Task, name: str) -> int:
     """D, how many features the network's linear classifier sees, for a method that changes its weights.
 
@@ -543,7 +571,7 @@ def count_features(task: Task, name: str) -> int:
     Raises:
       ValueError: for a network without one on features that it has learned.
     """
-    params = jax.eval_shape(task.model.init, jax.random.key(0), jax.eval_shape(task.plain, task.example)).params
+    params = parameter_shapes(task)
     head = params.get("head", {}) if isinstance(params, dict) else {}
     if not {"kernel", "bias"} <= set(head) or len(params) == 1:
         raise ValueError(

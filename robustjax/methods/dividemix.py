@@ -21,7 +21,7 @@ labels' frequencies in the loss and not in the network, as Dynamic Loss compares
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -35,6 +35,8 @@ from robustjax.mixup import apply_mix, draw_mix
 
 LOSSES = ("cross_entropy", "balanced_softmax")
 DIVISIONS = ("losses", "prototypes")
+
+_Logits = Callable[[Sequence[jax.Array]], list[jax.Array]]
 
 
 class DivideMixState(NamedTuple):
@@ -131,32 +133,15 @@ def dividemix(
         clean = [trusted(state, seen, survey.labels) for seen in survey.seen]
         plan: base.Plan = {}
         for which, own in enumerate(jax.random.split(key)):
-            kept = clean[1 - which] > threshold
-            kept |= ~jnp.any(kept)  # an epoch needs labels: where none is trusted, all are
+            kept = at_least_one(clean[1 - which] > threshold)
             labeled_key, unlabeled_key = jax.random.split(own)
             plan[f"labeled_{which}"] = base.shuffled(labeled_key, kept)
             plan[f"unlabeled_{which}"] = base.shuffled(unlabeled_key, ~kept)
         return state._replace(clean=tuple(map(base.remembered, clean))), plan
 
-    def warmup_step(which: int) -> base.StepFunction:
-        def warmup(
-            state: DivideMixState, batches: base.Batches, clock: base.Clock, key: jax.Array
-        ) -> tuple[DivideMixState, base.Metrics]:
-            batch = batches[f"all_{which}"]
-            view_key, model_key = jax.random.split(key)
-
-            def terms(logits: jax.Array) -> dict[str, base.Term]:
-                values = given_loss(state, logits, batch.labels)
-                if confidence_penalty:
-                    values = values + targets.negative_entropy(logits)
-                return {"loss": base.Term(values, batch.mask)}
-
-            inputs = task.strong(view_key, batch.inputs)
-            attempt = base.attempt_on(task, state.learners[which], inputs, model_key, terms)
-            learner, metrics, _ = base.descend(task, state.learners[which], batch, clock, attempt)
-            return state._replace(learners=peers.replaced(state.learners, which, learner)), metrics
-
-        return warmup
+    def warmup_loss(state: DivideMixState, logits: jax.Array, labels: jax.Array) -> jax.Array:
+        values = given_loss(state, logits, labels)
+        return values + targets.negative_entropy(logits) if confidence_penalty else values
 
     def mixmatch_step(which: int) -> base.StepFunction:
         def mixmatch(
@@ -168,16 +153,11 @@ def dividemix(
             x = [task.strong(view_key, labeled.inputs) for view_key in view_keys[:2]]
             u = [task.strong(view_key, unlabeled.inputs) for view_key in view_keys[2:]]
 
-            def own(views: Sequence[jax.Array]) -> list[jax.Array]:
-                return [base.train_apply(task, learner, learner.params, view, guess_key)[0] for view in views]
-
-            def others(views: Sequence[jax.Array]) -> list[jax.Array]:
-                return [task.model.apply(peer.params, peer.stats, view, train=False)[0] for view in views]
-
+            own, others = predictors(task, learner, peer, guess_key)
             trust = base.recall(state.clean[1 - which], labeled.index)
             own_logits = own(x)
-            refined = targets.corefined_labels(trust, labeled.labels, _softmax(own_logits), temperature)
-            guessed = targets.coguessed_labels(_softmax(own(u) + others(u)), temperature)
+            refined = targets.corefined_labels(trust, labeled.labels, softmax(own_logits), temperature)
+            guessed = targets.coguessed_labels(softmax(own(u) + others(u)), temperature)
 
             mask = jnp.concatenate([labeled.mask] * 2 + [unlabeled.mask] * 2)
             mix = draw_mix(mix_key, len(mask), alpha, keep_larger=True)
@@ -209,24 +189,8 @@ def dividemix(
 
         return mixmatch
 
-    def inspect(state: DivideMixState, survey: base.Survey) -> findings.Findings:
-        one, other = (base.recall_all(each, len(survey.labels)) for each in state.clean)
-        clean = (one + other) / 2
-        known = jnp.any(clean > 0)
-        believed = targets.corefined_labels(clean, survey.labels, jax.nn.softmax(survey.seen)[None], 1.0)
-        return {
-            "noise_score": findings.NoiseScore(findings.when_known(known, 1 - clean)),
-            "correction": findings.LabelDistribution(findings.when_known(known, believed)),
-        }
-
-    def passes(make: Any, *streams: str) -> tuple[base.Pass, ...]:
-        """One pass for each network, over its own streams."""
-        return tuple(
-            (base.Step(make(which), tuple(base.Draw(f"{name}_{which}") for name in streams)),) for which in range(2)
-        )
-
     stages = [
-        base.Stage(warmup_epochs, passes(warmup_step, "all")),
+        base.Stage(warmup_epochs, passes(functools.partial(warmup_step, task, warmup_loss), "all")),
         base.Stage(
             task.epochs - warmup_epochs,
             passes(mixmatch_step, "labeled", "unlabeled"),
@@ -238,8 +202,74 @@ def dividemix(
     return base.method(init, stages, predict, inspect)
 
 
-def _softmax(logits: Sequence[jax.Array]) -> jax.Array:
+# --- What networks that divide the data for each other share --------------------------------------------------------
+# Their states have at least `learners` and `clean`, as `DivideMixState` has them.
+
+
+def warmup_step(
+    task: base.Task, loss: Callable[[Any, jax.Array, jax.Array], jax.Array], which: int
+) -> base.StepFunction:
+    """A step of network `which` on all given labels, by (state, logits [B, C], labels [B]) -> loss [B]."""
+
+    def warmup(state: Any, batches: base.Batches, clock: base.Clock, key: jax.Array) -> tuple[Any, base.Metrics]:
+        batch = batches[f"all_{which}"]
+        view_key, model_key = jax.random.split(key)
+
+        def terms(logits: jax.Array) -> dict[str, base.Term]:
+            return {"loss": base.Term(loss(state, logits, batch.labels), batch.mask)}
+
+        inputs = task.strong(view_key, batch.inputs)
+        attempt = base.attempt_on(task, state.learners[which], inputs, model_key, terms)
+        learner, metrics, _ = base.descend(task, state.learners[which], batch, clock, attempt)
+        return state._replace(learners=peers.replaced(state.learners, which, learner)), metrics
+
+    return warmup
+
+
+def at_least_one(kept: jax.Array) -> jax.Array:
+    """The mask `kept` [N], or all where it is empty: an epoch needs labels."""
+    return kept | ~jnp.any(kept)
+
+
+def predictors(task: base.Task, learner: base.Learner, peer: base.Learner, key: jax.Array) -> tuple[_Logits, _Logits]:
+    """How a network, in train mode, and its peer, in evaluation mode, guess: views -> logits [B, C] of each."""
+
+    def own(views: Sequence[jax.Array]) -> list[jax.Array]:
+        return [base.train_apply(task, learner, learner.params, view, key)[0] for view in views]
+
+    def others(views: Sequence[jax.Array]) -> list[jax.Array]:
+        return [task.model.apply(peer.params, peer.stats, view, train=False)[0] for view in views]
+
+    return own, others
+
+
+def softmax(logits: Sequence[jax.Array]) -> jax.Array:
+    """Probabilities [V, B, C] of logits of several views."""
     return jax.nn.softmax(jnp.stack(list(logits)))
+
+
+def inspect(state: Any, survey: base.Survey) -> findings.Findings:
+    """What the division says, unknown until there is one."""
+    one, other = (base.recall_all(each, len(survey.labels)) for each in state.clean)
+    clean = (one + other) / 2
+    known = jnp.any(clean > 0)
+    believed = targets.corefined_labels(clean, survey.labels, jax.nn.softmax(survey.seen)[None], 1.0)
+    return {
+        "noise_score": findings.NoiseScore(findings.when_known(known, 1 - clean)),
+        "correction": findings.LabelDistribution(findings.when_known(known, believed)),
+    }
+
+
+def passes(make: Callable[[int], base.StepFunction], *streams: str, **sized: int) -> tuple[base.Pass, ...]:
+    """One pass for each network, over its own streams: of "labeled", "labeled_0" and "labeled_1".
+
+    Those in `sized` have batches of a size of their own.
+    """
+    sizes = dict.fromkeys(streams) | sized
+    return tuple(
+        (base.Step(make(which), tuple(base.Draw(f"{name}_{which}", batch_size=size) for name, size in sizes.items())),)
+        for which in range(2)
+    )
 
 
 def _entry(name: str, make: base.Factory, paper: str, *aliases: str, family: str = "") -> base.Entry:
