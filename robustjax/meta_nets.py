@@ -134,7 +134,8 @@ def apply_gate_net(params: dict[str, Any], summary: ArrayLike) -> Array:
     x = promote(summary)
     # Of a single number there is no deviation (as of one gradient of a layer with one output).
     deviation = jnp.std(x, -1, ddof=min(1, x.shape[-1] - 1), keepdims=True)
-    x = (x - jnp.mean(x, -1, keepdims=True)) / (deviation + 1e-9)
+    # The authors add 1e-9; then the gradient of a bias before a normalisation, rounding errors alone, would count too.
+    x = (x - jnp.mean(x, -1, keepdims=True)) / (deviation + 1e-6)
     *hidden, last = params["layers"]
     for layer, slope in zip(hidden, params["slopes"], strict=True):
         x = x @ layer["kernel"] + layer["bias"]

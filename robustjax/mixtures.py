@@ -113,6 +113,8 @@ def class_clean_probability(values: ArrayLike, labels: ArrayLike, num_classes: i
       values: `[N]`, smaller where a label is rather right: losses, or distances to a prototype.
       labels: int `[N]`, the given classes.
       num_classes: C.
+
+    Of a class of less than four examples all labels are right: to so few two Gaussians can be fitted in any way.
     """
     values, labels = promote(values), jnp.asarray(labels)
 
@@ -120,7 +122,7 @@ def class_clean_probability(values: ArrayLike, labels: ArrayLike, num_classes: i
         weights = (labels == which).astype(values.dtype)
         scaled = min_max(values, weights)
         mixture = fit_gaussian_mixture(scaled, weights, max_steps=100, tolerance=1e-3, regularization=1e-6)
-        return gaussian_posterior(mixture, scaled)[:, 0]
+        return jnp.where(jnp.sum(weights) < 4, 1, gaussian_posterior(mixture, scaled)[:, 0])
 
     # One class after the other: all at once would take C times the memory.
     def add(found: Array, which: Array) -> tuple[Array, None]:
@@ -183,10 +185,15 @@ def k_means(values: ArrayLike, components: int) -> Array:
 
 
 def min_max(values: ArrayLike, weights: ArrayLike | None = None) -> Array:
-    """(v − min v) / (max v − min v) `[N]`, with both taken over positive `weights` [N]; 0 if all values are equal."""
+    """(v − min v) / (max v − min v) `[N]`, with both taken over positive `weights` [N]; 0 if all values are equal.
+
+    Values that rounding alone has parted are equal.
+    """
     values, weights = _values_and_weights(values, weights, keep_all=True)
     low, high = _range(values, weights)
-    return (values - low) / jnp.where(high > low, high - low, 1)
+    rounding = 16 * jnp.finfo(values.dtype).eps * jnp.maximum(jnp.abs(low), jnp.abs(high))
+    apart = high - low > rounding
+    return jnp.where(apart, (values - low) / jnp.where(apart, high - low, 1), 0)
 
 
 @functools.partial(backend.jit, static_argnames="components")

@@ -99,6 +99,36 @@ def test_a_residual_network_has_two_last_blocks():
     assert {"stage3_block1_1", "stage3_block1_2"} <= set(two.params) and "stage3_block1" in one.params
 
 
+def test_each_branch_has_batch_statistics_of_its_own():
+    """Of two streams of which the second is far from the first; the trunk has seen both."""
+    task = make_task(
+        model=models.get_model("resnet20", CLASSES, blocks=(1, 1, 1), branches=2),
+        example=jax.ShapeDtypeStruct((1, 8, 8, 3), np.float32),
+    )
+    method = methods.get("bbn")(task)
+    state = method.init(jax.random.key(0), np.arange(N) % CLASSES)
+    rng, (work,) = np.random.default_rng(0), method.stages[0].passes[0]
+    ours, theirs = (
+        base.Batch(
+            jnp.asarray(scale * rng.normal(size=(ROWS, 8, 8, 3)), jnp.float32),
+            jnp.arange(ROWS) % CLASSES, jnp.arange(ROWS), jnp.ones(ROWS),
+        )
+        for scale in (1, 20)
+    )  # fmt: skip
+
+    def stats(first: base.Batch, second: base.Batch) -> Any:
+        batches = {"train": first, "reversed": second}
+        return apply(state, batches, clock_at(method, task, 0), jax.random.key(3))[0].learner.stats
+
+    apply = jit(work.apply)
+    mixed, all_ours, all_theirs = stats(ours, theirs), stats(ours, ours), stats(theirs, theirs)
+    chex.assert_trees_all_close(mixed["stage3_block1_1"], all_ours["stage3_block1_1"], rtol=1e-5)
+    chex.assert_trees_all_close(mixed["stage3_block1_2"], all_theirs["stage3_block1_2"], rtol=1e-5)
+    trunk = mixed["stem_norm"]["var"]
+    assert (trunk > 1.5 * all_ours["stem_norm"]["var"]).all()
+    assert (trunk < all_theirs["stem_norm"]["var"]).all()
+
+
 @pytest.mark.parametrize(
     ("changes", "options", "message"),
     [

@@ -176,6 +176,19 @@ def test_the_warm_up_averages_the_network():
     jax.tree.map(np.testing.assert_array_equal, state.average.stats, state.learner.stats)
 
 
+def test_nothing_is_known_in_the_warm_up():
+    task = make_task(epochs=3)
+    method = methods.get("cmw_net")(task, warmup_epochs=1, soft_labels=True)
+    state = method.init(jax.random.key(0), np.arange(ROWS) % CLASSES)
+    survey = base.Survey(jnp.zeros((ROWS, CLASSES)), jnp.arange(ROWS) % CLASSES, None)
+    for steps, known in ((0, False), (task.steps_per_epoch, False), (2 * task.steps_per_epoch, True)):
+        found = method.inspect(state._replace(steps=jnp.int32(steps)), survey)
+        assert {"example_weight", "correction"} == set(found)
+        assert all(
+            np.isfinite(each.values).all() == known == (not np.isnan(each.values).all()) for each in found.values()
+        )
+
+
 def test_short_runs_have_a_larger_meta_rate():
     long, short = (make_task(num_examples=50_000, batch_size=128, epochs=epochs) for epochs in (300, 30))
     assert cmw_net.default_meta_rate(long, 10, 10) == pytest.approx(1e-4)  # the authors'

@@ -35,13 +35,13 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 SLOW_FILES = {
     "augment_test.py", "autoaugment_test.py", "bbn_test.py", "cmw_net_test.py", "co_teaching_test.py",
     "contributing_test.py", "cost_test.py", "curvenet_test.py", "custom_loss_test.py", "custom_model_test.py",
-    "dividemix_test.py", "doctest_test.py", "dynamic_loss_test.py", "elr_theory_test.py", "figures_elr_test.py",
-    "figures_sr_test.py", "har_test.py", "har_theory_test.py", "hardening_test.py", "incv_test.py", "l2rw_test.py",
-    "lstm_test.py", "m_dyr_test.py", "mentornet_test.py", "meta_nets_test.py", "meta_test.py", "mixtures_test.py",
-    "mixup_test.py", "models_test.py", "mw_net_test.py", "nct_test.py", "nlnl_test.py", "oracle_test.py",
-    "own_code_test.py", "parallel_test.py", "pencil_test.py", "plc_test.py", "run_test.py", "same_runs_test.py",
-    "selfie_test.py", "sparse_test.py", "strict_promotion_test.py", "targets_test.py", "text_test.py",
-    "trusted_test.py",
+    "dividemix_test.py", "doctest_test.py", "dynamic_loss_test.py", "elr_theory_test.py", "famus_test.py",
+    "figures_elr_test.py", "figures_sr_test.py", "har_test.py", "har_theory_test.py", "hardening_test.py",
+    "incv_test.py", "l2rw_test.py", "lstm_test.py", "m_dyr_test.py", "mentornet_test.py", "meta_nets_test.py",
+    "meta_test.py", "mixtures_test.py", "mixup_test.py", "models_test.py", "mw_net_test.py", "nct_test.py",
+    "nlnl_test.py", "oracle_test.py", "own_code_test.py", "parallel_test.py", "pencil_test.py", "plc_test.py",
+    "run_test.py", "same_runs_test.py", "selfie_test.py", "sparse_test.py", "strict_promotion_test.py",
+    "targets_test.py", "text_test.py", "trusted_test.py",
 }  # fmt: skip
 
 
@@ -65,7 +65,7 @@ COSTLY = (
     "common_suite_test.py::test_compiled_equals_eager?har?", "common_suite_test.py::test_beats_*?har?",
     "contributing_test.py::test_its_options*", "custom_loss_test.py::test_a_users_cross_entropy*",
     "dividemix_test.py::test_each_network*", "dividemix_test.py::test_it_finds*",
-    "dividemix_test.py::test_the_threshold*",
+    "dividemix_test.py::test_the_threshold*", "famus_test.py::test_it_finds*",
     "elr_test.py::test_two_networks*", "elr_theory_test.py::test_command_line",
     "elr_theory_test.py::test_cross_entropy_learns*", "engine_test.py::test_passes_of_dynamic_loss",
     "engine_test.py::test_the_compiled_loop_equals_the_python_loop?dynamic*",

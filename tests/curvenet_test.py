@@ -96,6 +96,10 @@ def test_curves_lose_what_their_class_shares_and_the_net_weighs_by_them():
     weights = np.asarray(apply_curve_net(learned.theta, curves, LABELS))
     values = cross_entropies(learned.learner.params, given["train"].inputs, LABELS)
     np.testing.assert_allclose(metrics["loss"][0] / metrics["loss"][1], (weights * values).mean(), rtol=1e-4)
+    # A net whose weights are all alike has learned nothing, and that is told.
+    assert method.warnings(final) == ()
+    (told,) = method.warnings(final._replace(theta=jax.tree.map(jnp.zeros_like, final.theta)))
+    assert "--meta-weight-decay=0" in told
 
 
 @pytest.mark.parametrize(

@@ -217,3 +217,24 @@ def test_vectors_are_standardised_feature_by_feature(here):
 def test_methods_on_vectors(here, method, model, tmp_path):
     flags = [f"--method={method}", f"--model={model}", "--epochs=2", f"--out={tmp_path / 'run'}"]
     assert run.main([FLAGS[0], *FLAGS[2:], *flags, "--quiet"]) == 0
+
+
+def test_another_network_does_not_inherit_the_recipes_model_options():
+    assert config.resolve({"method": "bbn", "dataset": "cifar10"})[0].model_options == "branches=2"
+    assert config.resolve({"method": "bbn", "dataset": "cifar10", "model": "vgg19_bn"})[0].model_options is None
+
+
+@pytest.mark.parametrize(
+    ("method", "dataset", "settings"),
+    [
+        ("co_teaching", "cifar10", {"schedule": "linear:80"}),
+        ("co_teaching", "cifar100", {"schedule": "linear:100"}),
+        ("co_teaching_plus", "cifar100", {"schedule": "linear:80"}),
+        ("incv", "cifar10", {"weight_decay": 2e-4}),
+        ("nct", "cifar100", {}),
+    ],
+)
+def test_recipes_whose_authors_take_wrong_labels_of_other_classes(method, dataset, settings):
+    found = config.resolve({"method": method, "dataset": dataset})[0]
+    assert found.noise == "symmetric_exclusive"
+    assert {name: getattr(found, name) for name in settings} == settings

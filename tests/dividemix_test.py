@@ -368,8 +368,16 @@ def test_it_finds_the_wrong_labels():
         ({"labeled_loss": "mae"}, "labeled_loss='mae'"),
         ({"division": "loss"}, "division='loss'"),
         ({"reweight_from": 1.5}, "reweight_from=1.5"),
+        ({"warmup_batch_factor": 0}, "warmup_batch_factor=0 must be in"),
     ],
 )
 def test_refusals(options, message):
     with pytest.raises(ValueError, match=message):
         methods.get("dividemix")(make_task(), **{**OPTIONS, **options})
+
+
+def test_inputs_that_cannot_be_mixed_are_refused_by_the_options_name():
+    task = make_task(example=jax.ShapeDtypeStruct((1, INPUTS), np.int32))
+    for name, alpha in (("dividemix", 4.0), ("famus", 4.0), ("m_dyr_sh", 32.0)):
+        with pytest.raises(ValueError, match=f"alpha={alpha}: inputs of int32, .* another one is needed"):
+            methods.get(name)(task._replace(epochs=20))

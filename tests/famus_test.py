@@ -39,7 +39,10 @@ def test_the_last_fifteen_tensors_are_the_last_two_blocks_and_the_classifier():
         assert tuple(entry.key for entry in leaves[index][0])[:-1] == layer
 
 
-@pytest.mark.parametrize(("tensors", "score"), [(15, 0.0), (15, 50.0), (15, -50.0), (4, 0.0)])
+@pytest.mark.parametrize(
+    ("tensors", "score"),
+    [(15, 0.0), (15, 50.0), *(pytest.param(*each, marks=pytest.mark.exhaustive) for each in ((15, -50.0), (4, 0.0)))],
+)
 def test_the_gradient_is_that_of_the_gated_virtual_step(tensors, score):
     """By differentiating M(ω̂(θ, η)) + λ₁ (Σ r − K)² + λ₂ L_g as it stands; all gates open, all shut, and as drawn."""
     how = gated.Gates(tensors, expected=1.0, count_strength=0.3, likeness_strength=0.2)

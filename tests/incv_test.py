@@ -138,6 +138,16 @@ def test_before_the_teaching_one_network_predicts():
     np.testing.assert_allclose(mean, (first + second) / 2, rtol=1e-5, atol=1e-6)
 
 
+def test_networks_that_guess_are_told():
+    """Agreement of a third is that of guessing one of three classes, and its noise rate means nothing."""
+    method = methods.get("incv")(make_task(), iterations=1)
+    state = method.init(jax.random.key(0), LABELS)
+    guessing = float(selection.noise_rate_from_agreement(1 / 3, 3))
+    assert method.warnings(state._replace(noise_rate=jnp.float32(0.4))) == ()
+    (told,) = method.warnings(state._replace(noise_rate=jnp.float32(guessing)))
+    assert f"noise rate is {guessing:.2f}" in told and "--selection-epochs" in told
+
+
 def test_epochs_of_the_stages():
     """A quarter of the run unless told; candidates later with asymmetric noise; the schedule goes on across stages."""
     ramp = make_task(epochs=20)._replace(schedule=lambda progress: progress / 20)

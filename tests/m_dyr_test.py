@@ -96,7 +96,7 @@ def test_a_step_is_the_formula(mixing, form, temperatures):
 
 
 def test_phases():
-    starts = {"dynamic": [0, 2], "static": [0, 4]}
+    starts = {"dynamic": [0, 2], "static": [0, 2]}
     for mixing, expected in starts.items():
         method = methods.get("m_dyr_sh")(make_task(), **OPTIONS, mixing=mixing)
         assert sorted({method.stage_at(epoch)[1] for epoch in range(10)}) == expected

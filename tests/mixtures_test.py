@@ -308,6 +308,22 @@ def test_a_class_has_a_mixture_of_its_own():
     assert not together[labels == 1].any()  # by one mixture for all, no label of the second class is suspect
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_labels_of_a_class_of_two_or_three_are_right(seed):
+    """Two examples are as far from their mean, up to rounding, and to three two Gaussians can be fitted in any way."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(3), (30, 2, 3))
+    features = (3 * np.eye(3, 8)[labels] + rng.normal(size=(35, 8))).astype(np.float32)
+    find = quick_jit(mixtures.prototype_clean_probability, static_argnames=("num_classes",))
+    np.testing.assert_array_equal(find(features, labels, num_classes=3)[30:], 1)
+
+
+def test_what_rounding_has_parted_is_equal():
+    values = np.float32([0.3, np.nextafter(np.float32(0.3), np.float32(1))])
+    np.testing.assert_array_equal(mixtures.min_max(values), [0, 0])
+    np.testing.assert_allclose(mixtures.min_max(np.float32([0.3, 0.300003])), [0, 1])
+
+
 def test_prototypes_find_the_wrong_labels_of_a_rare_class():
     features, labels, wrong = blobs()
     found = quick_jit(mixtures.prototype_clean_probability, static_argnames=("num_classes",))

@@ -116,6 +116,8 @@ def test_phases():
     assert all(not leaf.any() for each in fresh.learners for leaf in jax.tree.leaves(each.opt_state))
     assert all(leaf.all() for each in fresh.learners for leaf in jax.tree.leaves(each.params))
     assert [len(make(tuning_from=share)[1].stages) for share in (0.0, 1.0)] == [1, 1]
+    short = methods.get("nct")(task._replace(epochs=2), forget_rate=0.2)
+    assert [stage.epochs for stage in short.stages] == [1, 1]
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,15 @@
 """PENCIL: a joint step by hand, phases and their rates, how far labels move, and wrong labels that are put right."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robustjax import findings, methods
+from robustjax import findings, methods, models
 from robustjax.methods import base, pencil
 from tests.co_teaching_test import CLASSES, MASK, RATE, ROWS, log_softmax, make_task
 from tests.erm_test import clock_at, jit
-from tests.plc_test import N, a_batch, gaussians, survey, train
+from tests.plc_test import N, a_batch, gaussians, train
 
 ALPHA, BETA, LABEL_RATE = 0.7, 0.3, 50.0
 
@@ -30,10 +31,14 @@ def one_step(method, task, state, batch, epoch: int):
     return jit(step.apply)(state, {"train": batch}, clock_at(method, task, epoch), jax.random.key(1))
 
 
-@pytest.mark.parametrize("form", ["code", pytest.param("paper", marks=pytest.mark.exhaustive)])
-def test_a_joint_step_is_the_gradient_of_both(form):
+@pytest.mark.parametrize(
+    ("form", "divided"), [("code", False), ("code", True), pytest.param("paper", False, marks=pytest.mark.exhaustive)]
+)
+def test_a_joint_step_is_the_gradient_of_both(form, divided):
+    """Of the network C times as large, unless it too is to learn by L; labels move by L."""
     task = make_task(epochs=10)
-    method, state, given, moved = setting(task, compatibility=form)
+    method, state, given, moved = setting(task, compatibility=form, divided=divided)
+    times = 1 if divided else CLASSES
     batch = a_batch(given)
     after, metrics = one_step(method, task, state, batch, 4)
 
@@ -43,10 +48,10 @@ def test_a_joint_step_is_the_gradient_of_both(form):
     divergence, entropy = np.sum(p * (log_p - log_d), 1), -np.sum(p * log_p, 1)
     again = np.exp(log_softmax(d)) if form == "code" else d
     objective = (divergence + BETA * entropy) / CLASSES - ALPHA * np.log(np.sum(again * given_rows, 1))
-    np.testing.assert_allclose(metrics["loss"][0] / 8, objective[:8].mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"][0] / 8, times * objective[:8].mean(), rtol=1e-5)
 
     error = p * (log_p - log_d - divergence[:, None]) - BETA * p * (log_p + entropy[:, None])
-    error *= MASK[:, None] / 8 / CLASSES
+    error *= MASK[:, None] / 8 / CLASSES * times
     for name, value in (("kernel", inputs.T @ error), ("bias", error.sum(0))):
         np.testing.assert_allclose(after.learner.params["head"][name], head[name] - RATE * value, rtol=1e-4, atol=1e-6)
 
@@ -73,7 +78,7 @@ def test_phases_and_their_rates():
     head, inputs = state.learner.params["head"], np.asarray(batch.inputs, np.float64)
     log_p, log_d = log_softmax(inputs @ head["kernel"] + head["bias"]), log_softmax(moved[batch.index])
     of_given = -log_p[np.arange(ROWS), batch.labels]
-    fit = np.sum(np.exp(log_p) * (log_p - log_d), 1) / CLASSES
+    fit = np.sum(np.exp(log_p) * (log_p - log_d), 1)
     for epoch, values in ((0, of_given), (9, fit)):
         after, metrics = one_step(method, task, state, batch, epoch)
         np.testing.assert_array_equal(after.label_logits.rows, state.label_logits.rows)
@@ -96,6 +101,27 @@ def test_labels_go_as_far_in_any_run():
     assert pencil._default_rate(paper._replace(batch_size=64, num_classes=100), 13) == pytest.approx(30000)
 
 
+@pytest.mark.parametrize("classes", [3, 10, 100])
+@pytest.mark.parametrize("epochs", [10, 320])
+def test_a_network_that_is_sure_moves_a_label(classes, epochs):
+    """However many classes there are, and however few epochs; and it then stays where it is."""
+    model = models.get_model("linear", classes)
+    task = make_task(epochs=epochs, batch_size=128)._replace(num_classes=classes, num_examples=1, model=model)
+    method = methods.get("pencil")(task)
+    state = method.init(jax.random.key(0), np.zeros(1, np.int32))
+    head = state.learner.params["head"]
+    sure = jnp.zeros(classes).at[1].set(np.log((classes - 1) * 0.9 / 0.1))  # of another class, at 90 %
+    params = {"head": {"kernel": jnp.zeros_like(head["kernel"]), "bias": sure}}
+    batch = base.Batch(jnp.zeros((1, 4)), jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32), jnp.ones(1))
+    ((step,),) = method.stages[1].passes
+    apply, clock, given = jit(step.apply), clock_at(method, task, method.stages[0].epochs), []
+    for _ in range(method.stages[1].epochs):
+        state = state._replace(learner=state.learner._replace(params=params))
+        state, _ = apply(state, {"train": batch}, clock, jax.random.key(0))
+        given.append(float(jax.nn.softmax(base.recall_all(state.label_logits, 1)[0])[0]))
+    assert given[-1] < 0.45 and abs(given[-1] - given[-2]) < 0.05
+
+
 def test_it_puts_wrong_labels_right():
     data = gaussians()
     epochs = train("pencil", data, 10)
@@ -103,13 +129,12 @@ def test_it_puts_wrong_labels_right():
     for each in epochs:
         found = each.findings[0]
         assert isinstance(found["correction"], findings.LabelDistribution)
-        np.testing.assert_allclose(found["correction"].values.sum(-1), 1, rtol=1e-5)
         share.append(np.mean(found["correction"].values.argmax(-1) == data.clean))
-    assert share[1] == np.mean(right) < 0.85 and share[5] > 0.95 and share[5] == share[9]
+    np.testing.assert_allclose(found["correction"].values.sum(-1), 1, rtol=1e-5)
+    assert np.mean(right) < 0.85 and share[5] > 0.95 and share[5] == share[9]
     assert isinstance(found["noise_score"], findings.NoiseScore)
-    assert found["noise_score"].values[right].mean() < 0.1 < 0.8 < found["noise_score"].values[~right].mean()
-    given = methods.get("pencil")(make_task()).inspect(epochs[0].state[0], survey(data.labels))  # nothing has moved yet
-    assert np.max(given["noise_score"].values) < 1e-3
+    assert found["noise_score"].values[right].mean() < 0.1 < 0.7 < found["noise_score"].values[~right].mean()
+    assert np.isnan(epochs[1].findings[0]["noise_score"].values).all()  # nothing has moved yet
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from robustjax import findings, methods
 from robustjax.methods import base
+from robustjax.training import engine
 from tests.co_teaching_test import CLASSES, RATE, log_softmax, make_task
 from tests.erm_test import clock_at, jit
 from tests.plc_test import N, a_batch, gaussians, survey, train
@@ -57,8 +58,8 @@ def test_a_step_learns_small_losses_and_refurbished_labels(epoch):
     given = dict(zip(batch.index[:8].tolist(), batch.labels[:8].tolist(), strict=True))
     small = by_loss[: math.ceil(8 * (1 - FORGET))]
     assert len(small) == 5
-    if epoch < 3:
-        new, learned = {}, given
+    if epoch < 3:  # what an earlier network has refurbished stays so
+        new, learned = {}, given | {by_loss[1]: 2, by_loss[5]: 0, by_loss[6]: 1}
     else:
         new = {by_loss[0]: 1, by_loss[5]: 2}  # now, whatever they were
         old = {by_loss[1]: 2, by_loss[6]: 1}
@@ -69,7 +70,7 @@ def test_a_step_learns_small_losses_and_refurbished_labels(epoch):
     for name, value in descended(state.learner, batch, learned).items():
         np.testing.assert_allclose(after.learner.params["head"][name], value, rtol=1e-5, atol=1e-6)
     assert list(map(int, metrics["kept_share"])) == [len(learned), 8] and len(learned) == (7 if epoch == 3 else 8)
-    assert list(map(int, metrics["refurbished_share"])) == [4 if epoch == 3 else 0, 8]
+    assert list(map(int, metrics["refurbished_share"])) == [4 if epoch == 3 else 3, 8]
 
     refurbished[list(new)] = list(new.values())
     np.testing.assert_array_equal(base.recall_all(after.refurbished, N), refurbished)
@@ -90,6 +91,11 @@ def test_restarts_share_out_the_run():
     after = jit(method.stages[1].enter)(state, survey(np.zeros(N)), jax.random.key(9))
     np.testing.assert_array_equal(after.refurbished.rows, state.refurbished.rows)
     assert np.all(after.history.rows == -1)
+    # It forgets no more than the share of labels that stand as given.
+    assert float(after.forget) == pytest.approx(FORGET)
+    settled = state._replace(refurbished=base.remembered(np.where(np.arange(N) < 0.9 * N, 1, -1)))
+    after = jit(method.stages[1].enter)(settled, survey(np.zeros(N)), jax.random.key(9))
+    assert float(after.forget) == pytest.approx(np.mean(np.arange(N) >= 0.9 * N))
     kernels = [each.learner.params["head"]["kernel"] for each in (state, after)]
     assert np.abs(kernels[0] - kernels[1]).max() > 1e-2
     for epochs in (1, 2, 3):
@@ -110,6 +116,10 @@ def test_what_it_believes():
     assert np.isnan(method.inspect(nothing, survey(given))["noise_score"].values).all()
 
 
+def share_refurbished(epoch: engine.Epoch, count: int) -> float:
+    return float(np.mean(np.asarray(base.recall_all(epoch.state[0].refurbished, count)) >= 0))
+
+
 def test_it_puts_wrong_labels_right():
     data = gaussians()
     epochs = train("selfie", data, 12, forget_rate=0.2, restarts=1, warmup=0.4)
@@ -119,7 +129,8 @@ def test_it_puts_wrong_labels_right():
         share.append(np.mean(np.where(refurbished >= 0, refurbished, data.labels) == data.clean))
     assert share[1] == np.mean(data.labels == data.clean) < 0.85 and share[5] > 0.95 and share[-1] > 0.95
     assert share[6] == share[5]  # a fresh network's warm-up
-    assert epochs[6].metrics[0]["refurbished_share"] == 0 < epochs[5].metrics[0]["refurbished_share"]
+    assert epochs[6].metrics[0]["refurbished_share"] == pytest.approx(share_refurbished(epochs[5], len(data.labels)))
+    assert epochs[0].metrics[0]["refurbished_share"] == 0
 
 
 @pytest.mark.parametrize(

@@ -209,3 +209,11 @@ def test_each_epoch_has_an_order_of_its_own():
     logs = logs_of(logging_method(task, base.one_pass(functools.partial(note)), epochs=2), task)
     first, second = real(logs["train"], slice(0, 4)), real(logs["train"], slice(4, 8))
     assert sorted(first) == sorted(second) and first != second
+
+
+def test_padding_of_an_empty_stream_is_of_all_examples():
+    """It counts for nothing, but batch statistics are of it too."""
+    empty = base.Stream(jnp.arange(20, dtype=jnp.int32), jnp.int32(0))
+    drawn = [draw(empty, jnp.int32(n), 8) for n in range(3)]
+    assert not any(np.asarray(each.mask).any() for each in drawn)
+    assert len(set(np.concatenate([each.index for each in drawn]).tolist())) == 20

@@ -345,6 +345,8 @@ def _settings(given: Mapping[str, Any], method: str, recipe: recipes.Recipe) -> 
     for kind, amount in (("noise", "noise_rate"), ("imbalance", "imbalance_ratio")):
         if given.get(kind) == "none" and amount not in given:  # the recipe's went with its kind
             settings[amount] = getattr(Config, amount)
+    if settings.get("model") != recipe.settings.get("model") and "model_options" not in given:
+        settings["model_options"] = Config.model_options  # the recipe's went with its network
     if settings.get("labels") is not None:  # real noise in place of the recipe's
         settings |= {name: given.get(name, getattr(Config, name)) for name in ("noise", "noise_rate")}
     if settings.get("noise_file") is not None:  # which holds a choice of examples, too

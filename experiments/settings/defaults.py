@@ -211,6 +211,11 @@ def _meta_every(size: Size, values: Mapping[str, Any]) -> Choice:
     return Choice(max(1, min(10, values["epochs"] * _steps(size, values) // 1_000)), "some 1,000 meta steps at least")
 
 
+def _meta_weight_decay(size: Size, values: Mapping[str, Any]) -> Choice:
+    """A meta-gradient is as small as the learning rate; Adam makes a step of whatever is larger, here the penalty."""
+    return Choice(0.0, "it would outweigh the meta-gradient")
+
+
 def _margin(size: Size, values: Mapping[str, Any]) -> Choice:
     """Margins are learned where there are steps to learn them in; on perceptrons they run away."""
     if values["model"] in _PERCEPTRONS:
@@ -275,7 +280,11 @@ _OPTIONS: dict[str, dict[str, _Chooser]] = {
     "dividemix": _DIVIDEMIX,
     "rolt_plus": _DIVIDEMIX,
     "famus": _DIVIDEMIX,
-    "cmw_net": {"warmup_epochs": _warmup_epochs, "meta_every": _meta_every},
+    "mw_net": {"meta_weight_decay": _meta_weight_decay},
+    "curvenet": {"meta_weight_decay": _meta_weight_decay},
+    "cmw_net": {
+        "warmup_epochs": _warmup_epochs, "meta_every": _meta_every, "meta_weight_decay": _meta_weight_decay
+    },
     "co_teaching_plus": {"forget_rate": _forget_rate, "warmup_epochs": _warmup_epochs},
     "nct": {"forget_rate": _forget_rate},
 }  # fmt: skip

@@ -666,14 +666,19 @@ def check_options(*rules: tuple[str, Any, bool, str]) -> None:
             raise ValueError(f"{name}={value} must be {words}.")
 
 
-def check_mixup(task: Task, mixup: float) -> None:
-    """Raises ValueError unless `mixup`, α of the Beta distribution, is at least 0, and 0 for inputs like token ids."""
+def check_mixup(task: Task, mixup: float, name: str = "mixup", *, needed: bool = False) -> None:
+    """Raises ValueError unless α of the Beta distribution, an option of this name, suits the inputs.
+
+    It must be at least 0, and 0 for inputs like token ids; a method that is nothing without mixing (`needed`) refuses
+    these.
+    """
     if mixup < 0:
-        raise ValueError(f"mixup={mixup} must be at least 0.")
+        raise ValueError(f"{name}={mixup} must be at least 0.")
     if mixup:
         dtype = jax.eval_shape(task.plain, task.example).dtype
         if not jnp.issubdtype(dtype, jnp.floating):
-            raise ValueError(f"mixup={mixup}: inputs of {dtype}, such as token ids, cannot be mixed; 0 is accepted.")
+            way_out = "this method mixes all inputs, so another one is needed" if needed else "0 is accepted"
+            raise ValueError(f"{name}={mixup}: inputs of {dtype}, such as token ids, cannot be mixed; {way_out}.")
 
 
 def check_warmup(task: Task, warmup_epochs: int) -> None:

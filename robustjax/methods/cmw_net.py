@@ -218,6 +218,8 @@ def cmw_net(
     def inspect(state: CmwNetState, survey: base.Survey) -> findings.Findings:
         values = losses.cross_entropy(survey.seen, survey.labels)
         weights = apply_weight_net(state.theta, values, state.groups[survey.labels])
+        # In the warm-up the net is as it was made.
+        weights = findings.when_known(state.steps > warmup_epochs * task.steps_per_epoch, weights)
         found: findings.Findings = {"example_weight": findings.LabelWeight(weights)}
         if soft_labels:
             believed = targets.corrected_labels(weights, survey.labels, jax.nn.softmax(survey.seen))

@@ -110,8 +110,10 @@ def curvenet(
     def allocate(state: CurveNetState, survey: base.Survey, key: jax.Array) -> CurveNetState:
         """A fresh network, and curves without what they share with their class."""
         curves = base.recall_all(state.curves, len(survey.labels))
-        member = jax.nn.one_hot(survey.labels, task.num_classes, axis=0)  # [C, N]
-        means = member @ curves / jnp.maximum(jnp.sum(member, 1, keepdims=True), 1)
+        sums, counts = (
+            jax.ops.segment_sum(each, survey.labels, task.num_classes) for each in (curves, jnp.ones(len(curves)))
+        )
+        means = sums / jnp.maximum(counts, 1)[:, None]
         return state._replace(
             learner=base.new_learner(key, task),
             curves=base.remembered(curves - means[survey.labels]),
@@ -128,6 +130,16 @@ def curvenet(
         weights = apply_curve_net(state.theta, base.recall_all(state.curves, len(survey.labels)), survey.labels)
         return {"example_weight": findings.LabelWeight(findings.when_known(state.probed, weights))}
 
+    def warnings(state: CurveNetState) -> tuple[str, ...]:
+        curves = base.recall_all(state.curves, task.num_examples)
+        weights = apply_curve_net(state.theta, curves, np.arange(len(curves)) % task.num_classes)
+        if float(jnp.max(weights) - jnp.min(weights)) > 1e-3:
+            return ()
+        return (
+            "CurveNet's weights are all alike: its net has not learned. Try --meta-weight-decay=0, or a higher "
+            "--meta-learning-rate.",
+        )
+
     learning, fixed = (mw_net.weighing_step(task, weigh, virtual, each) for each in (meta_optimizer, None))
     draw = base.Draw("trusted", pool="trusted", batch_size=meta_batch_size)
     stages = [
@@ -139,7 +151,7 @@ def curvenet(
             schedule=lambda progress: task.schedule(progress + meta_epochs),
         ),
     ]
-    return base.method(init, stages, predict, inspect)
+    return base.method(init, stages, predict, inspect, warnings)
 
 
 def _changing(task: base.Task, epochs: int) -> Schedule:

@@ -63,6 +63,7 @@ def dividemix(
     labeled_loss: str = "cross_entropy",
     division: str = "losses",
     reweight_from: float = 1.0,
+    warmup_batch_factor: int = 1,
 ) -> base.Method:
     """DivideMix (Li et al., ICLR 2020): two networks divide the data for each other, and MixMatch.
 
@@ -78,18 +79,20 @@ def dividemix(
       division: by "losses", of all classes together, or by distances to "prototypes", each class by itself (ROLT+).
       reweight_from: share of the run, in [0, 1], after which the labelled loss weighs classes by the effective number
         of their given labels (DRW, beta 0.9999), an option of ROLT+'s code; 1 is never.
+      warmup_batch_factor: how many times as large batches are in the warm-up, in [1, 100]; 2 in the code.
 
     Raises:
       ValueError: an option out of its range, by name.
     """
     base.check_warmup(task, warmup_epochs)
-    base.check_mixup(task, alpha)
+    base.check_mixup(task, alpha, "alpha", needed=True)
     base.check_options(
         ("threshold", threshold, 0 < threshold < 1, "in (0, 1)"),
         ("temperature", temperature, temperature > 0, "positive"),
         ("alpha", alpha, alpha > 0, "positive"),
         ("unlabeled_strength", unlabeled_strength, unlabeled_strength >= 0, "at least 0"),
         ("ramp_epochs", ramp_epochs, ramp_epochs > 0, "positive"),
+        ("warmup_batch_factor", warmup_batch_factor, 1 <= warmup_batch_factor <= 100, "in [1, 100]"),
         ("reweight_from", reweight_from, 0 <= reweight_from <= 1, "in [0, 1]"),
     )
     check_choice("labeled_loss", labeled_loss, LOSSES)
@@ -189,8 +192,9 @@ def dividemix(
 
         return mixmatch
 
+    warmup = functools.partial(warmup_step, task, warmup_loss)
     stages = [
-        base.Stage(warmup_epochs, passes(functools.partial(warmup_step, task, warmup_loss), "all")),
+        base.Stage(warmup_epochs, passes(warmup, all=warmup_batch_factor * task.batch_size)),
         base.Stage(
             task.epochs - warmup_epochs,
             passes(mixmatch_step, "labeled", "unlabeled"),
@@ -260,7 +264,7 @@ def inspect(state: Any, survey: base.Survey) -> findings.Findings:
     }
 
 
-def passes(make: Callable[[int], base.StepFunction], *streams: str, **sized: int) -> tuple[base.Pass, ...]:
+def passes(make: Callable[[int], base.StepFunction], *streams: str, **sized: int | None) -> tuple[base.Pass, ...]:
     """One pass for each network, over its own streams: of "labeled", "labeled_0" and "labeled_1".
 
     Those in `sized` have batches of a size of their own.
@@ -285,5 +289,5 @@ ENTRIES = (
         "dividemix_bs", functools.partial(dividemix, labeled_loss="balanced_softmax"), "Li et al., ICLR 2020",
         "dividemix_balanced_softmax", family="dividemix",
     ),
-    _entry("rolt_plus", functools.partial(dividemix, division="prototypes"), "Wei et al., arXiv 2021", "rolt"),
+    _entry("rolt_plus", functools.partial(dividemix, division="prototypes"), "Wei et al., arXiv 2021"),
 )  # fmt: skip

@@ -57,9 +57,11 @@ def famus(
     meta_weight_decay: float = 5e-4,
     gated_tensors: int = 15,
     gates: float = 4.0,
+    gate_hidden: int = 128,
     gate_learning_rate: float = 0.1,
     gate_strength: float = 0.1,
     likeness_strength: float = 0.1,
+    warmup_batch_factor: int = 1,
 ) -> base.Method:
     """FaMUS (Xu et al., CVPR 2021): DivideMix with loss weights that it learns from its own trusted part.
 
@@ -75,15 +77,17 @@ def famus(
       meta_weight_decay: L2 penalty on the weight net, at least 0.
       gated_tensors: how many of the network's last tensors the meta-gradient may come through, in [1, 100000].
       gates: K, how many of these should be open beside the classifier's, at least 0.
+      gate_hidden: units of the samplers' hidden layers, in [1, 100000].
       gate_learning_rate: of SGD with Nesterov's momentum 0.9 for the samplers, positive.
       gate_strength: λ₁ of the number of open gates, at least 0.
       likeness_strength: λ₂ of the likeness of gradients at the classifier, at least 0.
+      warmup_batch_factor: how many times as large batches are in the warm-up, in [1, 100]; 2 in the code.
 
     Raises:
       ValueError: an option out of its range, by name, or inputs that cannot be mixed.
     """
     base.check_warmup(task, warmup_epochs)
-    base.check_mixup(task, alpha)
+    base.check_mixup(task, alpha, "alpha", needed=True)
     base.check_options(
         ("threshold", threshold, 0 < threshold < 1, "in (0, 1)"),
         ("temperature", temperature, temperature > 0, "positive"),
@@ -95,11 +99,13 @@ def famus(
         ("meta_weight_decay", meta_weight_decay, meta_weight_decay >= 0, "at least 0"),
         ("gated_tensors", gated_tensors, gated_tensors >= 1, "at least 1"),
         ("gates", gates, gates >= 0, "at least 0"),
+        ("gate_hidden", gate_hidden, gate_hidden >= 1, "at least 1"),
         ("gate_learning_rate", gate_learning_rate, gate_learning_rate > 0, "positive"),
         ("gate_strength", gate_strength, gate_strength >= 0, "at least 0"),
+        ("warmup_batch_factor", warmup_batch_factor, 1 <= warmup_batch_factor <= 100, "in [1, 100]"),
         ("likeness_strength", likeness_strength, likeness_strength >= 0, "at least 0"),
     )
-    how = gated.Gates(gated_tensors, gates, gate_strength, likeness_strength)
+    how = gated.Gates(gated_tensors, gates, gate_strength, likeness_strength, gate_hidden)
     meta_optimizer = gated.optimizer(gated.nesterov(meta_learning_rate, meta_weight_decay), gate_learning_rate)
 
     def init(key: jax.Array, labels: np.ndarray) -> FamusState:
@@ -217,8 +223,9 @@ def famus(
     def warmup_loss(state: FamusState, logits: jax.Array, labels: jax.Array) -> jax.Array:
         return losses.cross_entropy(logits, labels)
 
+    warmup = functools.partial(dividemix.warmup_step, task, warmup_loss)
     stages = [
-        base.Stage(warmup_epochs, dividemix.passes(functools.partial(dividemix.warmup_step, task, warmup_loss), "all")),
+        base.Stage(warmup_epochs, dividemix.passes(warmup, all=warmup_batch_factor * task.batch_size)),
         base.Stage(
             task.epochs - warmup_epochs,
             dividemix.passes(weighted_step, "labeled", "unlabeled", meta=2 * task.batch_size),
@@ -238,6 +245,13 @@ ENTRIES = (
         networks=2,
         memory="2",
         cost=9.0,
-        small={"warmup_epochs": 1, "ramp_epochs": 2.0, "unlabeled_strength": 1.0, "hidden": 16},
+        small={
+            "warmup_epochs": 1,
+            "ramp_epochs": 2.0,
+            "unlabeled_strength": 1.0,
+            "hidden": 16,
+            "gate_hidden": 16,
+            "gated_tensors": 4,
+        },
     ),
 )

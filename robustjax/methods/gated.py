@@ -37,12 +37,14 @@ class Gates(NamedTuple):
       expected: K, how many of the others should.
       count_strength: λ₁.
       likeness_strength: λ₂.
+      hidden: units of the samplers' two hidden layers.
     """
 
     tensors: int = 15
     expected: float = 4.0
     count_strength: float = 0.1
     likeness_strength: float = 0.1
+    hidden: int = 128
 
 
 class Gated(NamedTuple):
@@ -76,7 +78,7 @@ def init_gates(key: jax.Array, task: base.Task, how: Gates) -> list[dict[str, An
     gated, _ = _top(task, how)
     shapes = jax.tree.leaves(base.parameter_shapes(task))
     return [
-        init_gate_net(own, shapes[index].shape[-1] if shapes[index].ndim else 1)
+        init_gate_net(own, shapes[index].shape[-1] if shapes[index].ndim else 1, how.hidden)
         for own, index in zip(jax.random.split(key, max(len(gated), 1)), gated, strict=False)
     ]
 

@@ -254,6 +254,16 @@ def incv(
         metrics["estimated_noise_rate"] = (state.noise_rate, jnp.ones(()))
         return state._replace(learners=learners), metrics
 
+    def warnings(state: IncvState) -> tuple[str, ...]:
+        # Of guesses a share of 1/C agrees, which the formula takes for this rate.
+        guessing = float(selection.noise_rate_from_agreement(1 / task.num_classes, task.num_classes))
+        if float(state.noise_rate) <= 0.8 * guessing:
+            return ()
+        return (
+            f"INCV's networks hardly predicted labels that they had not seen (its noise rate is {state.noise_rate:.2f}"
+            "), so that what it selected means little. Try more --selection-epochs.",
+        )
+
     def predict(state: IncvState, inputs: jax.Array) -> jax.Array:
         first, second = peers.each(task, state.learners, inputs)
         return jnp.where(state.part > parts, (first + second) / 2, first)
@@ -284,7 +294,7 @@ def incv(
     ]
     begins = 0 if alone else 1
     teaching[begins] = teaching[begins]._replace(enter=begin_teaching, look=predict, when="entry")
-    return base.method(init, [part] * parts + teaching, predict, inspect)
+    return base.method(init, [part] * parts + teaching, predict, inspect, warnings)
 
 
 ENTRIES = (

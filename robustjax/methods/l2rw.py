@@ -9,7 +9,8 @@ step says it should have. With weights ε_i of the batch's losses, all of them 0
 
 At ε = 0 the virtual step goes nowhere: u_i is the inner product of example i's gradient with that of the trusted loss
 where it is positive, and the rate α falls out of w. A batch of which no example helps is not learned from (authors'
-code: the sum is then taken to be 1).
+code: the sum is then taken to be 1). In the authors' code for CIFAR the trusted loss has the weight decay in it; here,
+as in their code for MNIST and in the paper, it has not.
 """
 
 from typing import NamedTuple
@@ -72,7 +73,8 @@ def l2rw(task: base.Task, *, meta_batch_size: int | None = None) -> base.Method:
         metrics["meta_loss"] = (found.meta_loss, jnp.ones(()))
         metrics["kept_share"] = base.tally(weights > 0, batch.mask)
         before = base.recall(state.weights, batch.index)
-        average = _MEMORY * before + (1 - _MEMORY) * relative.astype(before.dtype)
+        share = jnp.maximum(1 - _MEMORY, 1 / (clock.stage_epoch.astype(before.dtype) + 1))  # at first the plain mean
+        average = before + share * (relative.astype(before.dtype) - before)
         return L2rwState(learner, base.remember(state.weights, batch, average)), metrics
 
     def predict(state: L2rwState, inputs: jax.Array) -> jax.Array:

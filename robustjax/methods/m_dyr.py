@@ -20,8 +20,8 @@ a pass in train mode, whose batch statistics stay. Unlike there, where the epoch
 both are of the inputs as they are; and in phase 2 the labels' halves are halves, where the code draws them close to it,
 λ ~ Beta(32, 32).
 
-The mixture knows no classes: a rare class has large losses, so its labels pass for wrong, and on a long tail this does
-worse than cross entropy.
+The mixture knows no classes: a rare class has large losses, so its labels pass for wrong. On a long tail with right
+labels this is below cross entropy; with 40 % of them wrong it was above it on scikit-learn's digits.
 """
 
 from typing import Any, NamedTuple
@@ -88,7 +88,7 @@ def m_dyr(
 ) -> base.Method:
     """Mixup with dynamic bootstrapping, soft to hard (M-DYR; Arazo et al., ICML 2019).
 
-    It is for classes of similar size: labels of rare ones pass for wrong. Phases start at shares of the run, by default
+    Labels of rare classes may pass for wrong. Phases start at shares of the run, by default
     those of the authors' 300 epochs; 1 is never.
 
     Args:
@@ -107,7 +107,7 @@ def m_dyr(
     check_choice("mixing", mixing, MIXINGS)
     if not alpha > 0:
         raise ValueError(f"alpha={alpha} must be positive.")
-    base.check_mixup(task, alpha)
+    base.check_mixup(task, alpha, "alpha", needed=True)
     if not 0 <= guided_from <= bootstrap_from <= hard_from <= 1:
         raise ValueError(
             "0 <= guided_from <= bootstrap_from <= hard_from <= 1 is needed, "
@@ -117,7 +117,7 @@ def m_dyr(
         raise ValueError(f"prior_strength={prior_strength} must be at least 0.")
     guided, bootstrapped, hard = (round(f * task.epochs) for f in (guided_from, bootstrap_from, hard_from))
     if mixing == "static":
-        guided = bootstrapped  # what lies between is dynamic mixing alone
+        bootstrapped = guided  # what lies between is dynamic mixing alone
     warmest, coldest = (_HARD if form == "hard" else _SOFT), (_SOFT if form == "soft" else _HARD)
 
     def temperature(epoch: jax.Array) -> jax.Array:

@@ -105,7 +105,7 @@ def mw_net(
         if gates:
             theta = {"weights": theta, "gates": gated.init_gates(jax.random.fold_in(net_key, 1), task, gates)}
         counts = base.class_counts(labels, task.num_classes)
-        own_margins = margins.ldam_margins(counts) if train_loss == "ldam" else {}
+        own_margins: Any = margins.ldam_margins(counts) if train_loss == "ldam" else {}
         return MwNetState(base.init_learner(learner_key, task), theta, meta_optimizer.init(theta), own_margins)
 
     def predict(state: MwNetState, inputs: jax.Array) -> jax.Array:

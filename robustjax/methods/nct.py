@@ -89,6 +89,8 @@ def nct(
     width = spread or max(task.num_classes, 10)
     kept = min(kept_features or max(round(width), 1), total)
     nested_epochs = round(tuning_from * task.epochs)
+    if tuning_from < 1 < task.epochs:
+        nested_epochs = min(nested_epochs, task.epochs - 1)  # a short run too comes to its second stage
     tuning_epochs = task.epochs - nested_epochs
 
     def init(key: jax.Array, labels: np.ndarray) -> NctState:

@@ -11,15 +11,22 @@ prediction, and C classes,
 The run has three phases, given as shares of it:
 
 1. cross entropy on the given labels, at a rate too high to learn the wrong ones by heart;
-2. gradient steps of the network on L, at the same rate, and in the same step ỹ ← ỹ − λ ∂L/∂ỹ;
-3. L_c / C alone, with the labels as they are by then and the schedule of a whole run.
+2. gradient steps of the network on C L, at the same rate, and in the same step ỹ ← ỹ − λ ∂L/∂ỹ;
+3. L_c alone, with the labels as they are by then and the schedule of a whole run.
 
 Where the paper and the authors' code differ, this follows the code, as the numbers do, unless told: there L_o takes d
 for logits, −log softmax(d_i)[y_i], so that it hardly pulls at a label that is sure of itself. The paper's,
-−log d_i[y_i], draws d to (p + αC e_y) / (1 + αC): with α = 0.4 and ten classes no label ever changes. The code's third
-phase is at a rate of 0 after its first third, by a division of integers; here the rate falls as the schedule says.
+−log d_i[y_i], draws d to (p + αC e_y) / (1 + αC). The code's third phase is at a rate of 0 after its first third, by a
+division of integers; here the rate falls as the schedule says.
+
+Three constants are ours, since the authors' are bound to their run. Their α = 0.4 lets no label of ten classes change
+its class, however sure the network is of another one: for that αC must be below about 2, so α is 1/C. Their network
+learns by L, with rates of its own; with any other's the division by C is a tenth of the rate in the phases that
+matter (`divided=True` has it). And in few epochs λ grows so much that a step goes too far and labels swing from one
+epoch to the next; there it is taken in several, with p as it is.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -53,11 +60,12 @@ def pencil(
     correct_from: float = 0.22,
     tune_from: float = 0.625,
     label_rate: float | None = None,
-    alpha: float = 0.4,
+    alpha: float | None = None,
     beta: float = 0.1,
     label_scale: float = 10.0,
     constant_rate: float | None = None,
     compatibility: str = "code",
+    divided: bool = False,
 ) -> base.Method:
     """PENCIL (Yi and Wu, CVPR 2019): label distributions that are learned by gradient, beside the network.
 
@@ -66,11 +74,12 @@ def pencil(
       tune_from: share of the run, in [0, 1], after which they stay as they are; 200 of 320 epochs in the paper.
       label_rate: λ, the rate of the label logits, positive. If not given, as far as the code's 600 goes in its 130
         epochs, with batches of 128 and ten classes.
-      alpha: α, weight of the compatibility with the given labels, at least 0.
+      alpha: α, weight of the compatibility with the given labels, at least 0; 1/C if not given. The code's is 0.4.
       beta: β, weight of the predictions' entropy, at least 0.
       label_scale: of the given label's logit at first, positive.
       constant_rate: learning rate of the first two phases, positive; the highest of the run's schedule if not given.
       compatibility: "code" for a second softmax in L_o, "paper" for none.
+      divided: whether the network too learns by L, which is divided by the number of classes, as in the paper.
 
     Raises:
       ValueError: an option out of its range, by name.
@@ -81,7 +90,7 @@ def pencil(
         )
     base.check_options(
         ("label_rate", label_rate, label_rate is None or label_rate > 0, "positive"),
-        ("alpha", alpha, alpha >= 0, "at least 0"),
+        ("alpha", alpha, alpha is None or alpha >= 0, "at least 0"),
         ("beta", beta, beta >= 0, "at least 0"),
         ("label_scale", label_scale, label_scale > 0, "positive"),
         ("constant_rate", constant_rate, constant_rate is None or constant_rate > 0, "positive"),
@@ -89,6 +98,10 @@ def pencil(
     check_choice("compatibility", compatibility, COMPATIBILITIES)
     num_classes = task.num_classes
     first, second = (round(share * task.epochs) for share in (correct_from, tune_from))
+    pull_weight = 1 / num_classes if alpha is None else float(alpha)
+    times = 1.0 if divided else float(num_classes)  # L in the network's objective
+    # A λ that goes as far in fewer epochs than the authors' does so in as many steps.
+    substeps = 1 if label_rate else max(1, math.ceil(_EPOCHS / max(second - first, 1)))
     # Of one example's own loss, whatever the number of examples in its batch.
     move = (label_rate or _default_rate(task, second - first)) / task.batch_size
     held = schedules.constant(constant_rate or _highest(task))
@@ -101,13 +114,13 @@ def pencil(
         return {"loss": base.Term(losses.cross_entropy(logits, batch.labels), batch.mask)}
 
     def fixed_terms(logits: jax.Array, label_logits: jax.Array, batch: base.Batch) -> dict[str, base.Term]:
-        return {"label_fit": base.Term(label_fit(logits, label_logits), batch.mask, 1 / num_classes)}
+        return {"label_fit": base.Term(label_fit(logits, label_logits), batch.mask, times / num_classes)}
 
     def joint_terms(logits: jax.Array, label_logits: jax.Array, batch: base.Batch) -> dict[str, base.Term]:
         pull = label_compatibility(label_logits, batch.labels, compatibility)
         return fixed_terms(logits, label_logits, batch) | {
-            "compatibility": base.Term(pull, batch.mask, float(alpha)),
-            "entropy": base.Term(-targets.negative_entropy(logits), batch.mask, beta / num_classes),
+            "compatibility": base.Term(pull, batch.mask, times * pull_weight),
+            "entropy": base.Term(-targets.negative_entropy(logits), batch.mask, times * beta / num_classes),
         }
 
     def make_step(terms: _Terms, moves_labels: bool = False) -> base.StepFunction:
@@ -125,8 +138,12 @@ def pencil(
             learner, metrics, logits = base.descend(task, state.learner, batch, clock, attempt)
             state = state._replace(learner=learner)
             if moves_labels:
-                slope = jax.grad(lambda labels: base.total(terms(logits, labels, batch)))(label_logits)
-                moved = label_logits - move * jnp.sum(batch.mask) * slope
+
+                def once(_: int, labels: jax.Array) -> jax.Array:
+                    slope = jax.grad(lambda each: base.total(terms(logits, each, batch)))(labels)
+                    return labels - move / (times * substeps) * jnp.sum(batch.mask) * slope
+
+                moved = jax.lax.fori_loop(0, substeps, once, label_logits)
                 state = state._replace(label_logits=base.remember(state.label_logits, batch, moved))
             return state, metrics
 
@@ -136,9 +153,14 @@ def pencil(
         return base.predict_with(task, state.learner, inputs)
 
     def inspect(state: PencilState, survey: base.Survey) -> findings.Findings:
-        labels = jax.nn.softmax(base.recall_all(state.label_logits, len(survey.labels)))
+        rows = base.recall_all(state.label_logits, len(survey.labels))
+        known = jnp.any(rows != label_scale * jax.nn.one_hot(survey.labels, num_classes))
+        labels = jax.nn.softmax(rows)
         of_given = jnp.take_along_axis(labels, survey.labels[:, None], -1)[:, 0]
-        return {"correction": findings.LabelDistribution(labels), "noise_score": findings.NoiseScore(1 - of_given)}
+        return {
+            "correction": findings.LabelDistribution(findings.when_known(known, labels)),
+            "noise_score": findings.NoiseScore(findings.when_known(known, 1 - of_given)),
+        }
 
     stages = [
         base.Stage(first, base.one_pass(make_step(given_terms)), schedule=held),

@@ -8,10 +8,12 @@ After a warm-up on all given labels, a step takes two kinds of examples of its b
 
 and descends on the mean over C ∪ R; an example in both has the refurbished label. What has been refurbished once stays
 so: it keeps its last refurbished label, and its place in R, while the network changes its mind. The run is made of
-several, each of a fresh network with the schedule in short, which go on with the labels refurbished so far.
+several, each of a fresh network with the schedule in short, which go on with the labels refurbished so far, in their
+warm-up too; and τ is from then on at most the share of labels that has not been refurbished.
 
 This is the authors' code, but that an example cannot be refurbished before Q predictions of it are known, which is why
-the code asks for a warm-up of Q epochs at least; here a shorter one shortens Q.
+the code asks for a warm-up of Q epochs at least (here a shorter one shortens Q), and that batch statistics are of the
+whole batch, there of C ∪ R alone.
 """
 
 import itertools
@@ -33,11 +35,13 @@ class SelfieState(NamedTuple):
       learner: the network.
       history: classes predicted in the last Q epochs of this network, the newest last, int32 [N, Q]; −1 for none yet.
       refurbished: labels int32 [N]; −1 where the given one stands.
+      forget: float32 scalar, τ of this network.
     """
 
     learner: base.Learner
     history: base.PerExample
     refurbished: base.PerExample
+    forget: jax.Array
 
 
 def selfie(
@@ -72,7 +76,8 @@ def selfie(
     )
     num_classes, networks = task.num_classes, restarts + 1
     starts = [task.epochs * number // networks for number in range(networks + 1)]
-    warmup_epochs = round(warmup * task.epochs / networks)
+    # Of a short run the warm-up is not all.
+    warmup_epochs = min(round(warmup * task.epochs / networks), max(task.epochs // networks - 1, 0))
     length = max(1, min(history, warmup_epochs))
 
     def init(key: jax.Array, labels: np.ndarray) -> SelfieState:
@@ -81,12 +86,16 @@ def selfie(
             base.init_learner(key, task),
             base.remembered(jnp.broadcast_to(none[:, None], (len(labels), length))),
             base.remembered(none),
+            jnp.float32(forget),
         )
 
     def start_anew(state: SelfieState, survey: base.Survey, key: jax.Array) -> SelfieState:
         """A fresh network, whose predictions are not those of the last one; what was refurbished stays so."""
         forgotten = base.PerExample(jnp.full_like(state.history.rows, -1))
-        return state._replace(learner=base.new_learner(key, task), history=forgotten)
+        given = jnp.mean((base.recall_all(state.refurbished, len(survey.labels)) < 0).astype(jnp.float32))
+        return state._replace(
+            learner=base.new_learner(key, task), history=forgotten, forget=jnp.minimum(state.forget, given)
+        )
 
     def step(
         state: SelfieState, batches: base.Batches, clock: base.Clock, key: jax.Array
@@ -102,9 +111,9 @@ def selfie(
         warm = clock.stage_epoch >= warmup_epochs
         consistent = warm & found.consistent & jnp.all(past >= 0, axis=-1)
         refurbished = jnp.where(consistent, found.labels, base.recall(state.refurbished, batch.index))
-        replaced = warm & (refurbished >= 0)
+        replaced = refurbished >= 0
         count = jnp.sum(batch.mask)
-        kept = count - jnp.floor(forget * count * (1 + 1e-6))  # a product that is whole up to rounding is whole
+        kept = count - jnp.floor(state.forget * count * (1 + 1e-6))  # a product that is whole up to rounding is whole
         small = small_losses(losses.cross_entropy(seen, batch.labels), kept, batch.mask)
         share = jnp.where(replaced | small | ~warm, batch.mask, 0)
         labels = jnp.where(replaced, refurbished, batch.labels)
@@ -122,6 +131,7 @@ def selfie(
             learner,
             base.remember(state.history, batch, jnp.concatenate([past[:, 1:], predicted[:, None]], axis=1)),
             base.remember(state.refurbished, batch, refurbished),
+            state.forget,
         )
         shares = {"kept_share": base.tally(share, batch.mask), "refurbished_share": base.tally(replaced, batch.mask)}
         return new, metrics | shares

@@ -28,7 +28,8 @@ def draw(stream: Stream, n: jax.Array, batch_size: int, key: jax.Array | None = 
       batch_size: B; the last batch of a cycle is padded.
       key: of the orders after the first; None for a stream that is drawn once.
     """
-    size = jnp.maximum(stream.size, 1)
+    # Padding of an empty stream is of all examples: one alone, again and again, would be most of a batch's statistics.
+    size = jnp.where(stream.size > 0, stream.size, len(stream.order))
     batches = (size + batch_size - 1) // batch_size
     slots = (n % batches) * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
     place = slots % size
