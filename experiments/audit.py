@@ -101,8 +101,8 @@ def _apply(
     if above is not None and audit.ranks_only(path):
         raise ValueError(
             f"accept_above={above}: the scores of {str(path)!r} rank labels and are no probabilities, as its networks "
-            "may have learned wrong ones by heart. Write decisions into suspects.csv, or run the run's command again "
-            "with --cross-fit=5, which audits by networks that have not seen what they judge."
+            "may have learned wrong ones by heart, or nothing. Write decisions into suspects.csv, or run the command "
+            "again with --cross-fit=5, which audits by networks that have not seen what they judge."
         )
     examples = _examples(path, seed, settings, dataset)
     changes, reviewed, counts = suspects.decide(

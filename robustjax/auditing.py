@@ -46,8 +46,9 @@ class Audit(NamedTuple):
       prior: shares of the true classes, float64 [C].
       alternative: the most likely label but the given one, int32 [N].
       confidence: the estimated probability that this one is right, float32 [N]; at most the score.
-      ranks_only: whether nothing tells how many are wrong, as where a model has learned wrong labels by heart: scores
-        rank and are no probabilities, low and high are 0 and N, other numbers are nothing but sums of scores.
+      ranks_only: whether nothing tells how many are wrong, as where a model has learned wrong labels by heart, or only
+        `guesses`: scores rank and are no probabilities, low and high are 0 and N, other numbers are nothing but sums of
+        scores.
     """
 
     score: np.ndarray
@@ -116,7 +117,7 @@ def audit(
                 fitted = None
             else:
                 told = seen if told.sum() > differ else (told + seen) / 2
-    ranks_only = told is not None and fitted is None and bool(_BLIND * told.sum() > differ)
+    ranks_only = guesses(labels, probs) or (told is not None and fitted is None and bool(_BLIND * told.sum() > differ))
     wrong, proposed = np.empty(count), np.empty(count, np.int32)
     alternative, confidence = np.empty(count, np.int32), np.empty(count, np.float32)
     joint = np.zeros((classes, classes))
@@ -137,7 +138,9 @@ def audit(
         assert fitted is not None
         low, high = _interval(wrong, count * fitted.low, count * fitted.high, _OF_UNDECIDED)
     else:
-        low, high = 0.0, float(count) if ranks_only else _interval(wrong, total, total, _OF_UNDECIDED_IN_SAMPLE)[1]
+        low, high = 0.0, _interval(wrong, total, total, _OF_UNDECIDED_IN_SAMPLE)[1]
+    if ranks_only:
+        low, high = 0.0, float(count)
     order = np.lexsort([trust, -wrong])
     truly = joint.sum(1)
     transition = np.where(truly[:, None] > 0, joint, np.eye(classes))
@@ -155,6 +158,26 @@ def audit(
         confidence=np.clip(confidence, 0, 1),
         ranks_only=ranks_only,
     )
+
+
+def guesses(labels: np.ndarray, pred_probs: np.ndarray) -> bool:
+    """Whether predictions [N, C] agree with labels [N] no more than if they had nothing to do with each other.
+
+    By three standard deviations of the number that agree where labels are shuffled. Such a model knows nothing of them,
+    as one that has hardly been trained or that names one class for all.
+
+    Examples:
+      >>> labels = np.arange(90) % 3
+      >>> guesses(labels, np.eye(3)[labels]), guesses(labels, np.eye(3)[np.zeros(90, int)])
+      (False, True)
+    """
+    count, classes = pred_probs.shape
+    predicted = np.argmax(pred_probs, axis=1)
+    of_predicted, of_given = (np.bincount(each, minlength=classes) / count for each in (predicted, labels))
+    by_chance = of_predicted @ of_given
+    apart = np.eye(classes) - of_given[:, None] - of_predicted[None] + by_chance
+    spread = np.sqrt(of_predicted @ np.square(apart) @ of_given / max(count - 1, 1))
+    return bool(np.mean(predicted == labels) <= by_chance + 3 * spread)
 
 
 # What the model's errors were on data with known labels (tests and README), beside what the likelihood leaves open:

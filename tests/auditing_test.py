@@ -205,3 +205,18 @@ def test_where_the_score_is_the_same_the_evidence_ranks():
     np.testing.assert_array_equal(found.order[:60], np.argsort(margin)[:60])
     given = auditing.audit(labels[:4], np.array([[0.0, 1], [0.5, 0.5], [1, 0], [1e-9, 1]]))
     assert sorted(given.order) == [0, 1, 2, 3] and given.order[:2].tolist() == [0, 3]
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.99])
+def test_a_model_that_knows_nothing_of_the_labels_only_ranks(share):
+    """One class for all, or guesses by frequency; but a network that is right about a rare class is heard."""
+    rng = np.random.default_rng(0)
+    labels = (np.arange(400) >= 400 * share).astype(int)
+    for named in (np.zeros(400, int), (rng.random(400) >= share).astype(int)):
+        probs = 0.05 + 0.9 * np.eye(2)[named]
+        for in_sample in (False, True):
+            found = auditing.audit(labels, probs, in_sample=in_sample)
+            assert found.ranks_only and (found.low, found.high, len(found.suspects)) == (0, 400, 0)
+    assert not auditing.guesses(labels, np.eye(2)[labels])
+    given = np.where(rng.random(400) < 0.25, 1 - labels, labels)
+    assert share == 0.99 or not auditing.guesses(given, np.eye(2)[labels])

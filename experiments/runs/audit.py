@@ -163,11 +163,14 @@ def describe(found: Found) -> str:
     audit, total = found.audit, len(found.ids)
     unseen = " The held-out part is not audited." if found.facts["test_held_out"] else ""
     if audit.ranks_only:
-        same = np.mean(found.evidence.pred_probs.argmax(1) == found.evidence.given)
+        given, probs = found.evidence.given, found.evidence.pred_probs
+        why = "may have learned wrong ones by heart (--cross-fit=5 counts them)"
+        if auditing.guesses(given, probs):
+            why = "so many agree by chance: it has learned nothing yet that tells labels apart"
         return (
-            f"how many of the {total:,} labels are wrong this run cannot tell: its network gives back {100 * same:.1f} "
-            f"% of them, and may have learned wrong ones by heart (--cross-fit=5 counts them); the "
-            f"{len(found.rows):,} most suspicious are listed in suspects.csv.{unseen}"
+            f"how many of the {total:,} labels are wrong this run cannot tell: its network gives back "
+            f"{100 * np.mean(probs.argmax(1) == given):.1f} % of them, and {why}; the {len(found.rows):,} most "
+            f"suspicious are listed in suspects.csv.{unseen}"
         )
     return (
         f"estimated: {audit.count:,.0f} of {total:,} labels are wrong, {100 * audit.count / total:.1f} % (95 %: "
@@ -176,7 +179,7 @@ def describe(found: Found) -> str:
 
 
 def ranks_only(path: pathlib.Path) -> bool:
-    """Whether the last audit in `path` was of networks that may have learned wrong labels by heart."""
+    """Whether the last audit in `path` could only rank, see `auditing.Audit.ranks_only`."""
     file = path / "audit.json"
     return file.exists() and bool(json.loads(file.read_bytes()).get("ranks_only"))
 
