@@ -139,7 +139,7 @@ RULES: tuple[Rule, ...] = (
       for name in ("cifar10", "cifar100")),
     Rule({"paper": "dynamic_loss", "method": "curvenet"}, {"augmentation": "crop-flip"}, "",
          "probing and trusted images are those of CurveNet's authors, 300 epochs and 1000; the paper does not tell"),
-    Rule({"paper": "dynamic_loss", "method": "famus"}, {}, "",
+    Rule({"paper": "dynamic_loss", "table": "1|8|9", "method": "famus"}, {}, "",
          "how FaMUS was set is not recorded; this is its form without clean images, with the constants of its code for "
          "CNWL and DivideMix's warm-up"),
     *(Rule({"paper": "dynamic_loss", "table": "3|11", "dataset": name, "method": "famus"},
