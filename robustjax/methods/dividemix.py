@@ -84,17 +84,8 @@ def dividemix(
     Raises:
       ValueError: an option out of its range, by name.
     """
-    base.check_warmup(task, warmup_epochs)
-    base.check_mixup(task, alpha, "alpha", needed=True)
-    base.check_options(
-        ("threshold", threshold, 0 < threshold < 1, "in (0, 1)"),
-        ("temperature", temperature, temperature > 0, "positive"),
-        ("alpha", alpha, alpha > 0, "positive"),
-        ("unlabeled_strength", unlabeled_strength, unlabeled_strength >= 0, "at least 0"),
-        ("ramp_epochs", ramp_epochs, ramp_epochs > 0, "positive"),
-        ("warmup_batch_factor", warmup_batch_factor, 1 <= warmup_batch_factor <= 100, "in [1, 100]"),
-        ("reweight_from", reweight_from, 0 <= reweight_from <= 1, "in [0, 1]"),
-    )
+    check(task, warmup_epochs, threshold, temperature, alpha, unlabeled_strength, ramp_epochs, warmup_batch_factor)
+    base.check_options(("reweight_from", reweight_from, 0 <= reweight_from <= 1, "in [0, 1]"))
     check_choice("labeled_loss", labeled_loss, LOSSES)
     check_choice("division", division, DIVISIONS)
     balanced = labeled_loss == "balanced_softmax"
@@ -208,6 +199,29 @@ def dividemix(
 
 # --- What networks that divide the data for each other share --------------------------------------------------------
 # Their states have at least `learners` and `clean`, as `DivideMixState` has them.
+
+
+def check(
+    task: base.Task,
+    warmup_epochs: int,
+    threshold: float,
+    temperature: float,
+    alpha: float,
+    unlabeled_strength: float,
+    ramp_epochs: float,
+    warmup_batch_factor: int,
+) -> None:
+    """Raises ValueError for an option of `dividemix` by one of these names that is out of its range."""
+    base.check_warmup(task, warmup_epochs)
+    base.check_mixup(task, alpha, "alpha", needed=True)
+    base.check_options(
+        ("threshold", threshold, 0 < threshold < 1, "in (0, 1)"),
+        ("temperature", temperature, temperature > 0, "positive"),
+        ("alpha", alpha, alpha > 0, "positive"),
+        ("unlabeled_strength", unlabeled_strength, unlabeled_strength >= 0, "at least 0"),
+        ("ramp_epochs", ramp_epochs, ramp_epochs > 0, "positive"),
+        ("warmup_batch_factor", warmup_batch_factor, 1 <= warmup_batch_factor <= 100, "in [1, 100]"),
+    )
 
 
 def warmup_step(

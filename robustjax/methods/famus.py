@@ -86,14 +86,10 @@ def famus(
     Raises:
       ValueError: an option out of its range, by name, or inputs that cannot be mixed.
     """
-    base.check_warmup(task, warmup_epochs)
-    base.check_mixup(task, alpha, "alpha", needed=True)
+    dividemix.check(
+        task, warmup_epochs, threshold, temperature, alpha, unlabeled_strength, ramp_epochs, warmup_batch_factor
+    )
     base.check_options(
-        ("threshold", threshold, 0 < threshold < 1, "in (0, 1)"),
-        ("temperature", temperature, temperature > 0, "positive"),
-        ("alpha", alpha, alpha > 0, "positive"),
-        ("unlabeled_strength", unlabeled_strength, unlabeled_strength >= 0, "at least 0"),
-        ("ramp_epochs", ramp_epochs, ramp_epochs > 0, "positive"),
         ("hidden", hidden, hidden >= 1, "at least 1"),
         ("meta_learning_rate", meta_learning_rate, meta_learning_rate > 0, "positive"),
         ("meta_weight_decay", meta_weight_decay, meta_weight_decay >= 0, "at least 0"),
@@ -102,7 +98,6 @@ def famus(
         ("gate_hidden", gate_hidden, gate_hidden >= 1, "at least 1"),
         ("gate_learning_rate", gate_learning_rate, gate_learning_rate > 0, "positive"),
         ("gate_strength", gate_strength, gate_strength >= 0, "at least 0"),
-        ("warmup_batch_factor", warmup_batch_factor, 1 <= warmup_batch_factor <= 100, "in [1, 100]"),
         ("likeness_strength", likeness_strength, likeness_strength >= 0, "at least 0"),
     )
     how = gated.Gates(gated_tensors, gates, gate_strength, likeness_strength, gate_hidden)

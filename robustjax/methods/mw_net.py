@@ -91,8 +91,11 @@ def mw_net(
     if gates:
         meta_optimizer = gated.optimizer(meta_optimizer, gate_learning_rate)
 
-    def weigh(state: MwNetState, theta: Any, values: jax.Array, batch: base.Batch) -> jax.Array:
+    def weights_of(theta: Any, values: jax.Array) -> jax.Array:
         return apply_weight_net(theta["weights"] if gates else theta, values)
+
+    def weigh(state: MwNetState, theta: Any, values: jax.Array, batch: base.Batch) -> jax.Array:
+        return weights_of(theta, values)
 
     def loss(state: MwNetState, logits: jax.Array, labels: jax.Array) -> jax.Array:
         if train_loss == "ldam":
@@ -112,10 +115,8 @@ def mw_net(
         return base.predict_with(task, state.learner, inputs)
 
     def inspect(state: MwNetState, survey: base.Survey) -> findings.Findings:
-        theta = state.theta["weights"] if gates else state.theta
-        return {
-            "example_weight": findings.LabelWeight(apply_weight_net(theta, loss(state, survey.seen, survey.labels)))
-        }
+        weights = weights_of(state.theta, loss(state, survey.seen, survey.labels))
+        return {"example_weight": findings.LabelWeight(weights)}
 
     def apply(key: jax.Array, weights: jax.Array, mask: jax.Array) -> jax.Array:
         if applied == "learned":
