@@ -72,12 +72,14 @@ def test_the_gradient_is_that_of_the_gated_virtual_step(tensors, score):
         def meta_terms(logits: jax.Array) -> dict[str, base.Term]:
             return {"loss": base.Term(losses.cross_entropy(logits, meta_y), jnp.ones(ROWS))}
 
-        found = gated.look_ahead(
-            task, learner, model_key, gate_key, theta, how, x, terms, meta_x, meta_terms, jnp.asarray(RATE)
-        )
+        found = jax.jit(
+            lambda theta: gated.look_ahead(
+                task, learner, model_key, gate_key, theta, how, x, terms, meta_x, meta_terms, jnp.asarray(RATE)
+            )
+        )(theta)
 
         names = [("linear1", "kernel"), ("linear1", "bias"), ("norm1", "scale"), ("norm1", "bias")][6 - tensors :]
-        keys = jax.random.split(gate_key, len(names))
+        keys = list(jax.random.split(gate_key, len(names)))
 
         def loss(params: Any, theta: Any) -> jax.Array:
             logits = task.model.apply(params, learner.stats, x, train=True, key=model_key)[0]
@@ -97,7 +99,7 @@ def test_the_gradient_is_that_of_the_gated_virtual_step(tensors, score):
                 mine = gradient[layer][name]
                 summary = jax.lax.stop_gradient(mine.sum(0) if mine.ndim == 2 else mine)
                 gate = draw_gate(own, apply_gate_net(net, summary))
-                kept = gate * mine if gate > 0.5 else (1 - gate) * jax.lax.stop_gradient(mine)
+                kept = jnp.where(gate > 0.5, gate * mine, (1 - gate) * jax.lax.stop_gradient(mine))
                 through[layer] = through[layer] | {name: kept}
                 opened += gate
             ahead = jax.tree.map(lambda p, g: p - RATE * g, learner.params, through)
@@ -109,10 +111,12 @@ def test_the_gradient_is_that_of_the_gated_virtual_step(tensors, score):
                 alike += jnp.mean((a.mean(axis) - b.mean(axis)) ** 2 + (a.std(axis, ddof=1) - b.std(axis, ddof=1)) ** 2)
             return meta_loss(ahead) + 0.3 * (opened - 1.0) ** 2 + 0.2 * alike, opened
 
-        expected, opened = jax.grad(objective, has_aux=True)(theta)
-        value = meta_loss(
-            jax.tree.map(lambda p, g: p - RATE * g, learner.params, jax.grad(loss)(learner.params, theta))
-        )
+        @jax.jit
+        def by_hand(theta: Any) -> Any:
+            ahead = jax.tree.map(lambda p, g: p - RATE * g, learner.params, jax.grad(loss)(learner.params, theta))
+            return *jax.grad(objective, has_aux=True)(theta), meta_loss(ahead)
+
+        expected, opened, value = by_hand(theta)
     chex.assert_trees_all_close(found.gradient, expected, rtol=1e-6, atol=1e-12)
     assert float(found.opened) == float(opened)
     assert score == 0 or float(opened) == (len(names) if score > 0 else 0)
@@ -201,14 +205,15 @@ def test_a_step_is_the_formula(monkeypatch):
             2 * jnp.sum(v[:half] * values[:half]) + 2 * strength * jnp.sum(v[half:] * errors[half:]) + kl(p, mask)
         ), stats
 
-    (_, _), virtual = jax.value_and_grad(objective, has_aux=True)(own.params, state.theta[1])
+    differentiated = jax.jit(jax.value_and_grad(objective, has_aux=True))
+    _, virtual = differentiated(own.params, state.theta[1])
     ahead = jax.tree.map(lambda p, g: p - RATE * g, own.params, virtual)
     p = jax.nn.softmax(task.model.apply(ahead, own.stats, mixed(z.inputs), train=True, key=jax.random.key(0))[0])
     meta_mask = np.tile(z.mask, 2)
     meta_loss = np.sum(meta_mask * -np.sum(mixed(refined(z)) * np.log(p), 1)) / meta_mask.sum() + kl(p, meta_mask)
     np.testing.assert_allclose(metrics["meta_loss"][0], meta_loss, rtol=1e-4)
 
-    (value, stats), gradient = jax.value_and_grad(objective, has_aux=True)(own.params, after.theta[1])
+    (value, stats), gradient = differentiated(own.params, after.theta[1])
     np.testing.assert_allclose(metrics["loss"][0] / metrics["loss"][1], value, rtol=1e-4)
     stepped = jax.tree.map(lambda p, g: p - RATE * g, own.params, gradient)
     chex.assert_trees_all_close(after.learners[1].params, stepped, rtol=1e-4, atol=1e-6)
