@@ -98,11 +98,17 @@ def _apply(
     seed = audit.run_seeds(path)[0]
     if not (path / "suspects.csv").exists():
         _audit_run(path, settings, dataset)
-    if above is not None and audit.ranks_only(path):
+    facts = audit.last_facts(path)
+    if above is not None and facts.get("ranks_only"):
+        how = (
+            "its networks have learned nothing yet that tells labels apart: train longer, or write decisions into "
+            "suspects.csv."
+            if facts.get("probabilities") == "out of sample"
+            else "its networks may have learned wrong ones by heart, or nothing. Write decisions into suspects.csv, or "
+            "run the command again with --cross-fit=5, which audits by networks that have not seen what they judge."
+        )
         raise ValueError(
-            f"accept_above={above}: the scores of {str(path)!r} rank labels and are no probabilities, as its networks "
-            "may have learned wrong ones by heart, or nothing. Write decisions into suspects.csv, or run the command "
-            "again with --cross-fit=5, which audits by networks that have not seen what they judge."
+            f"accept_above={above}: the scores of {str(path)!r} rank labels and are no probabilities, as {how}"
         )
     examples = _examples(path, seed, settings, dataset)
     changes, reviewed, counts = suspects.decide(

@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from sklearn.metrics import roc_auc_score
 
 from robustjax import backend, findings, losses, methods, models
 from robustjax.meta_nets import apply_gate_net, apply_weight_net, draw_gate, init_weight_net
 from robustjax.methods import base, famus, gated, mw_net
 from robustjax.mixup import Mix
+from robustjax.models import custom
 from robustjax.training import engine, parallel
 from tests import mw_net_test
 from tests.dividemix_test import CLASSES, INPUTS, RATE, ROWS, N, drawn, make_task, sharpened, two_heaps
@@ -37,6 +39,34 @@ def test_the_last_fifteen_tensors_are_the_last_two_blocks_and_the_classifier():
     assert layers[-15] == ("stage4_block1", "norm1") and layers[-1] == layers[-2] == ("head",)
     for layer, index in order:
         assert tuple(entry.key for entry in leaves[index][0])[:-1] == layer
+
+
+class Stacked(nnx.Module):
+    """Layers whose names are in no alphabetical order, eleven of them without one."""
+
+    def __init__(self, num_classes: int, *, rngs: nnx.Rngs) -> None:
+        self.stem = nnx.Linear(INPUTS, 2, rngs=rngs)
+        self.layers = nnx.Sequential(*(nnx.Linear(2, 2, use_bias=False, rngs=rngs) for _ in range(11)))
+        self.classifier = nnx.Linear(2, num_classes, rngs=rngs)
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        return self.classifier(self.layers(self.stem(inputs)))
+
+
+def test_layers_are_in_the_order_in_which_they_are_made_of_nnx_and_of_lists():
+    stacked = custom.custom_model(Stacked, CLASSES)
+    order = base.tensor_order(make_task(model=stacked))
+    layers = list(dict.fromkeys(layer for layer, _ in order))
+    assert layers == [("stem",), *(("layers", "layers", str(i)) for i in range(11)), ("classifier",)]
+    leaves = jax.tree.leaves_with_path(base.parameter_shapes(make_task(model=stacked)))
+    assert all(tuple(entry.key for entry in leaves[index][0])[:-1] == layer for layer, index in order)
+
+    def init(key: jax.Array, inputs: jax.Array) -> models.Variables:
+        return models.Variables([{"w": jnp.ones((2, 2)), "b": jnp.ones(2)} for _ in range(3)], {})
+
+    assert base.tensor_order(make_task(model=stacked._replace(init=init))) == tuple(
+        ((i,), 2 * i + j) for i in range(3) for j in (1, 0)
+    )
 
 
 @pytest.mark.parametrize(

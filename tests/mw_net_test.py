@@ -177,8 +177,27 @@ def test_ldams_loss_is_weighed():
     values = np.log(np.exp(scores).sum(1)) - scores[np.arange(ROWS), found.y]
     v = np.asarray(apply_weight_net(after.theta, values.astype(np.float32)))
     np.testing.assert_allclose(metrics["loss"][0], (found.mask * v * values).sum(), rtol=1e-4)
-    seen = base.Survey(jnp.asarray(logits, jnp.float32), jnp.asarray(found.y), jnp.asarray(found.y))
+    predicted = method.predict(state, jnp.asarray(found.x, jnp.float32))
+    np.testing.assert_allclose(predicted, 30 * logits, rtol=1e-4)
+    seen = base.Survey(predicted, jnp.asarray(found.y), jnp.asarray(found.y))
     np.testing.assert_allclose(method.inspect(after, seen)["example_weight"].values, v, rtol=1e-4)
+
+    # Trusted labels are learned from with the same scale, after a virtual step of plain SGD.
+    @jax.jit
+    def meta_loss(params: Any) -> jax.Array:
+        def loss(params: Any, x: Any, y: Any, margins: Any, weights: Any) -> jax.Array:
+            logits = 30 * (x @ params["kernel"] + params["bias"] - jax.nn.one_hot(y, CLASSES) * margins)
+            values = -jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], 1)[:, 0]
+            return jnp.sum(weights * values)
+
+        first = apply_weight_net(state.theta, jnp.asarray(values, jnp.float32))
+        slope = jax.grad(loss)(
+            params, found.x, found.y, state.margins, jnp.float32(found.mask / found.mask.sum()) * first
+        )
+        ahead = jax.tree.map(lambda p, g: p - RATE * g, params, slope)
+        return loss(ahead, found.trusted_x, found.trusted_y, 0.0, found.trusted_mask / found.trusted_mask.sum())
+
+    np.testing.assert_allclose(metrics["meta_loss"][0], meta_loss(params), rtol=1e-4)
 
 
 @pytest.mark.parametrize("applied", ["learned", "inverse", "random"])
@@ -271,6 +290,8 @@ def test_the_net_learns_from_the_trusted_labels():
         ({"train_loss": "mae"}, "train_loss='mae' is none of cross_entropy, ldam"),
         ({"applied": "mean"}, "applied='mean' is none of learned, random, inverse"),
         ({"gated_tensors": -1}, "gated_tensors=-1 must be at least 0"),
+        ({"gate_learning_rate": 0.1}, "gate_learning_rate=0.1 must be positive, and left out without gated_tensors"),
+        ({"gate_learning_rate": 0.0, "gated_tensors": 3}, "gate_learning_rate=0.0 must be positive"),
     ],
 )
 def test_refusals(options, message):

@@ -101,13 +101,13 @@ def test_labels_go_as_far_in_any_run():
     assert pencil._default_rate(paper._replace(batch_size=64, num_classes=100), 13) == pytest.approx(30000)
 
 
-@pytest.mark.parametrize("classes", [3, 10, 100])
+@pytest.mark.parametrize(("classes", "form"), [(3, "code"), (10, "code"), (100, "code"), (3, "paper"), (100, "paper")])
 @pytest.mark.parametrize("epochs", [10, 320])
-def test_a_network_that_is_sure_moves_a_label(classes, epochs):
+def test_a_network_that_is_sure_moves_a_label(classes, epochs, form):
     """However many classes there are, and however few epochs; and it then stays where it is."""
     model = models.get_model("linear", classes)
     task = make_task(epochs=epochs, batch_size=128)._replace(num_classes=classes, num_examples=1, model=model)
-    method = methods.get("pencil")(task)
+    method = methods.get("pencil")(task, compatibility=form)
     state = method.init(jax.random.key(0), np.zeros(1, np.int32))
     head = state.learner.params["head"]
     sure = jnp.zeros(classes).at[1].set(np.log((classes - 1) * 0.9 / 0.1))  # of another class, at 90 %

@@ -178,10 +178,10 @@ def describe(found: Found) -> str:
     )
 
 
-def ranks_only(path: pathlib.Path) -> bool:
-    """Whether the last audit in `path` could only rank, see `auditing.Audit.ranks_only`."""
+def last_facts(path: pathlib.Path) -> dict[str, Any]:
+    """What the last audit in `path` has found, `audit.json`; {} where there is none."""
     file = path / "audit.json"
-    return file.exists() and bool(json.loads(file.read_bytes()).get("ranks_only"))
+    return dict(json.loads(file.read_bytes())) if file.exists() else {}
 
 
 def interval(found: Found) -> str:

@@ -266,7 +266,8 @@ def _rolt_plus() -> Recipe:
 def _famus(warmup_epochs: int) -> Recipe:
     return _recipe(
         "FaMUS (CVPR 2021), appendix E and code: PreAct ResNet-18, 0.02, a tenth at 200 and 250 of 300, batch 64, "
-        "weight decay 5e-4, Nesterov; ours: DivideMix's warm-up, and the Beta of the code's default",
+        "weight decay 5e-4, Nesterov; ours: DivideMix's warm-up, within the 300 (before them in the code), and the "
+        "Beta of the code's default",
         {"warmup_epochs": warmup_epochs, "warmup_batch_factor": 2}, model="preact_resnet18", noise_rate=0.4,
         epochs=300, batch_size=64, learning_rate=0.02, nesterov=True, weight_decay=5e-4,
         schedule="multistep:200,250:0.1", **_BALANCED,
@@ -289,11 +290,11 @@ _PLC_CIFAR = _recipe(
 )  # fmt: skip
 _PENCIL_CIFAR = _recipe(
     "PENCIL (CVPR 2019), code: 70, 130 and 120 epochs, 0.06 in the first two phases, then 0.2, a tenth after each "
-    "third (what is meant; 0 there), α = 0.4, with which labels are smoothed and none is corrected; ours: "
-    "ResNet-32 (pre-activation there), λ by the number of classes",
-    {"constant_rate": 0.06, "alpha": 0.4, "divided": True}, model="resnet32", noise_rate=0.5, epochs=320,
-    batch_size=128, learning_rate=0.2,
-    weight_decay=1e-4, schedule="multistep:107,213:0.1", **_BALANCED,  # of 320: in 120 epochs these are 40 and 80
+    "third (what is meant; 0 there); ours: ResNet-32 (pre-activation there), λ by the number of classes, α = 1/C (the "
+    "code's default of 0.4 corrects no label, and in its authors' curves labels are corrected)",
+    {"constant_rate": 0.06, "divided": True}, model="resnet32", noise_rate=0.5, epochs=320, batch_size=128,
+    learning_rate=0.2, weight_decay=1e-4,
+    schedule="multistep:107,213:0.1", **_BALANCED,  # of 320: in 120 epochs these are 40 and 80
 )  # fmt: skip
 _SELFIE_CIFAR = _recipe(
     "SELFIE (ICML 2019), section 4 and code: three networks of 100 epochs, 0.1, a fifth at 50 and 75; ours: ResNet-32 "

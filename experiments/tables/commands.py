@@ -182,7 +182,7 @@ RULES: tuple[Rule, ...] = (
     Rule({"paper": "elr", "table": "2", "method": "pencil"},
          _protocol(recipes.METHODS["pencil", "cifar10"].settings), "PENCIL (CVPR 2019), code",
          "the paper took this number from another (DivideMix, ICLR 2020); the settings here are PENCIL's own, whose "
-         "rates belong to its loss"),
+         "rates belong to its loss, but for α, which is ours (1/C)"),
     Rule({"paper": "elr", "table": "5"}, {"model": "preact_resnet18"}, "", "the paper does not say which network"),
     Rule({"paper": "elr", "table": "5", "method": "elr_plus_one_network_no_weight_averaging_no_mixup"}, {}, "",
          "ELR with ELR+'s network and schedule, its targets from predictions made apart; the paper says no more"),

@@ -535,6 +535,21 @@ def predict_with(task: Task, learner: Learner, inputs: jax.Array) -> jax.Array:
     return task.model.apply(learner.params, learner.stats, task.plain(inputs), train=False)[0]
 
 
+def scaled(task: Task, factor: float) -> Task:
+    """The task with a classifier whose logits are `factor` times as large, as margins on cosines need it."""
+    model = task.model
+
+    def outputs(*arguments: Any, **options: Any) -> tuple[jax.Array, jax.Array, Any]:
+        logits, features, stats = model.outputs(*arguments, **options)
+        return factor * logits, features, stats
+
+    def apply(*arguments: Any, **options: Any) -> tuple[jax.Array, Any]:
+        logits, stats = model.apply(*arguments, **options)
+        return factor * logits, stats
+
+    return task._replace(model=model._replace(outputs=outputs, apply=apply))
+
+
 def parameter_shapes(task: Task) -> Any:
     """The network's parameters as shapes and dtypes; nothing is computed."""
     return jax.eval_shape(task.model.init, jax.random.key(0), jax.eval_shape(task.plain, task.example)).params
@@ -543,14 +558,14 @@ def parameter_shapes(task: Task) -> Any:
 def tensor_order(task: Task) -> tuple[tuple[tuple[Any, ...], int], ...]:
     """The network's tensors from the first to the last: (path of its layer, place among the leaves of its parameters).
 
-    In the order in which the layers are made at the first call, as dictionaries keep it until a transformation sorts
-    them; where parameters are in no dictionaries, in that of their leaves.
+    In the order in which the layers are made (of Linen at the first call), as dictionaries keep it until a
+    transformation sorts them; lists and tuples have their own.
     """
     found: list[tuple[tuple[Any, ...], int]] = []
 
     def walk(path: tuple[Any, ...], tree: Any, place: Mapping[int, int]) -> None:
-        if isinstance(tree, Mapping):
-            for name, branch in tree.items():
+        if isinstance(tree, Mapping | list | tuple):
+            for name, branch in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
                 walk((*path, name), branch, place)
         else:
             found.extend((path[:-1], place[id(leaf)]) for leaf in jax.tree.leaves(tree))

@@ -7,7 +7,8 @@ Shu et al., NeurIPS 2019. The weight of example i is v_i = V(ℓ_i; θ), V a net
     ω⁺ = ω − α ∇_ω (1/n) Σ_i V(ℓ_i; θ⁺) ℓ_i(ω)         the real step, by the classifier's own optimizer (eq. 7)
 
 With `gated_tensors` the gradient of the meta step comes back through a few of the network's last tensors only (FaMUS,
-`methods.gated`); on long tails FaMUS's authors take LDAM's loss for ℓ.
+`methods.gated`); on long tails FaMUS's authors take cross entropy or LDAM's loss for ℓ. LDAM's scale is part of the
+classifier, also where it predicts and learns weights from trusted examples; how they had it is not told.
 """
 
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from robustjax.methods import base, gated
 VIRTUAL = ("sgd", "optimizer")
 LOSSES = ("cross_entropy", "ldam")
 APPLIED = ("learned", "random", "inverse")
+_SCALE = 30.0  # of LDAM's code, for a cosine classifier
 
 # (state, θ, losses [B] without gradient, batch) -> weights [B]
 Weigh = Callable[[Any, Any, jax.Array, base.Batch], jax.Array]
@@ -56,7 +58,7 @@ def mw_net(
     virtual: str = "sgd",
     train_loss: str = "cross_entropy",
     gated_tensors: int = 0,
-    gate_learning_rate: float = 0.01,
+    gate_learning_rate: float | None = None,
     applied: str = "learned",
 ) -> base.Method:
     """Meta-Weight-Net (Shu et al., NeurIPS 2019): loss weights learned from trusted examples.
@@ -71,7 +73,8 @@ def mw_net(
       train_loss: ℓ, "cross_entropy" or "ldam" (margins of 0.5 at most, scale 30: for `--head=cosine`).
       gated_tensors: FaMUS: how many of the network's last tensors the meta-gradient may come through, in [0, 100000];
         0 for all of them, without gates.
-      gate_learning_rate: of the gates' samplers, positive; 0.01 on long tails and 0.1 on noisy labels in FaMUS's paper.
+      gate_learning_rate: of the gates' samplers, positive; 0.01 if not given, as on long tails in FaMUS's paper, which
+        has 0.1 on noisy labels. K is 4 and λ₁ and λ₂ are 0.1; the paper chooses each of these two from 0 and 0.1.
       applied: weights of the real step: "learned", or HAR's controls with the same mean in each batch, "random"
         (uniform ones) and "inverse" (1/v).
 
@@ -83,13 +86,20 @@ def mw_net(
     check_choice("applied", applied, APPLIED)
     base.check_options(
         ("gated_tensors", gated_tensors, gated_tensors >= 0, "at least 0"),
-        ("gate_learning_rate", gate_learning_rate, gate_learning_rate > 0, "positive"),
+        (
+            "gate_learning_rate",
+            gate_learning_rate,
+            gate_learning_rate is None or (gated_tensors > 0 and gate_learning_rate > 0),
+            "positive, and left out without gated_tensors",
+        ),
         ("virtual", virtual, not gated_tensors or virtual == "sgd", "sgd where gated_tensors is above 0"),
     )
+    if train_loss == "ldam":
+        task = base.scaled(task, _SCALE)
     gates = gated.Gates(gated_tensors) if gated_tensors else None
     meta_optimizer = weight_optimizer(hidden, meta_learning_rate, meta_weight_decay, meta_batch_size)
     if gates:
-        meta_optimizer = gated.optimizer(meta_optimizer, gate_learning_rate)
+        meta_optimizer = gated.optimizer(meta_optimizer, gate_learning_rate or 0.01)
 
     def weights_of(theta: Any, values: jax.Array) -> jax.Array:
         return apply_weight_net(theta["weights"] if gates else theta, values)
@@ -99,7 +109,7 @@ def mw_net(
 
     def loss(state: MwNetState, logits: jax.Array, labels: jax.Array) -> jax.Array:
         if train_loss == "ldam":
-            return losses.ldam(logits, labels, margins=state.margins)
+            return losses.ldam(logits, labels, margins=_SCALE * state.margins, scale=1.0)
         return losses.cross_entropy(logits, labels)
 
     def init(key: jax.Array, labels: np.ndarray) -> MwNetState:

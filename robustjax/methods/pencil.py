@@ -19,11 +19,13 @@ for logits, −log softmax(d_i)[y_i], so that it hardly pulls at a label that is
 −log d_i[y_i], draws d to (p + αC e_y) / (1 + αC). The code's third phase is at a rate of 0 after its first third, by a
 division of integers; here the rate falls as the schedule says.
 
-Three constants are ours, since the authors' are bound to their run. Their α = 0.4 lets no label of ten classes change
-its class, however sure the network is of another one: for that αC must be below about 2, so α is 1/C. Their network
-learns by L, with rates of its own; with any other's the division by C is a tenth of the rate in the phases that
-matter (`divided=True` has it). And in few epochs λ grows so much that a step goes too far and labels swing from one
-epoch to the next; there it is taken in several, with p as it is.
+Three constants are ours, since the authors' are bound to their run. Their code's default, α = 0.4, lets no label of ten
+classes change its class, however sure the network is of another one: for that αC must be below about 2, so α is 1/C (of
+the paper's form below 1, so there it is half of that). It is not what they ran: in the curves beside their code labels
+do change, from the tenth epoch or so of the second phase on, as with α = 0.1. Their network learns by L, with rates of
+its own; with any other's the division by C is a tenth of the rate in the phases that matter (`divided=True` has it).
+And in few epochs λ grows so much that a step goes too far and labels swing from one epoch to the next; there it is
+taken in several, with p as it is.
 """
 
 import math
@@ -74,7 +76,8 @@ def pencil(
       tune_from: share of the run, in [0, 1], after which they stay as they are; 200 of 320 epochs in the paper.
       label_rate: λ, the rate of the label logits, positive. If not given, as far as the code's 600 goes in its 130
         epochs, with batches of 128 and ten classes.
-      alpha: α, weight of the compatibility with the given labels, at least 0; 1/C if not given. The code's is 0.4.
+      alpha: α, weight of the compatibility with the given labels, at least 0; if not given 1/C, and 0.5/C of the form
+        "paper". The code's default is 0.4.
       beta: β, weight of the predictions' entropy, at least 0.
       label_scale: of the given label's logit at first, positive.
       constant_rate: learning rate of the first two phases, positive; the highest of the run's schedule if not given.
@@ -98,7 +101,7 @@ def pencil(
     check_choice("compatibility", compatibility, COMPATIBILITIES)
     num_classes = task.num_classes
     first, second = (round(share * task.epochs) for share in (correct_from, tune_from))
-    pull_weight = 1 / num_classes if alpha is None else float(alpha)
+    pull_weight = (1.0 if compatibility == "code" else 0.5) / num_classes if alpha is None else float(alpha)
     times = 1.0 if divided else float(num_classes)  # L in the network's objective
     # A λ that goes as far in fewer epochs than the authors' does so in as many steps.
     substeps = 1 if label_rate else max(1, math.ceil(_EPOCHS / max(second - first, 1)))

@@ -255,8 +255,9 @@ def _from_nnx(name: str, module: nnx.Module | Callable[[nnx.Rngs], nnx.Module]) 
     graph, like_params, like_random, like_stats = split(like)
 
     def init(key: jax.Array, inputs: jax.Array) -> Variables:
-        _, params, _, stats = split(build(key))
-        return Variables(_to_dict(params), _to_dict(stats))
+        network = build(key)
+        _, params, _, stats = split(network)
+        return Variables(_as_made(_to_dict(params), network), _to_dict(stats))
 
     def forward(
         params: Any,
@@ -296,6 +297,22 @@ def _to_dict(state: Any) -> dict[str, Any]:
             for path, leaf in nnx.to_flat_state(state)
         }
     )
+
+
+def _as_made(tree: dict[str, Any], node: Any) -> dict[str, Any]:
+    """The dictionaries of `tree` in the order in which the parts of the module `node` were made; NNX sorts by name."""
+    if isinstance(node, Mapping):
+        parts = {str(name): part for name, part in node.items()}
+    elif isinstance(node, list | tuple):
+        parts = {str(i): part for i, part in enumerate(node)}
+    else:
+        parts = dict(vars(node))
+    ordered = {
+        name: _as_made(tree[name], part) if isinstance(tree[name], dict) else tree[name]
+        for name, part in parts.items()
+        if name in tree
+    }
+    return ordered | tree  # whose members that are no part by name come last
 
 
 def _from_dict(like: Any, values: Any) -> Any:
