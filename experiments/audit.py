@@ -105,7 +105,8 @@ def _apply(
             "suspects.csv."
             if facts.get("probabilities") == "out of sample"
             else "its networks may have learned wrong ones by heart, or nothing. Write decisions into suspects.csv, or "
-            "run the command again with --cross-fit=5, which audits by networks that have not seen what they judge."
+            f"give the run --cross-fit=5 ({directory.read_description(path).get('command', '')} --cross-fit=5), which "
+            "adds an audit by networks that have not seen what they judge."
         )
         raise ValueError(
             f"accept_above={above}: the scores of {str(path)!r} rank labels and are no probabilities, as {how}"

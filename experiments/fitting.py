@@ -25,6 +25,7 @@ from robustjax import user_code
 from robustjax.data import Dataset, encode_labels, from_arrays, image_files, tables, text
 from robustjax.data.array_cache import check_image_size, resize
 from robustjax.data.encoding import as_column, is_missing
+from robustjax.data.sources import as_inputs
 
 _OUTSIDE = 0.5  # floats this far beyond what was trained on, in parts of its range, are taken for other units
 
@@ -367,19 +368,25 @@ def _source(
     rows = {name: None if values is None else as_column(values)[read.kept] for name, values in columns.items()}
     called = [str(each) for each in (read.kept if rows["ids"] is None else rows["ids"])]
     position = {name: int(place) for name, place in zip(called, read.kept, strict=True)}
-    dataset = from_arrays(
-        read.inputs, rows["labels"], *_test(test, labels, read), class_names=class_names,
-        true_labels=rows["true_labels"], groups=rows["groups"], ids=called, max_tokens=max_tokens,
-    )  # fmt: skip
-    if dataset.train_inputs.dtype == np.float32 and dataset.train_inputs.ndim == 4:
-        low, high = np.min(read.inputs), np.max(read.inputs)
-        note = f"images are floats from {low:.4g} to {high:.4g}: they are trained on as they are, without augmentation."
-        dataset = dataset._replace(notes=(*dataset.notes, note))
+    try:
+        dataset = from_arrays(
+            read.inputs, rows["labels"], *_test(test, labels, read), class_names=class_names,
+            true_labels=rows["true_labels"], groups=rows["groups"], ids=called, max_tokens=max_tokens,
+        )  # fmt: skip
+    except ValueError as error:  # by the names of fit's arguments
+        raise ValueError(str(error).replace("train_inputs", "images").replace("train_labels", "labels")) from None
     given = rows["labels"]
-    whole = class_names is None and given is not None and given.dtype.kind in "iu"
+    whole = class_names is None and given is not None and _are_numbers(given)
     classes = np.array([int(name) for name in dataset.class_names] if whole else dataset.class_names)
     trained = np.array([position[each] for each in dataset.train_ids or ()], np.int64)
     return _Source(dataset, classes, trained, read.more)
+
+
+def _are_numbers(labels: np.ndarray) -> bool:
+    """Whether labels that have been read are whole numbers, also in an array of objects."""
+    if labels.dtype.kind == "O":
+        return all(isinstance(each, int | np.integer) and not isinstance(each, bool) for each in labels.ravel())
+    return labels.dtype.kind in "iuf"
 
 
 def _test(test: Any, labels: Any, read: _Read) -> tuple[Any, Any]:
@@ -445,16 +452,9 @@ def _read(images: Any, taken: Collection[str], size: int | tuple[int, int] | Non
 
 def _inputs(images: Any) -> np.ndarray:
     """Inputs as a run stores them: uint8 [N, H, W, C], float32 or int32 [N, …]."""
-    array = _array(images)
-    if array.dtype.kind in "iu" and array.ndim > 2 and array.size and array.min() >= 0 and array.max() <= 255:
-        array = array.astype(np.uint8, copy=False)
-    if (array.dtype == np.uint8 and array.ndim == 2) or array.dtype.kind == "f":
-        array = array.astype(np.float32, copy=False)
-    if array.ndim == 3:
-        array = array[..., None]
-    if array.ndim == 4 and array.shape[1] in (1, 3, 4) and array.shape[3] > 4:
-        raise ValueError(f"images are {_told(array)}; channels come last: `images.transpose(0, 2, 3, 1)`.")
-    return array
+    if _is_of(images, "scipy"):
+        raise ValueError("images is a sparse matrix; a dense one is accepted: `images.toarray()`.")
+    return as_inputs(_array(images))
 
 
 # --- Frames: pandas is asked nothing that another table could not answer, and is not imported here
@@ -609,10 +609,6 @@ def _decoded(
     with concurrent.futures.ThreadPoolExecutor() as pool:  # Pillow decodes without Python's lock
         list(pool.map(decode, range(len(kept))))
     return array, kept, grey
-
-
-def _told(array: np.ndarray) -> str:
-    return f"{array.dtype} {list(array.shape)}"
 
 
 def _kind(value: Any) -> str:

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.sparse import csr_matrix
 
 import robustjax
 from experiments import fitting, run
@@ -169,6 +170,12 @@ def test_what_cannot_be_cut_is_refused():
         ({"test": (IMAGES[:2], ["ant", "dog"])}, "test_labels .* 'dog'"),
         ({"ids": ["a"] * toys.N}, "'a' twice"),
         ({"cross_fit": 1}, "at least 2"),
+        ({"labels": np.where(toys.given_labels(0) > 1, np.nan, 1)}, r"labels has \d+ missing label\(s\), the first at"),
+        ({"images": csr_matrix(IMAGES.reshape(toys.N, -1))}, "images is a sparse matrix; a dense one is accepted"),
+        (
+            {"images": IMAGES.reshape(toys.N, -1), "model": "resnet20"},
+            "'resnet20' reads images .*: mlp or linear",
+        ),
         ({"cross_fit": 2, "batch_size": 30}, "more parts or a smaller batch"),
     ],
 )
@@ -221,6 +228,9 @@ def test_arrays_of_all_kinds_become_what_a_run_takes():
     np.testing.assert_array_equal(pixels.dataset.test_labels, LABELS[held])  # the true ones, where they are known
     np.testing.assert_array_equal(pixels.dataset.true_labels, LABELS[pixels.trained])
     np.testing.assert_array_equal(pixels.dataset.groups, numbers[pixels.trained])
+
+    for kind in (float, object):  # as a division or a table's gaps leave them
+        assert made(IMAGES, (numbers + 3).astype(kind)).classes.tolist() == [3, 4, 5]
 
     floats = made(IMAGES / 255, GIVEN, test=(IMAGES[:9] / 255, GIVEN[:9]))
     assert floats.dataset.train_inputs.dtype == np.float32 and not floats.dataset.test_held_out

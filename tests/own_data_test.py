@@ -56,7 +56,9 @@ def test_labels_of_all_kinds_become_indices_with_their_names():
         (["a", "zebu"], ["a", "b"], "y holds 1 label.*no class, the first .*'zebu'.* at index 1; the classes are a, b"),
         ([0, 2], ["a", "b"], "y holds 1 value.*first 2 at index 1; accepted are 0 to 1"),
         ([0, -1], None, "y holds 1 value.*first -1"),
-        ([0.5, 1.0], None, "y has dtype float64"),
+        ([0.5, 1.0], None, "y has 0.5 at index 0; whole numbers or strings are accepted"),
+        ([1.0, np.inf], None, "y has inf at index 1"),
+        ([1.0, np.nan], None, r"y has 1 missing label\(s\), the first at index 1"),
         (np.eye(3, dtype=int), None, r"y has shape \(3, 3\)"),
         ([], None, r"y has shape \(0,\)"),
     ],
@@ -135,11 +137,39 @@ def test_archives_of_other_peoples_names_are_understood(tmp_path):
     np.testing.assert_array_equal(got.train_labels, rows % 3)
     small = data.load(f"npz:{tmp_path / 'keras.npz'}", image_size=(4, 6))
     assert small.train_inputs.shape == (30, 4, 6, 1) and small.test_inputs.shape == (3, 4, 6, 1)
-    with pytest.raises(ValueError, match=r"lab.npz' \(train_inputs\) is float64 \[30, 2\], no uint8 images"):
+    with pytest.raises(ValueError, match=r"lab.npz' \(train_inputs\) is float32 \[30, 2\], no uint8 images"):
         data.load(f"npz:{tmp_path / 'lab.npz'}", image_size=4)
     np.savez(tmp_path / "no.npz", images=x)
     with pytest.raises(ValueError, match="lacks train_labels; it has images"):
         data.load(f"npz:{tmp_path / 'no.npz'}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "factor", "stored"),
+    [(np.uint8, 1, np.uint8), (np.int64, 1, np.uint8), (np.float64, 1.5, np.float32), (np.uint16, 257, np.int32)],
+)
+def test_grey_images_of_any_type_are_images(tmp_path, kind, factor, stored):
+    """Of three axes, and normalised by their own mean; of integers that are no bytes also where one part looks so."""
+    x = np.random.default_rng(0).integers(0, 200, (30, 5, 4)).astype(kind) * kind(factor)
+    x[:, 0, 0] = 199 * factor
+    tested = x[:3].copy()
+    tested[:] = 7
+    np.savez(tmp_path / "mine.npz", x_train=x, y_train=np.arange(30) % 3 + 0.0, x_test=tested, y_test=np.arange(3.0))
+    got = data.load(f"npz:{tmp_path / 'mine.npz'}")
+    assert got.train_inputs.shape == (30, 5, 4, 1) and got.test_inputs.shape == (3, 5, 4, 1)
+    assert got.train_inputs.dtype == got.test_inputs.dtype == stored and got.class_names == ("0", "1", "2")
+    np.testing.assert_array_equal(got.train_inputs[..., 0], x)
+    np.testing.assert_allclose(got.mean, [x.mean()], rtol=1e-6)
+    assert len(got.notes) == (stored != np.uint8) and all("without augmentation" in note for note in got.notes)
+
+
+def test_archives_that_cannot_be_read_say_why(tmp_path):
+    np.savez(tmp_path / "names.npz", x_train=np.zeros((4, 2)), y_train=np.array(["a", "b"] * 2, object))
+    with pytest.raises(ValueError, match=r"an array of Python objects: save it as `array\.astype\(str\)`"):
+        data.load(f"npz:{tmp_path / 'names.npz'}")
+    np.savez(tmp_path / "first.npz", x_train=np.zeros((4, 3, 8, 8)), y_train=[0, 1, 0, 1])
+    with pytest.raises(ValueError, match=r"\(train_inputs\): images are float32 \[4, 3, 8, 8\]; channels come last"):
+        data.load(f"npz:{tmp_path / 'first.npz'}")
 
 
 # Folders.
@@ -318,8 +348,18 @@ def test_a_csv_file_of_features(pictures):
     assert got.class_names == ("-5", "5") and got.test_held_out and got.train_inputs.dtype == np.float32
     rows_used = np.array(got.train_ids, int) - 2
     np.testing.assert_array_equal(got.train_inputs, np.stack([rows_used, -rows_used], 1))
-    with pytest.raises(ValueError, match="no number in column 'feature_a'"):
-        _load(pictures("feature_a", "label", rows=[("x", 0), (1, 1)]))
+    with pytest.raises(ValueError, match="'x' in column 'feature_a' of row 3, which is no number"):
+        _load(pictures("feature_a", "label", rows=[(1, 0), ("x", 1)]))
+    capital = pictures("Feature0", "Feature1", "Feature_kind", rows=[(i, 2 * i, "ab"[i % 2]) for i in range(12)])
+    for columns, width in (({"label": "Feature_kind"}, 2), ({"label": "Feature_kind", "features": "Feature1"}, 1)):
+        assert _load(capital, columns=columns).train_inputs.shape[1] == width
+    plain = pictures("sepal", "petal", "width", "species", rows=[(i, 2, 3, "ab"[i % 2]) for i in range(12)])
+    got = _load(plain, columns={"label": "species", "features": "sepal+width"})
+    assert got.train_inputs.shape[1] == 2 and set(got.train_inputs[:, 1]) == {3}
+    with pytest.raises(ValueError, match="no column 'petals' \\(features\\)"):
+        _load(plain, columns={"label": "species", "features": "sepal+petals"})
+    with pytest.raises(ValueError, match="text=NAME or features=PREFIX names another"):
+        _load(plain, columns={"label": "species"})
     with pytest.raises(ValueError, match="nan in column 'feature_a' of row 3"):
         _load(pictures("feature_a", "label", rows=[(1, 0), ("nan", 1)]))
 

@@ -207,6 +207,11 @@ def test_unknown_names_get_the_nearest(tmp_path):
         data.load("qqqqqqqq", tmp_path, tmp_path)
     with pytest.raises(ValueError, match=r"mnist.*9\.9\.9"):
         data.load("mnist:9.9.9", tmp_path, tmp_path)
+    (tmp_path / "mine.npz").touch()
+    with pytest.raises(ValueError, match=r"is a path: npz:.*mine\.npz is accepted"):
+        data.load(str(tmp_path / "mine.npz"), tmp_path, tmp_path)
+    with pytest.raises(ValueError, match=r"is a path: folder:.* or hf:.* is accepted"):
+        data.load(str(tmp_path), tmp_path, tmp_path)
 
 
 def test_missing_data_say_how_to_get_them(tmp_path):
@@ -351,7 +356,7 @@ BAD = {
         r"test_inputs are uint8 \[5, 6, 3\] each and train_inputs uint8 \[6,",
     ),
     "dtypes": ((_X, _Y, _U / 255, _V), {}, r"test_inputs are float32 .* train_inputs uint8"),
-    "label dtype": ((_X, _Y / 1.0, _U, _V), {}, "train_labels has dtype float64"),
+    "label dtype": ((_X, _Y + 0.5, _U, _V), {}, "train_labels has .*5 at index 0; whole numbers or strings"),
     "label range": ((_X, _Y, _U, _V - 1), {}, "test_labels holds 2 value.*first -1 at index 0"),
     "one-hot": ((_X, np.eye(3, dtype=int)[_Y], _U, _V), {}, r"train_labels has shape \(12, 3\)"),
     "length": ((_X, _Y[:-1], _U, _V), {}, "train_labels has 11 entries for 12 examples"),
@@ -364,7 +369,7 @@ BAD = {
     "no test labels": ((_X, _Y, _U), {}, "go together: give both or neither"),
     "truth": ((_X, _Y, _U, _V), {"true_labels": _Y[:-1]}, "true_labels has 11 entries for 12 examples"),
     "votes": ((_X, _Y, _U, _V), {"annotations": _Y[:, None] - 2}, "annotations plus 1 holds 4 .*first -1 at index 0"),
-    "one class": ((_X, _Y * 0, _U, _V * 0), {}, "at least 2 classes"),
+    "one class": ((_X, _Y * 0, _U, _V * 0), {}, "all of train_labels are '0'; expected at least 2 classes"),
     "names": ((_X, _Y, _U, _V), {"class_names": ["a", "b"]}, "train_labels holds 4 .*accepted are 0 to 1"),
     "same names": ((_X, _Y, _U, _V), {"class_names": ["a", "b", "b"]}, "distinct names"),
     "mean": ((_X, _Y, _U, _V), {"mean": [1, 2]}, "mean is .*expected 1 or 3 finite numbers"),

@@ -109,6 +109,8 @@ def _make_model(config: Config, dataset: Dataset) -> models.Model:
         raise ValueError(
             f"model={config.model!r} does not read texts; {held}, token ids: {', '.join(readers)} is accepted."
         )
+    if registered and config.model not in (*readers, "mlp", "linear") and inputs.ndim != 4:
+        raise ValueError(f"model={config.model!r} reads images [N, H, W, C]; {held}: mlp or linear is accepted.")
     own = {"vocabulary_size": dataset.num_tokens} if config.model in readers else {}
     model = catalogue.make_model(
         config.model, dataset.num_classes, dtype=jnp.dtype(config.precision), **own | model_options(config)
@@ -241,8 +243,8 @@ def trusted_pool(config: Config, dataset: Dataset) -> Dataset | None:
     if config.trusted_examples and truth(config, dataset) is None:
         raise ValueError(
             f"trusted_examples={config.trusted_examples}: trusted examples keep their true labels, and {dataset.name} "
-            "does not tell any; --trusted=npz:FILE or folder:DIR of examples whose labels are known to be right is "
-            "accepted, and data with true labels."
+            "does not tell any; --trusted=npz:FILE, folder:DIR, csv:FILE or hf:DIR of examples whose labels are known "
+            "to be right is accepted, and data with true labels."
         )
     return dataset if config.trusted_examples else None
 

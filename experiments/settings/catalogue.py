@@ -144,9 +144,15 @@ def _helps(known: base.Entry) -> dict[str, str]:
 
 
 def summary(known: base.Entry) -> str:
-    """The first sentence of what a method's docstring says."""
+    """The first sentence of what a method's docstring says, and with which options an entry is of it."""
     text = inspect.getdoc(getattr(known.make, "func", known.make)) or ""
-    return re.sub(r"\s+", " ", text.partition("\n\n")[0])
+    own = {
+        key: f"{value:.4g}" if isinstance(value, float) else value
+        for key, value in getattr(known.make, "keywords", {}).items()
+        if isinstance(value, str | float | int)
+    }
+    with_own = f" Here with {', '.join(f'{key}={value}' for key, value in own.items())}." if own else ""
+    return re.sub(r"\s+", " ", text.partition("\n\n")[0]) + with_own
 
 
 # --- Models ---------------------------------------------------------------------------------------------------------

@@ -35,7 +35,8 @@ class Config:
     )  # fmt: skip
     columns: str | None = setting(
         None, "what", "csv, hf: which columns hold what, where their names do not tell: WHAT=NAME,WHAT=NAME with WHAT "
-        "path, text, features (what their names begin with), label, true_label, group, split, id or annotators (A+B+C)"
+        "path, text, features (what their names begin with, or A+B+C), label, true_label, group, split, id or "
+        "annotators (A+B+C)"
     )  # fmt: skip
     skip_bad: bool = setting(False, "what", "folder, csv, hf: leave out files that cannot be read, and empty texts")
     max_tokens: int | None = setting(

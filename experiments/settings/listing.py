@@ -38,7 +38,8 @@ def list_methods(known: Sequence[base.Entry] | None = None, width: int | None = 
         )  # fmt: skip
     return (
         _text(table, width) + "\nan example: numbers kept for each; a step: its cost in plain steps of one network.\n"
-        "ELR+ and DivideMix make a pass over the data for each of their two networks.\n"
+        "ELR+, DivideMix, ROLT+ and FaMUS make a pass over the data for each of their networks. Before: forward, dmi,\n"
+        "CurveNet and HAR train a first network as long, INCV eight on halves. CMW-Net costs more in short runs.\n"
         "Of your own: --method=FILE.py:NAME. Options: --method=NAME --help."
     )
 

@@ -95,10 +95,21 @@ def _features(table: Mapping[str, list[str]], names: list[str], what: str, rows:
         try:
             values[:] = table[name]
         except ValueError as error:
-            raise ValueError(f"{what} holds what is no number in column {name!r}: {error}") from error
+            first = next(i for i, value in enumerate(table[name]) if not _is_number(value))
+            raise ValueError(
+                f"{what} holds {table[name][first]!r} in column {name!r} of row {rows[first]}, which is no number"
+            ) from error
         if (bad := np.flatnonzero(~np.isfinite(values))).size:
             raise ValueError(f"{what} has {values[bad[0]]} in column {name!r} of row {rows[bad[0]]}")
     return result
+
+
+def _is_number(value: str) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
 
 
 def read_rows(file: Path) -> list[list[str]]:

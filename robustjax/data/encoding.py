@@ -17,8 +17,8 @@ def encode_labels(
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Class indices int32 [N] of labels as they come, and the names of the classes.
 
-    labels: strings or integers [N] (or [N, 1]): a list, an array, a column of a DataFrame. Without `class_names` the
-    classes are the labels that occur, in natural order ("2" before "10", "cat" before "dog"), so that integers with
+    labels: strings or whole numbers [N] (or [N, 1]): a list, an array, a column of a DataFrame. Without `class_names`
+    the classes are the labels that occur, in natural order ("2" before "10", "cat" before "dog"), so that integers with
     gaps, or from 1 up, become indices without, and their names keep the numbers. With `class_names` strings are looked
     up among them and integers are positions in them.
 
@@ -35,6 +35,7 @@ def encode_labels(
     array = as_column(labels)
     if array.ndim == 2 and array.shape[1] == 1:  # how MedMNIST and scikit-learn's columns come
         array = array[:, 0]
+    array = whole_numbers(array, name)
     if array.dtype.kind not in "OSUTb":
         array = check_labels(array, None if class_names is None else len(class_names), name)
         if class_names is not None:
@@ -58,6 +59,24 @@ def encode_labels(
             f"the classes are {shown}"
         )
     return found, names
+
+
+def whole_numbers(labels: np.ndarray, name: str) -> np.ndarray:
+    """Labels that are floats [N], as a table with a gap or a division has them, as integers; others as they are.
+
+    Raises ValueError, calling the labels `name`, for one that is missing (nan) or no whole number.
+
+    >>> whole_numbers(np.array([0.0, 2.0]), "labels").tolist()
+    [0, 2]
+    """
+    if labels.dtype.kind != "f" or labels.ndim != 1:
+        return labels
+    if (missing := np.flatnonzero(np.isnan(labels))).size:
+        raise ValueError(f"{name} has {missing.size} missing label(s), the first at index {missing[0]}")
+    if (broken := np.flatnonzero((labels != np.floor(labels)) | (np.abs(labels) > np.iinfo(np.int32).max))).size:
+        first = broken[0]
+        raise ValueError(f"{name} has {labels[first]} at index {first}; whole numbers or strings are accepted")
+    return labels.astype(np.int64)
 
 
 def check_repeated(class_names: Sequence[str], count: int, name: str) -> None:

@@ -20,7 +20,7 @@ from robustjax.data.array_cache import (
 )
 from robustjax.data.checks import check_labels
 from robustjax.data.corruptions import subsample
-from robustjax.data.encoding import check_repeated, encode_labels, majority
+from robustjax.data.encoding import check_repeated, encode_labels, majority, whole_numbers
 
 
 class Dataset(NamedTuple):
@@ -284,6 +284,28 @@ def _assemble(
     )
 
 
+def as_inputs(images: np.ndarray) -> np.ndarray:
+    """Arrays as people have them, as a run stores them: uint8 [N, H, W, C], float32 or int32 [N, …].
+
+    Integers from 0 to 255 that are no vectors are images of bytes, whatever their type; three axes are grey images;
+    bytes [N, D] are features. ValueError for channels that come first.
+
+    >>> as_inputs(np.full((5, 8, 8), 200)).dtype.name, as_inputs(np.zeros((5, 8, 8))).shape
+    ('uint8', (5, 8, 8, 1))
+    """
+    if images.dtype.kind in "iu" and images.ndim > 2 and images.size and images.min() >= 0 and images.max() <= 255:
+        images = images.astype(np.uint8, copy=False)
+    if (images.dtype == np.uint8 and images.ndim == 2) or images.dtype.kind == "f":
+        images = images.astype(np.float32, copy=False)
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim == 4 and images.shape[1] in (1, 3, 4) and images.shape[3] > 4:
+        raise ValueError(
+            f"images are {images.dtype} {list(images.shape)}; channels come last: `images.transpose(0, 2, 3, 1)`."
+        )
+    return images
+
+
 def _check_inputs(images: npt.ArrayLike, name: str) -> np.ndarray:
     """Images as uint8 [N, H, W, C], texts as str objects [N], or anything else as finite float32 or int32 [N, …]."""
     if (texts := text.as_texts(images)) is not None:
@@ -369,6 +391,8 @@ def from_arrays(
     test = None if test_inputs is None else _check_inputs(test_inputs, "test_inputs")
     if train.ndim == 2 and any(each.dtype == np.int32 and each.min() < 0 for each in (train, test) if each is not None):
         train, test = train.astype(np.float32), None if test is None else test.astype(np.float32)  # no token ids
+    if test is not None and {each.dtype.name for each in (train, test)} == {"uint8", "int32"}:
+        train, test = train.astype(np.int32), test.astype(np.int32)  # of which one part has no values above 255
     if not (written := train.dtype.kind == "O"):
         tfds_source.refuse(name, "not texts", of_texts)
     if test is not None and (train.shape[1:] != test.shape[1:] or train.dtype != test.dtype):
@@ -395,7 +419,9 @@ def from_arrays(
         _check_length(tested, len(test), "test_labels")
     num_classes = len(classes)
     missing = np.setdiff1d(np.arange(num_classes), labels)
-    if missing.size or num_classes < 2:
+    if num_classes < 2:
+        raise ValueError(f"all of train_labels are {classes[0]!r}; expected at least 2 classes")
+    if missing.size:
         raise ValueError(
             f"train_labels has no example of class(es) {[classes[c] for c in missing[:10]]} of {num_classes}: "
             "expected an example of each of at least 2 classes"
@@ -411,6 +437,12 @@ def from_arrays(
         if rows is not None:
             _check_length(rows, len(train), key)
     notes: tuple[str, ...] = ()
+    if train.dtype in (np.float32, np.int32) and train.ndim == 4:
+        kind = "floats" if train.dtype == np.float32 else "integers"
+        notes = (
+            f"images are {kind} from {train.min():.4g} to {train.max():.4g}: they are trained on as they are, without "
+            "augmentation.",
+        )
     if train.dtype == np.int32 and train.ndim == 2:
         notes = (f"the integers {list(train.shape)} are read as token ids of texts; features are floats (`astype`).",)
     without_test = tested is None
@@ -476,7 +508,7 @@ def input_statistics(inputs: np.ndarray) -> tuple[tuple[float, ...], tuple[float
 
 def _look_up(labels: npt.ArrayLike, name: str, class_names: tuple[str, ...], numbered: bool) -> np.ndarray:
     """Labels int32 [N] by the classes of the training labels."""
-    array = np.asarray(labels)
+    array = whole_numbers(np.asarray(labels), name)
     if not numbered and array.dtype.kind in "iu":
         if array.size and array.min() < 0:
             check_labels(array.reshape(-1), name=name)
@@ -538,7 +570,10 @@ def _from_npz(path: Path, image_size: tuple[int, int] | None, hold_out: bool, of
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
     except Exception as error:  # zipfile, zlib and NumPy raise half a dozen kinds for a damaged file
-        raise ValueError(f"{os.fspath(path)!r} is damaged or not an npz file of plain arrays: {error}") from error
+        what = "is damaged or not an npz file of plain arrays"
+        if "Object arrays" in str(error):
+            what = "has an array of Python objects: save it as `array.astype(str)`, or as numbers"
+        raise ValueError(f"{os.fspath(path)!r} {what}: {error}") from error
     there = ", ".join(arrays) or "nothing"
     for key, others in NPZ.items():
         other = next((each for each in others if each in arrays), None)
@@ -550,9 +585,13 @@ def _from_npz(path: Path, image_size: tuple[int, int] | None, hold_out: bool, of
     required = [key for pair in pairs for key in pair if key != "train_labels" or "annotations" not in arrays]
     if missing := [key for key in required if key not in arrays]:
         raise ValueError(f"{os.fspath(path)!r} lacks {', '.join(missing)}; it has {there}")
-    if image_size is not None:
-        for key in ("train_inputs", "test_inputs"):
-            if key in arrays:
+    for key in ("train_inputs", "test_inputs"):
+        if key in arrays:
+            try:
+                arrays[key] = as_inputs(arrays[key])
+            except ValueError as error:
+                raise ValueError(f"{os.fspath(path)!r} ({key}): {error}") from error
+            if image_size is not None:
                 arrays[key] = _resized(arrays[key], image_size, f"{os.fspath(path)!r} ({key})")
     options: dict[str, Any] = {key: arrays[key].tolist() for key in _NPZ_MORE[:3] if key in arrays}
     options |= {key: arrays[key] for key in _NPZ_MORE[3:] if key in arrays}

@@ -55,7 +55,8 @@ def find_columns(there: Sequence[str], columns: Mapping[str, str], what: str, ne
 
     columns: what is said of it; "" takes none. The `annotators` are several columns, joined by "+"; `features` is what
     the names of all columns begin with whose numbers make up a feature vector, in place of an image ("feature", where
-    there is no path). Of path, features and text that which is said counts, else the first that is there.
+    there is no path), or these columns, joined by "+". Of path, features and text that which is said counts, else the
+    first that is there.
 
     Raises ValueError for a column that is not there, for none that holds what is `needed`, or two kinds of inputs.
     """
@@ -76,14 +77,14 @@ def find_columns(there: Sequence[str], columns: Mapping[str, str], what: str, ne
     raters = [name for name in there if name.strip().lower().startswith(_ANNOTATOR)]
     if "annotators" not in columns and len(raters) > 1:
         found["annotators"] = "+".join(raters)
-    if not said and "path" not in found and "features" not in columns and any(n.startswith(_FEATURE) for n in there):
+    if not said and "path" not in found and "features" not in columns and any(_begins(n, _FEATURE) for n in there):
         found["features"] = _FEATURE
     first = next((key for key in INPUTS if key in found), None)
     found = {key: name for key, name in found.items() if key == first or key not in INPUTS}
     has = f"it has {', '.join(there)}" if there else "it has none"
     for key, chosen in found.items():
-        for name in chosen.split("+") if key == "annotators" else [chosen]:
-            if name not in there and not (key == "features" and any(each.startswith(name) for each in there)):
+        for name in chosen.split("+") if key in ("annotators", "features") else [chosen]:
+            if name not in there and not (key == "features" and any(_begins(each, name) for each in there)):
                 raise ValueError(f"{what} has no column {name!r} ({key}); {has}")
     for key in needed:
         others = {"path": INPUTS, "label": ("label", "annotators")}[key]
@@ -91,7 +92,7 @@ def find_columns(there: Sequence[str], columns: Mapping[str, str], what: str, ne
             which, such = key, COLUMNS[key][:4]
             if key == "path":
                 which, such = "path or the text", [*_PATHS[:3], *_TEXTS[:3]]
-            also = " or text=NAME" * (key == "path")
+            also = ", text=NAME or features=PREFIX" * (key == "path")
             raise ValueError(
                 f"{what} has no column for the {which}, such as {', '.join(such)}; {has} "
                 f"(columns={key}=NAME{also} names another)"
@@ -100,8 +101,16 @@ def find_columns(there: Sequence[str], columns: Mapping[str, str], what: str, ne
 
 
 def feature_columns(there: Sequence[str], found: Mapping[str, str]) -> list[str]:
-    """The columns of a feature vector, in the table's order."""
-    return [name for name in there if name.startswith(found["features"])]
+    """The columns of a feature vector, in the table's order, but for those that hold something else."""
+    parts = found["features"].split("+")
+    others = {name for key, names in found.items() if key != "features" for name in names.split("+")}
+    named = [name for name in there if (name in parts if len(parts) > 1 else _begins(name, parts[0]))]
+    return [name for name in named if name not in others]
+
+
+def _begins(name: str, prefix: str) -> bool:
+    """Whether a column's name begins so, in letters of any case."""
+    return name.strip().lower().startswith(prefix.strip().lower())
 
 
 def parts_of(values: Sequence[str], what: str, first_row: int = 0) -> np.ndarray:

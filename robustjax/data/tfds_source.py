@@ -59,16 +59,26 @@ def _make_builder(name: str, data_dir: str | None, other_names: tuple[str, ...])
         known = [*other_names, *registered_names()]
         if base in known:  # the version asked for is neither TFDS's own nor on disk
             raise ValueError(f"dataset {name!r} is not in this version of TFDS, nor prepared in data_dir") from None
+        _refuse_bare_path(name)
         near = difflib.get_close_matches(base, known, n=4, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}?" if near else "robustjax.data.names() lists what there is"
         raise ValueError(
             f"dataset {name!r} is unknown: {hint} (your own data: from_arrays, 'npz:FILE' or 'folder:PATH')"
         ) from None
     except Exception as error:  # an unknown version or config: AssertionError, RuntimeError, …
+        _refuse_bare_path(name)
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"dataset {name!r}: {reason} (names look like 'mnist', 'mnist:3.0.1', 'name/config')"
         ) from error
+
+
+def _refuse_bare_path(name: str) -> None:
+    """ValueError for the name of a file or folder that is there: of one's own data, without what they are."""
+    if os.path.exists(name):
+        suffix = os.path.splitext(name)[1].lower().removeprefix(".")
+        kinds = ("folder", "hf") if os.path.isdir(name) else (suffix if suffix in ("csv", "npz") else "csv",)
+        raise ValueError(f"dataset {name!r} is a path: {' or '.join(f'{kind}:{name}' for kind in kinds)} is accepted")
 
 
 def _readable(builder: Any) -> bool:

@@ -716,8 +716,8 @@ def check_trusted(task: Task, name: str) -> None:
     if task.num_trusted < 1:
         raise ValueError(
             f"method={name!r} learns from trusted examples, whose labels are known to be right, and there are none: "
-            "--trusted=npz:FILE or folder:DIR takes them from elsewhere, --trusted-examples=K from the training set "
-            "where its true labels are known."
+            "--trusted=npz:FILE, folder:DIR, csv:FILE or hf:DIR takes them from elsewhere, --trusted-examples=K from "
+            "the training set where its true labels are known."
         )
 
 
