@@ -100,13 +100,14 @@ def _apply(
         _audit_run(path, settings, dataset)
     facts = audit.last_facts(path)
     if above is not None and facts.get("ranks_only"):
+        command = directory.read_description(path).get("command")
+        again = f"{command} --cross-fit=5" if command else "the same call of robustjax.fit with cross_fit=5"
         how = (
             "its networks have learned nothing yet that tells labels apart: train longer, or write decisions into "
             "suspects.csv."
             if facts.get("probabilities") == "out of sample"
             else "its networks may have learned wrong ones by heart, or nothing. Write decisions into suspects.csv, or "
-            f"give the run --cross-fit=5 ({directory.read_description(path).get('command', '')} --cross-fit=5), which "
-            "adds an audit by networks that have not seen what they judge."
+            f"add an audit by networks that have not seen what they judge: {again}"
         )
         raise ValueError(
             f"accept_above={above}: the scores of {str(path)!r} rank labels and are no probabilities, as {how}"

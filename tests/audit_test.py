@@ -323,7 +323,7 @@ def test_after_memorising_no_number_is_told_and_nothing_is_decided_by_scores(cop
     assert "<dd>not known<small>of 60," in text and "Listed for review" in text and "nan" not in text.lower()
     assert "accept-above" not in text and "Given and proposed" not in text
     told = failed(capsys, copy, "--apply=fixed.npz", "--accept-above=0.9")
-    assert "no probabilities" in told and "--cross-fit=5" in told
+    assert "no probabilities" in told and "python -m experiments.run --method=elr --out=a --cross-fit=5" in told
     # Out of sample, where networks only guess, that would change nothing.
     (copy / "audit.json").write_text(json.dumps({**facts, "probabilities": "out of sample"}))
     told = failed(capsys, copy, "--apply=fixed.npz", "--accept-above=0.9")
