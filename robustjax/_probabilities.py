@@ -34,6 +34,8 @@ def hyper(value: ArrayLike, dtype: DTypeLike) -> Array | float:
     Python's numbers take on any dtype by themselves, and arithmetic among them is in float64: a cast before it would
     change the last bits.
     """
+    if isinstance(value, np.floating):  # of which float64 is one of Python's, and would take arrays of float32 along
+        value = float(value)
     return value if isinstance(value, int | float) else jnp.asarray(value, dtype)
 
 
@@ -104,6 +106,7 @@ def as_distribution(labels: ArrayLike, values: Array) -> Array:
         if labels.shape != values.shape[:-1]:
             raise ValueError(f"integer labels must have shape {values.shape[:-1]} for these logits, got {labels.shape}")
         check("labels", labels, lambda y: (y >= 0) & (y < num_classes), f"class indices in [0, {num_classes})")
+        labels = labels.astype(jnp.int32)  # one_hot counts in their dtype, and 8 bits end at 127
         distribution = jax.nn.one_hot(labels, num_classes, dtype=values.dtype)
         if not isinstance(labels, jax.core.Tracer):
             return distribution

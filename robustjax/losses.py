@@ -336,6 +336,8 @@ def truncated_generalized_cross_entropy(
       [-0.46  0.  ]
     """
     excess = _truncated_excess(logits, labels, q, k)
+    if jnp.shape(weights) not in ((), excess.shape):
+        raise ValueError(f"weights must have shape {excess.shape}, one for each example, got {jnp.shape(weights)}")
     return jnp.asarray(weights, excess.dtype) * excess
 
 
@@ -645,6 +647,36 @@ def hard_bootstrap(logits: ArrayLike, labels: ArrayLike, *, beta: ArrayLike = 0.
     return beta * expect(values, labels) + (1 - beta) * expect(values, predicted)
 
 
+def local_intrinsic_dimensionality(features: ArrayLike, neighbours: int = 20) -> Array:
+    """−k / Σ_j log(r_j / r_k), the dimension of the neighbourhood of each example, from which D2L paces `lid_paced`.
+
+    Ma et al., Dimensionality-Driven Learning with Noisy Labels, 2018, eq. 4: the maximum-likelihood estimate from the
+    distances r_1 … r_k to the k nearest other examples of the batch; 1e-8 in the logarithm is the authors' code.
+
+    Args:
+      features: `[B, D]`.
+      neighbours: k, in 1 … B - 1.
+
+    Returns:
+      `[B]`, without gradient: it tells when to change course.
+
+    Raises:
+      ValueError: there are not so many neighbours.
+
+    Examples:
+      >>> features = jnp.array([[0.0], [1.0], [3.0], [7.0]])
+      >>> print(np.asarray(local_intrinsic_dimensionality(features, 2)).round(2))
+      [1.82 2.89 4.93 4.93]
+    """
+    features = jax.lax.stop_gradient(promote(features))
+    if features.ndim != 2 or not 1 <= neighbours < len(features):
+        raise ValueError(f"neighbours={neighbours} must be at least 1 and below B of features [B, D], {features.shape}")
+    # Differences rather than inner products: of near neighbours these lose every digit.
+    distances = jax.lax.map(lambda x: jnp.linalg.norm(features - x, axis=-1), features)
+    near = jnp.sort(distances, axis=-1)[:, 1 : neighbours + 1]
+    return -neighbours / jnp.sum(jnp.log(near / near[:, -1:] + 1e-8), axis=-1)
+
+
 def lid_paced(logits: ArrayLike, labels: ArrayLike, *, alpha: ArrayLike, clip: Clip | None = None) -> Array:
     """D2L's loss: symmetric cross entropy (0.1, 1) while alpha = 1, then hard bootstrapping with beta = alpha.
 
@@ -765,7 +797,8 @@ def generalized_jensen_shannon(
 
     Args:
       logits: `[..., C]`, or a sequence of them, one an augmented view of the same examples.
-      labels: int `[...]` or distributions `[..., C]`, which take part as distributions (not as an expectation).
+      labels: int `[...]` or distributions `[..., C]`, which take part as distributions (not as an expectation); where
+        one is 0 its gradient, which is infinite, is taken to be 0.
       weights: one for the labels, then one a view: positive, summing to 1.
       scaled: multiply by Z.
       consistency: if False, the JS loss of the weighted mean prediction, which does not ask views to agree.
@@ -815,7 +848,8 @@ def complementary_labels(labels: ArrayLike, offsets: ArrayLike, *, num_classes: 
              [0, 1]], dtype=int32)
     """
     check("offsets", offsets, lambda o: (o >= 1) & (o < num_classes), f"in [1, {num_classes})")
-    return (jnp.asarray(labels)[..., None] + jnp.asarray(offsets)) % num_classes
+    wide = jnp.asarray(labels).astype(jnp.int32), jnp.asarray(offsets).astype(jnp.int32)  # of 8 bits, a sum might wrap
+    return (wide[0][..., None] + wide[1]) % num_classes
 
 
 def negative_learning(logits: ArrayLike, labels: ArrayLike, *, clip: Clip = (1e-5, 1.0)) -> Array:
@@ -1030,5 +1064,5 @@ def _weighted_divergence(labels: Array, log_views: Array, weights: Array, clip: 
     column = weights.reshape(-1, *[1] * labels.ndim)
     log_mixture = jax.nn.logsumexp(jnp.concatenate([log_labels[None], log_views]), axis=0, b=column)
     negative_entropy = jnp.sum(column[1:] * jnp.exp(log_views) * clip_log(log_views, clip), axis=0)
-    negative_entropy -= weights[0] * entr(labels)
+    negative_entropy -= weights[0] * entr(jnp.where(labels > 0, labels, 1))  # no slope at 0, where it is infinite
     return jnp.sum(negative_entropy - jnp.exp(log_mixture) * clip_log(log_mixture, clip), axis=-1)

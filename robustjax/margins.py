@@ -231,6 +231,7 @@ def example_weights(labels: ArrayLike, class_weights: ArrayLike) -> Array:
     """
     labels, weights = jnp.asarray(labels), jnp.asarray(class_weights)
     if jnp.issubdtype(labels.dtype, jnp.integer):
+        check("labels", labels, lambda y: (y >= 0) & (y < len(weights)), f"class indices in [0, {len(weights)})")
         return weights[labels]
     labels, weights = common_dtype(labels, weights)
     return jnp.sum(labels * weights, axis=-1)
@@ -251,6 +252,8 @@ def weighted_mean(values: ArrayLike, weights: ArrayLike) -> Array:
       2.0
     """
     values, weights = common_dtype(values, weights)
+    if weights.shape != values.shape:
+        raise ValueError(f"weights must have shape {values.shape}, one for each value, got {weights.shape}")
     if jnp.issubdtype(values.dtype, jnp.floating):
         values, weights = promote(values), promote(weights)
     total = jnp.sum(weights)

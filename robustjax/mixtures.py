@@ -146,6 +146,27 @@ def prototype_distances(
       weights: `[N]`, how much an example counts in its class's prototype; all 1 by default. A class in which none
         counts is taken as if all did.
     """
+    features, prototypes = _with_prototypes(features, labels, num_classes, weights)
+    return jnp.sum(jnp.square(features - prototypes[jnp.asarray(labels)]), axis=-1)
+
+
+def prototype_logits(features: ArrayLike, labels: ArrayLike, num_classes: int) -> Array:
+    """−‖x − c_k‖², `[N, C]`: examples by how near they are to the prototype of each class, RoLT's classifier.
+
+    Wei et al., Robust Long-Tailed Learning under Label Noise, 2021, authors' code; features, labels and prototypes as
+    `prototype_distances` has them.
+
+    >>> prototype_logits([[1.0, 0.0], [0.0, 1.0]], [0, 1], 2).round(2).tolist()
+    [[-0.0, -4.0], [-4.0, -0.0]]
+    """
+    features, prototypes = _with_prototypes(features, labels, num_classes)
+    return -jnp.sum(jnp.square(features[:, None] - prototypes), axis=-1)
+
+
+def _with_prototypes(
+    features: ArrayLike, labels: ArrayLike, num_classes: int, weights: ArrayLike | None = None
+) -> tuple[Array, Array]:
+    """Features as `prototype_distances` scales them, `[N, D]`, and the prototypes `[C, D]`."""
     features, labels = promote(features), jnp.asarray(labels)
     features = features - jnp.mean(features, axis=0)
     lengths = jnp.linalg.norm(features, axis=-1, keepdims=True)
@@ -155,8 +176,7 @@ def prototype_distances(
     weights = jnp.where(total[labels] > 0, weights, 1)
     sums = jax.ops.segment_sum(weights[:, None] * features, labels, num_classes)
     total = jax.ops.segment_sum(weights, labels, num_classes)
-    prototypes = sums / jnp.where(total > 0, total, 1)[:, None]
-    return jnp.sum(jnp.square(features - prototypes[labels]), axis=-1)
+    return features, sums / jnp.where(total > 0, total, 1)[:, None]
 
 
 def prototype_clean_probability(features: ArrayLike, labels: ArrayLike, num_classes: int) -> Array:

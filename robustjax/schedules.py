@@ -195,6 +195,27 @@ def forget_rate(rate: float, ramp_epochs: int = 10, exponent: float = 1.0) -> Sc
     return schedule
 
 
+def cumulative_learning(epochs: int, exponent: float = 2.0) -> Schedule:
+    """BBN's share α = 1 − (t / T)^exponent of the conventional branch, t counted in whole epochs from 0.
+
+    Zhou et al., BBN, 2020, eq. 3, whose exponent is 2.
+
+    Raises:
+      ValueError: `epochs` or `exponent` is not positive.
+
+    Examples:
+      >>> [float(cumulative_learning(4)(epoch)) for epoch in (0, 1.5, 3)]
+      [1.0, 0.9375, 0.4375]
+    """
+    _positive("epochs", epochs)
+    _positive("exponent", exponent)
+
+    def schedule(progress: Any) -> jax.Array:
+        return 1 - (jnp.floor(_time(progress)) / epochs) ** exponent
+
+    return schedule
+
+
 def sigmoid_rampup(length: float) -> Schedule:
     """exp(-5(1 - min(t, T)/T)²), which rises to 1 at T = `length`; 1 at all times for T = 0.
 

@@ -532,3 +532,44 @@ def test_second_derivatives_are_finite():
     np.testing.assert_allclose(
         regularizers.early_learning_gradient(certain[:1], targets[0][:1]), [[-1, 0, 1]], atol=1e-6
     )
+
+
+def test_a_label_with_zeros_has_a_finite_gradient_in_jensen_shannon():
+    """Its slope at 0 is infinite, and is taken to be 0 there: what corrects labels mixes one-hot ones."""
+    logits = RNG.normal(size=(4, 3))
+    first, second = np.eye(3)[[0, 1, 2, 0]], np.eye(3)[[1, 2, 0, 0]]
+
+    @jax.jit
+    def loss(weight):
+        labels = weight * first + (1 - weight) * second
+        return jnp.sum(losses.generalized_jensen_shannon(logits, labels, weights=(0.3, 0.7)))
+
+    with backend.enable_x64(True):
+        at, step = jnp.float64(0.4), 1e-6
+        expected = (loss(at + step) - loss(at - step)) / (2 * step)
+        np.testing.assert_allclose(jax.grad(loss)(at), expected, rtol=1e-5)
+        np.testing.assert_allclose(jax.jvp(loss, (at,), (jnp.float64(1),))[1], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int8, jnp.int16])
+def test_labels_of_few_bits_name_one_class_of_many(dtype):
+    logits, labels = jnp.zeros((2, 300)), jnp.array([5, 99], dtype)
+    np.testing.assert_allclose(jax.jit(losses.cross_entropy)(logits, labels), np.log(300), rtol=1e-6)
+    found = losses.complementary_labels(labels, jnp.array([[99], [99]], dtype), num_classes=100)
+    assert found.tolist() == [[4], [98]]
+
+
+def test_weights_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"weights must have shape \(2,\).* got \(2, 1\)"):
+        losses.truncated_generalized_cross_entropy(jnp.zeros((2, 3)), jnp.array([0, 1]), weights=jnp.ones((2, 1)))
+
+
+def test_local_intrinsic_dimensionality():
+    """Of a plane in eight dimensions 2, and a scale changes nothing."""
+    points = np.zeros((400, 8))
+    points[:, :2] = RNG.uniform(size=(400, 2))
+    found = losses.local_intrinsic_dimensionality(points.astype(np.float32))
+    assert 1.8 < np.median(found) < 2.4
+    np.testing.assert_allclose(losses.local_intrinsic_dimensionality(1e3 * points.astype(np.float32)), found, rtol=1e-3)
+    with pytest.raises(ValueError, match=r"neighbours=3 must be .* below B"):
+        losses.local_intrinsic_dimensionality(points[:3], 3)

@@ -127,3 +127,10 @@ def test_margins_feed_ldam():
 def test_bad_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_weights_and_labels_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"weights must have shape \(4,\), one for each value, got \(4, 1\)"):
+        margins.weighted_mean(np.arange(4.0), np.ones((4, 1)))
+    with pytest.raises(ValueError, match=r"labels .*class indices in \[0, 3\)"):
+        margins.example_weights(np.array([0, 3]), np.ones(3))

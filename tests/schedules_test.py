@@ -20,6 +20,7 @@ ALL = {
     "ldam": schedules.ldam(0.1),
     "forget_rate": schedules.forget_rate(0.4, 5),
     "sigmoid_rampup": schedules.sigmoid_rampup(7),
+    "cumulative_learning": schedules.cumulative_learning(9),
     "averaging_decay": schedules.averaging_decay(0.9, 6),
     "averaging_decay to the mean": schedules.averaging_decay(0.9, 0),
 }

@@ -71,6 +71,7 @@ LOSSES = {
     "soft_bootstrap": case(losses.soft_bootstrap, clip=CLIP, clip_target=False),
     "soft_bootstrap:paper": losses.soft_bootstrap,
     "hard_bootstrap": losses.hard_bootstrap,
+    "local_intrinsic_dimensionality": lambda z, y: losses.local_intrinsic_dimensionality(z, 3),
     "lid_paced": case(losses.lid_paced, alpha=0.6),
     "lid_paced:array": case(losses.lid_paced, alpha=np.float32(0.6)),
     "forward_correction": case(losses.forward_correction, transition=TRANSITION),

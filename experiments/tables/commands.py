@@ -121,6 +121,10 @@ RULES: tuple[Rule, ...] = (
     Rule({"paper": "sr", "dataset": "mnist", "method": "sce"}, {}, "",
          "the weights of the two losses are those of APL's code on MNIST, 0.01 and 1; SR's code has 1 and 1"),
     Rule({"paper": "sr", "noise": "symmetric"}, {"noise": "symmetric_exclusive"}),
+    Rule({"paper": "sr", "dataset": "cifar10", "imbalance": "none"}, {}, "",
+         "inputs have the scale of Dynamic Loss's code, 1.2 to 1.3 times that of SR's"),
+    Rule({"paper": "har", "dataset": "cifar100"}, {}, "",
+         "inputs are normalised by CIFAR-100's statistics; the authors' code has CIFAR-10's for both"),
     Rule({"paper": "sr", "noise": "asymmetric", "dataset": "cifar10"}, {"noise_form": "sequential_sr"}, "",
          "asymmetric noise as the authors' code makes it, which flips classes in turn, so that cats may turn back; the "
          "paper defines independent flips"),
@@ -130,6 +134,9 @@ RULES: tuple[Rule, ...] = (
 
     Rule({"paper": "dynamic_loss", "dataset": "cifar10"}, _protocol(recipes.DATASETS["cifar10"].settings), _DL),
     Rule({"paper": "dynamic_loss", "dataset": "cifar100"}, _protocol(recipes.DATASETS["cifar100"].settings), _DL),
+    Rule({"paper": "dynamic_loss", "dataset": "cifar10|cifar100", "method": "dynamic_loss*"}, {}, "",
+         "the paper's 300 epochs and views with the code's warm-up of the corrector; the code has 325 epochs, Cutout "
+         "and a pass over the meta set in each (--finetune)"),
     # The focal loss of LDAM's code, whose baselines these are.
     Rule({"paper": "har|dynamic_loss", "method": "focal|cb_focal"}, {"gamma": 1.0}),
     *(Rule({"paper": "dynamic_loss", "dataset": name, "method": "cmw_net"},

@@ -230,8 +230,8 @@ def symmetric(
 
     include_own: the new label may be the old one, so the realised noise is r(C-1)/C (ELR, DivideMix, Dynamic Loss);
     otherwise it is another class and the realised noise is r (SR). exact: exactly int(r n_c) examples of every class
-    (own class excluded: SR's code for CIFAR) or exactly int(r N) of all (included: ELR and DivideMix), at random,
-    rather than a binomial number. Raises ValueError for a rate outside [0, 1] or labels out of range.
+    (own class excluded: SR's code for CIFAR) or exactly int(r N) of all (included: DivideMix, and ELR, which rounds
+    up), at random, rather than a binomial number. Raises ValueError for a rate outside [0, 1] or labels out of range.
 
     >>> clean = np.repeat(np.arange(4), 25)
     >>> noisy = symmetric(clean, 0.4, num_classes=4, key=0, exact=True)

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from robustjax import losses
+from robustjax import losses, schedules
 from robustjax.methods import base
 from robustjax.selection import draw_by_class
 
@@ -48,6 +48,7 @@ def bbn(task: base.Task, *, exponent: float = 2.0) -> base.Method:
     """
     if not exponent > 0:
         raise ValueError(f"exponent={exponent} must be positive.")
+    share_of = schedules.cumulative_learning(task.epochs, exponent)
     features = base.count_features(task, "bbn")
     ours = jnp.arange(features) < features // 2
 
@@ -70,7 +71,7 @@ def bbn(task: base.Task, *, exponent: float = 2.0) -> base.Method:
         *view_keys, model_key, other_key = jax.random.split(key, 4)
         views = [task.strong(own, each.inputs) for own, each in zip(view_keys, (batch, other), strict=True)]
         both = batch.mask * other.mask
-        share = 1 - (jnp.asarray(clock.epoch, float) / task.epochs) ** exponent
+        share = share_of(clock.epoch)
 
         def attempt(params: Any) -> base.Attempt:
             # The classifier is linear: each branch adds its part, from a pass in which the other's weights are 0.

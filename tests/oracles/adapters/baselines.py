@@ -1,6 +1,7 @@
 """Oracle cases of baselines.npz: selections, targets, mixtures and weight nets.
 
-Not produced: MentorNet's focal curriculum and PLC's `delta_after` (a rule of the caller's).
+Not produced: MentorNet's focal curriculum, PLC's `delta_after` (a rule of the caller's), and RoLT's centroids apart
+from the logits that they give.
 """
 
 import math
@@ -14,7 +15,7 @@ import optax
 
 from robustjax import losses, meta, meta_nets, mixtures, mixup, schedules, selection, targets
 from robustjax.methods import incv, nct, pencil
-from tests.oracles.adapters.common import Adapter, Arrays, Case, manifest, over_instances, quick_jit
+from tests.oracles.adapters.common import Adapter, Arrays, Case, manifest, num_classes, over_instances, quick_jit
 
 
 def _per_instance(function) -> Adapter:
@@ -130,7 +131,9 @@ def _meta_gradient(hyper, x, weighted_loss, theta):
 
 
 def _l2rw(hyper, x):
-    found = _meta_gradient(hyper, x, lambda weights, values: jnp.sum(weights * values), jnp.zeros_like(x["b"], shape=6))
+    found = _meta_gradient(
+        hyper, x, lambda weights, values: jnp.sum(weights * values), jnp.zeros_like(x["b"], shape=len(x["y"]))
+    )
     return {
         "grad_eps": found.gradient,
         "weights": selection.descent_weights(found.gradient),
@@ -235,10 +238,10 @@ def _plc(case: Case, inputs: Arrays) -> Mapping[str, Any]:
 
 
 def _selfie(case: Case, inputs: Arrays) -> Mapping[str, Any]:
-    hyper, num_classes = case["hyperparameters"], int(case["id"].rsplit("C", 1)[1])
+    hyper, classes = case["hyperparameters"], num_classes(case)
 
     def one(x):
-        found = targets.refurbished_labels(x["history"], num_classes, hyper["threshold"])
+        found = targets.refurbished_labels(x["history"], classes, hyper["threshold"])
         clean = selection.small_losses(x["losses"], math.ceil(len(x["losses"]) * (1 - hyper["noise_rate"])))
         kept = jnp.where(clean, x["labels"], -1)
         return {
@@ -265,6 +268,33 @@ def _nested(case: Case, inputs: Arrays) -> Mapping[str, Any]:
     return {"p": nct.truncation(hyper["D"], hyper["std"])}
 
 
+def _prototypes(case: Case, inputs: Arrays) -> Mapping[str, Any]:
+    classes = int(inputs["labels"].max()) + 1
+    return over_instances(
+        quick_jit(lambda x: {"logits": mixtures.prototype_logits(x["features"], x["labels"], classes)}), inputs
+    )
+
+
+def _dimensionality(hyper, x):
+    return {"lid": losses.local_intrinsic_dimensionality(x["x"], hyper["k"])}
+
+
+def _bbn(case: Case, inputs: Arrays) -> Mapping[str, Any]:
+    """Its first epoch is number 1; both branches' features meet in a classifier twice as wide."""
+    epoch, last = case["hyperparameters"]["epoch"], case["hyperparameters"]["max_epoch"]
+    share = schedules.cumulative_learning(last)(epoch - 1)
+
+    def one(x):
+        features = 2 * jnp.concatenate(
+            [share * x["feature_conventional"], (1 - share) * x["feature_rebalanced"]], axis=-1
+        )
+        logits = features @ x["W_out_in"].T
+        parts = [losses.cross_entropy(logits, x[f"label_{name}"]) for name in ("conventional", "rebalanced")]
+        return {"loss": share * jnp.mean(parts[0]) + (1 - share) * jnp.mean(parts[1]), "alpha": share}
+
+    return quick_jit(one)(inputs)
+
+
 ADAPTERS = {
     "Co-teaching losses": _coteaching,
     "Co-teaching+ losses": _coteaching_plus,
@@ -282,4 +312,7 @@ ADAPTERS = {
     "nested-dropout truncation distribution (NCT)": _nested,
     "CMW-Net weight network forward": _per_instance(_cmwnet),
     "CurveNet weight network forward": _per_instance(_curvenet),
+    "ROLT class centroids and prototype logits": _prototypes,
+    "LID maximum-likelihood estimate": _per_instance(_dimensionality),
+    "BBN cumulative-learning loss": _bbn,
 }

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,13 @@ def manifest() -> dict[str, Any]:
 def arrays(file: str) -> np.lib.npyio.NpzFile:
     """The arrays of one oracle file."""
     return np.load(data_dir() / file)
+
+
+def num_classes(case: Case) -> int:
+    """C, which a case's id tells where its arrays do not: 10 of "selfie.C10" and of "selfie.C10.s0"."""
+    found = re.search(r"\.C(\d+)", case["id"])
+    assert found, case["id"]
+    return int(found[1])
 
 
 def over_instances(

@@ -7,7 +7,7 @@ import optax
 
 from robustjax import losses, meta_nets, selection, targets
 from robustjax.methods import dynamic_loss as dl
-from tests.oracles.adapters.common import manifest, over_instances
+from tests.oracles.adapters.common import manifest, num_classes, over_instances
 from tests.oracles.adapters.models import _hashed
 
 
@@ -122,9 +122,9 @@ def meta_step(case, inputs):
     apply = _classifier(h["classifier"])
 
     def one(x):
-        num_classes = int(case["id"].rsplit("C", 1)[1])
-        theta_layout = f"metanet_layout_C{num_classes}_h{h['h_dim']}_R{h['rank_num']}"
-        layout = f"classifier_layout_{h['classifier']}_C{num_classes}"
+        classes = num_classes(case)
+        theta_layout = f"metanet_layout_C{classes}_h{h['h_dim']}_R{h['rank_num']}"
+        layout = f"classifier_layout_{h['classifier']}_C{classes}"
         params, theta = _named(x["classifier_flat"], layout), _theta(x["metanet_flat"], theta_layout)
         optimizer = optax.chain(
             optax.add_decayed_weights(h["weight_decay"]), optax.sgd(h["lr"], momentum=h["momentum"] or None)
@@ -140,7 +140,7 @@ def meta_step(case, inputs):
         labels = jnp.asarray(x["labels"])
 
         def aims(theta, logits, draw):
-            trust = meta_nets.weight_table(theta["corrector"], num_classes)[labels, x["ranks"]]
+            trust = meta_nets.weight_table(theta["corrector"], classes)[labels, x["ranks"]]
             drawn = _one_hot(x[("pred1", "pred2")[draw]], logits)
             return targets.corrected_labels(trust, labels, drawn), meta_nets.margin_vector(theta["margin"])
 
