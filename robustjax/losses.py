@@ -1064,5 +1064,5 @@ def _weighted_divergence(labels: Array, log_views: Array, weights: Array, clip: 
     column = weights.reshape(-1, *[1] * labels.ndim)
     log_mixture = jax.nn.logsumexp(jnp.concatenate([log_labels[None], log_views]), axis=0, b=column)
     negative_entropy = jnp.sum(column[1:] * jnp.exp(log_views) * clip_log(log_views, clip), axis=0)
-    negative_entropy -= weights[0] * entr(jnp.where(labels > 0, labels, 1))  # no slope at 0, where it is infinite
+    negative_entropy -= weights[0] * entr(jnp.where(labels == 0, 1, labels))  # no slope at 0, where it is infinite
     return jnp.sum(negative_entropy - jnp.exp(log_mixture) * clip_log(log_mixture, clip), axis=-1)

@@ -149,9 +149,7 @@ def test_labels_from_a_file_are_judged_by_the_truth_alone(tmp_path, known):
 
 def test_trusted_examples_need_a_truth():
     asked = settings(trusted_examples=6)
-    with pytest.raises(
-        ValueError, match=r"trusted_examples=6: .* mine does not tell any; --trusted=npz:FILE or folder"
-    ):
+    with pytest.raises(ValueError, match=r"trusted_examples=6: .* mine does not tell any; --trusted=npz:FILE, folder"):
         build.trusted_pool(asked, dataset())
     mine = dataset(true=True)
     drawn = build.corrupt(asked, mine, 0, build.trusted_pool(asked, mine)).trusted
@@ -243,7 +241,7 @@ def test_benchmarks_keep_their_corruption_and_a_recipe_without_any_says_nothing(
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        ("mw_net", r"--trusted=npz:FILE or folder:DIR takes them from elsewhere"),
+        ("mw_net", r"--trusted=npz:FILE, folder:DIR, csv:FILE or hf:DIR takes them from elsewhere"),
         ("co_teaching", "forget_rate is missing"),
     ],
 )
