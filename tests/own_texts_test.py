@@ -68,9 +68,7 @@ def test_the_text_column_is_the_one_said_or_the_one_there_is_no_other_input_besi
     assert found(["path", "text", "label"], path="") == {"text": "text", "label": "label"}
     with pytest.raises(ValueError, match="columns has path and text; one of them is what the network sees"):
         found(["path", "text", "label"], path="path", text="text")
-    with pytest.raises(
-        ValueError, match=r"no column for the path or the text, .*text=NAME or features=PREFIX"
-    ):
+    with pytest.raises(ValueError, match=r"no column for the path or the text, .*text=NAME or features=PREFIX"):
         found(["words", "label"])
 
 
