@@ -182,20 +182,20 @@ def test_ldams_loss_is_weighed():
     seen = base.Survey(predicted, jnp.asarray(found.y), jnp.asarray(found.y))
     np.testing.assert_allclose(method.inspect(after, seen)["example_weight"].values, v, rtol=1e-4)
 
-    # Trusted labels are learned from with the same scale, after a virtual step of plain SGD.
+    # Trusted labels are learned from without the scale, after a virtual step of plain SGD.
     @jax.jit
     def meta_loss(params: Any) -> jax.Array:
-        def loss(params: Any, x: Any, y: Any, margins: Any, weights: Any) -> jax.Array:
-            logits = 30 * (x @ params["kernel"] + params["bias"] - jax.nn.one_hot(y, CLASSES) * margins)
+        def loss(params: Any, x: Any, y: Any, margins: Any, weights: Any, scale: float) -> jax.Array:
+            logits = scale * (x @ params["kernel"] + params["bias"] - jax.nn.one_hot(y, CLASSES) * margins)
             values = -jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], 1)[:, 0]
             return jnp.sum(weights * values)
 
         first = apply_weight_net(state.theta, jnp.asarray(values, jnp.float32))
         slope = jax.grad(loss)(
-            params, found.x, found.y, state.margins, jnp.float32(found.mask / found.mask.sum()) * first
+            params, found.x, found.y, state.margins, jnp.float32(found.mask / found.mask.sum()) * first, 30.0
         )
         ahead = jax.tree.map(lambda p, g: p - RATE * g, params, slope)
-        return loss(ahead, found.trusted_x, found.trusted_y, 0.0, found.trusted_mask / found.trusted_mask.sum())
+        return loss(ahead, found.trusted_x, found.trusted_y, 0.0, found.trusted_mask / found.trusted_mask.sum(), 1.0)
 
     np.testing.assert_allclose(metrics["meta_loss"][0], meta_loss(params), rtol=1e-4)
 

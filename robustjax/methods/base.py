@@ -535,21 +535,6 @@ def predict_with(task: Task, learner: Learner, inputs: jax.Array) -> jax.Array:
     return task.model.apply(learner.params, learner.stats, task.plain(inputs), train=False)[0]
 
 
-def scaled(task: Task, factor: float) -> Task:
-    """The task with a classifier whose logits are `factor` times as large, as margins on cosines need it."""
-    model = task.model
-
-    def outputs(*arguments: Any, **options: Any) -> tuple[jax.Array, jax.Array, Any]:
-        logits, features, stats = model.outputs(*arguments, **options)
-        return factor * logits, features, stats
-
-    def apply(*arguments: Any, **options: Any) -> tuple[jax.Array, Any]:
-        logits, stats = model.apply(*arguments, **options)
-        return factor * logits, stats
-
-    return task._replace(model=model._replace(outputs=outputs, apply=apply))
-
-
 def parameter_shapes(task: Task) -> Any:
     """The network's parameters as shapes and dtypes; nothing is computed."""
     return jax.eval_shape(task.model.init, jax.random.key(0), jax.eval_shape(task.plain, task.example)).params
